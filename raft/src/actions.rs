@@ -1,0 +1,176 @@
+//! Everything a node can ask for. With [`Event`](crate::Event), this is the table of contents of the core.
+
+use crate::{HardState, LogIndex, LogMark, LogPosition, LogRange, Message, NodeId, Role, Term};
+use alloc::vec::Vec;
+
+/// What one [`step`](crate::Node::step) asks the caller to do. One buffer is reused for ever: `step` clears it first, so the
+/// caller carries out everything before the next step.
+///
+/// `persist` and `send` are independent: the caller starts both at once, in any order. Whatever must not leave before a write
+/// is durable is not in `send` yet: the core holds it back until [`Event::Durable`](crate::Event::Durable).
+#[derive(Debug, Default)]
+pub struct Actions {
+    /// Write this to the log and make it durable, then report [`Event::Durable`](crate::Event::Durable). Writes are carried out in the order asked
+    /// for; several may be made durable together and reported once.
+    pub persist: Option<Persist>,
+    /// Messages to send. Losing some is allowed; so is delivering them late, twice or out of order.
+    pub send: Vec<Send>,
+    /// Committed entries to apply, in order, after everything asked for earlier. Report with [`Event::Applied`](crate::Event::Applied).
+    pub apply: Option<LogRange>,
+    /// The answer to [`Event::Propose`](crate::Event::Propose).
+    pub proposal: Option<Result<LogPosition, ProposeError>>,
+    /// Reads that have their index.
+    pub reads: Vec<ReadReady>,
+    /// Reads that will not get one from this node's leadership: ask again, or another node.
+    pub reads_refused: Vec<u64>,
+    /// Read entries from disk for a follower that is behind the cache, then report [`Event::Loaded`](crate::Event::Loaded).
+    pub load: Vec<Load>,
+    /// Fetch a snapshot from this node, and report [`Event::SnapshotFetched`](crate::Event::SnapshotFetched) or
+    /// [`Event::SnapshotFailed`](crate::Event::SnapshotFailed).
+    pub fetch_snapshot: Option<FetchSnapshot>,
+    /// Switch to the fetched snapshot, reset the log to start after it, and report
+    /// [`Event::SnapshotInstalled`](crate::Event::SnapshotInstalled). Comes after every write asked for earlier.
+    pub install_snapshot: Option<InstallSnapshot>,
+    /// Role, term or leader changed: the values after the step.
+    pub changed: Option<Changed>,
+    /// The commit index moved: its value after the step.
+    pub committed: Option<LogIndex>,
+    /// A peer's message was dropped because it made no sense in this state; counted, never acted on.
+    pub dropped: Option<DropReason>,
+}
+
+impl Actions {
+    /// Makes it empty and keeps its memory.
+    pub fn clear(&mut self) {
+        let Actions {
+            persist,
+            send,
+            apply,
+            proposal,
+            reads,
+            reads_refused,
+            load,
+            fetch_snapshot,
+            install_snapshot,
+            changed,
+            committed,
+            dropped,
+        } = self;
+        *persist = None;
+        send.clear();
+        *apply = None;
+        *proposal = None;
+        reads.clear();
+        reads_refused.clear();
+        load.clear();
+        *fetch_snapshot = None;
+        *install_snapshot = None;
+        *changed = None;
+        *committed = None;
+        *dropped = None;
+    }
+}
+
+/// One write to the log: hard state, entries or both, durable together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Persist {
+    /// Term and vote, if they changed.
+    pub hard_state: Option<HardState>,
+    /// The number of the newest hard state asked for so far: reported back in [`Event::Durable`](crate::Event::Durable).
+    pub hard_state_sequence: u64,
+    /// Entries to append, to be read from [`Node::log`](crate::Node::log) before the next step. If `entries.first` is not after the
+    /// log's last index, everything from there on is replaced (Raft §5.3). Empty if only hard state is written.
+    pub entries: LogRange,
+    /// The name of the append: reported back in [`Event::Durable`](crate::Event::Durable). `None` if only hard state is written.
+    pub mark: Option<LogMark>,
+}
+
+/// One message to send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Send {
+    /// The receiver.
+    pub to: NodeId,
+    /// The message, its entries left out.
+    pub message: Message,
+    /// Entries to attach to an append, to be read from [`Node::log`](crate::Node::log) before the next step.
+    pub entries: LogRange,
+}
+
+/// Entries to read from disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// The peer they are for.
+    pub peer: NodeId,
+    /// Which entries.
+    pub entries: LogRange,
+    /// Stop after this many payload bytes, but load at least one entry.
+    pub bytes_max: usize,
+}
+
+/// A read that has its index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadReady {
+    /// The token of [`Event::Read`](crate::Event::Read).
+    pub token: u64,
+    /// Once this is applied, the read may be served.
+    pub index: LogIndex,
+}
+
+/// A snapshot to fetch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FetchSnapshot {
+    /// The leader that offers it.
+    pub from: NodeId,
+    /// It must be at least this new.
+    pub at_least: LogPosition,
+}
+
+/// A snapshot to switch to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InstallSnapshot {
+    /// The last entry it holds.
+    pub position: LogPosition,
+    /// The log already holds this very entry, so what follows it stays. Otherwise the whole log goes.
+    pub keep_suffix: bool,
+}
+
+/// A change of role, term or leader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Changed {
+    /// The role now.
+    pub role: Role,
+    /// The term now.
+    pub term: Term,
+    /// The leader of that term, as far as known.
+    pub leader: Option<NodeId>,
+}
+
+/// Why a proposal was refused. Nothing entered the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProposeError {
+    /// Another node leads, or none does.
+    NotLeader {
+        /// The leader, as far as known.
+        leader: Option<NodeId>,
+    },
+    /// Leadership is being handed over.
+    Transferring {
+        /// To whom.
+        target: NodeId,
+    },
+    /// Too many bytes wait to be committed ([`Config::uncommitted_bytes_max`](crate::Config::uncommitted_bytes_max)).
+    Overloaded,
+}
+
+/// Why a peer's message was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DropReason {
+    /// The sender is not a member.
+    UnknownSender,
+    /// Of an older term, and of a kind that wants no answer.
+    StaleTerm,
+    /// Not for this role: a reply to something never asked in this term.
+    Unexpected,
+    /// It breaks a rule of the protocol, such as entries out of order or two leaders in one term.
+    Malformed,
+}

@@ -1,0 +1,39 @@
+//! The consensus core of raftkv: Raft without I/O.
+//!
+//! [`Event`]s go in, [`Actions`] come out; the caller owns the disk, the network, the clock and the state machine.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod actions;
+mod config;
+mod event;
+mod membership;
+mod message;
+mod types;
+
+pub use actions::{
+    Actions, Changed, DropReason, FetchSnapshot, InstallSnapshot, Load, Persist, ProposeError, ReadReady, Send,
+};
+pub use config::{Config, Restored};
+pub use event::Event;
+pub use membership::Membership;
+pub use message::{AppendOutcome, Body, Message};
+pub use types::{
+    Entry, EntryKind, GroupId, HardState, Instant, LogIndex, LogMark, LogPosition, LogRange, NodeId, Term,
+};
+
+/// What a node is in its term (Raft §5.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    /// Follows a leader, or waits for one.
+    Follower,
+    /// Asks whether it could win, without disturbing anybody (thesis §9.6).
+    PreCandidate,
+    /// Asks for votes.
+    Candidate,
+    /// Leads.
+    Leader,
+}
