@@ -1,0 +1,47 @@
+# The one entry point, for people and for CI. `make` alone lists the targets.
+#
+# Every cargo call that compiles says `--release --workspace`: one profile and one set of features, so that
+# RocksDB is compiled once for build, test, clippy and bench (docs/decisions/0005-one-profile.md).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Outside the checkout, so that a fresh clone finds RocksDB already compiled.
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/raftkv/target
+# rustup puts cargo here; a login shell that has not been restarted since does not know it yet.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+.PHONY: help setup toolchain build demo test check bench fmt clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install what building, testing and checking need and is missing
+	@scripts/setup compiler lints
+
+toolchain:
+	@scripts/setup compiler
+
+build: toolchain ## Build raftkv and raftkv-cli
+	cargo build --locked --release --workspace --bins
+
+demo: build ## Start three nodes and give a tour: put, get, kill the leader, catch up
+	@scripts/demo-tour
+
+test: build ## Run every test
+	@scripts/test
+
+check: setup ## rustfmt, clippy with warnings denied, and the crates' dependency arrows
+	cargo fmt --all --check
+	cargo clippy --locked --release --workspace --all-targets -- -D warnings
+	cargo test --locked --release --workspace --test house
+
+bench: build ## Run the benches
+	cargo bench --locked --workspace --bench '*'
+
+fmt: ## Format the code
+	cargo fmt --all
+
+clean: ## Remove what was built of raftkv itself; RocksDB and the other dependencies stay
+	cargo clean --release --workspace
