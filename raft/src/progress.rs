@@ -173,6 +173,8 @@ impl Progress {
             self.replication = Replication::Replicate;
         }
         self.next = self.next.max(self.matched.next());
+        // What is being read from disk is of no use any more.
+        self.load = self.load.filter(|load| load.first == self.next);
     }
 
     /// Whether a refusal of an append after `previous` answers what was sent last, rather than something older.
