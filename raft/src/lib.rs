@@ -8,19 +8,38 @@
 extern crate alloc;
 
 mod actions;
+mod candidate;
 mod config;
+mod election;
 mod event;
+mod follower;
+mod invariants;
+mod leader;
+mod log;
 mod membership;
 mod message;
+mod node;
+mod progress;
+mod random;
+mod read;
+mod replication;
+mod snapshot;
+mod state;
+mod status;
 mod types;
+mod writes;
 
 pub use actions::{
     Actions, Changed, DropReason, FetchSnapshot, InstallSnapshot, Load, Persist, ProposeError, ReadReady, Send,
 };
 pub use config::{Config, Restored};
 pub use event::Event;
+pub use log::LogView;
 pub use membership::Membership;
 pub use message::{AppendOutcome, Body, Message};
+pub use node::Node;
+pub use progress::Replication;
+pub use status::{PeerProgress, Status};
 pub use types::{
     Entry, EntryKind, GroupId, HardState, Instant, LogIndex, LogMark, LogPosition, LogRange, NodeId, Term,
 };

@@ -1,0 +1,115 @@
+//! What holds after every step, checked in release builds too. A violation is a bug of this node or a broken disk, and
+//! going on would spread it, so it panics.
+
+use crate::node::{Node, RoleState};
+use crate::state::Core;
+use crate::{HardState, LogIndex, NodeId, Role};
+
+/// What a step must not take back.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Before {
+    pub(crate) hard_state: HardState,
+    pub(crate) role: Role,
+    pub(crate) leader: Option<NodeId>,
+    pub(crate) commit: LogIndex,
+    applied: LogIndex,
+    handed_out: LogIndex,
+    last: LogIndex,
+}
+
+impl Before {
+    pub(crate) fn of(node: &Node) -> Before {
+        let core = node.core();
+        Before {
+            hard_state: core.hard_state,
+            role: node.role(),
+            leader: core.leader,
+            commit: core.commit,
+            applied: core.applied,
+            handed_out: core.handed_out,
+            last: core.log.last_index(),
+        }
+    }
+}
+
+/// Panics unless `node` is consistent and took nothing back that it must keep.
+pub(crate) fn check(before: &Before, node: &Node) {
+    let core = node.core();
+    check_votes(before, core);
+    check_log(before, core);
+    match node.role_state() {
+        RoleState::Leader(leader) => {
+            let term = core.term();
+            assert_eq!(core.leader, Some(core.id()), "the leader of term {term} follows another");
+            assert_eq!(core.hard_state.vote, Some(core.id()), "the leader of term {term} did not vote for itself");
+            assert!(core.membership.is_voter(core.id()), "the leader of term {term} has no vote");
+            for peer in &leader.peers {
+                peer.progress.check(core.log.last_index());
+            }
+            // A leader never overwrites or deletes entries of its own log (Raft §5.3, Leader Append-Only).
+            if before.role == Role::Leader && before.hard_state.term == term {
+                assert!(
+                    core.log.last_index() >= before.last,
+                    "the leader's log shrank from {} to {}",
+                    before.last,
+                    core.log.last_index()
+                );
+            }
+        }
+        RoleState::Candidate(candidate) => {
+            assert_eq!(core.leader, None, "a candidate of term {} knows a leader", core.term());
+            if !candidate.is_pre {
+                assert_eq!(core.hard_state.vote, Some(core.id()), "a candidate did not vote for itself");
+            }
+        }
+        RoleState::Follower(follower) => {
+            assert_ne!(core.leader, Some(core.id()), "a follower of term {} follows itself", core.term());
+            if !core.snapshot.is_installing() {
+                assert!(
+                    follower.matched <= core.log.last_index(),
+                    "matched {} is after the log's end {}",
+                    follower.matched,
+                    core.log.last()
+                );
+            }
+        }
+    }
+}
+
+fn check_votes(before: &Before, core: &Core) {
+    let (old, new) = (before.hard_state, core.hard_state);
+    assert!(new.term >= old.term, "term went back from {} to {}", old.term, new.term);
+    if new.term == old.term {
+        assert!(
+            old.vote.is_none() || new.vote == old.vote,
+            "vote in term {} changed from {:?} to {:?}",
+            new.term,
+            old.vote,
+            new.vote
+        );
+        assert!(
+            before.leader.is_none() || core.leader.is_none() || before.leader == core.leader,
+            "two leaders in term {}: {:?} and {:?}",
+            new.term,
+            before.leader,
+            core.leader
+        );
+    }
+}
+
+fn check_log(before: &Before, core: &Core) {
+    let (start, last) = (core.log.start().index, core.log.last_index());
+    let durable = core.writes.durable_index();
+    assert!(core.commit >= before.commit, "commit went back from {} to {}", before.commit, core.commit);
+    assert!(core.applied >= before.applied, "applied went back from {} to {}", before.applied, core.applied);
+    assert!(core.handed_out >= before.handed_out, "handed out {} after {}", core.handed_out, before.handed_out);
+    assert!(core.applied <= core.handed_out, "applied {} of {} handed out", core.applied, core.handed_out);
+    assert!(core.handed_out <= core.commit, "handed out {} beyond commit {}", core.handed_out, core.commit);
+    assert!(core.handed_out <= durable, "handed out {} beyond durable {durable}", core.handed_out);
+    assert!(core.commit <= last, "commit {} is after the log's end {last}", core.commit);
+    assert!(durable <= last, "durable {durable} is after the log's end {last}");
+    assert!(start <= core.applied, "the log starts at {start}, applied is {}", core.applied);
+    let last_term = core.log.last().term;
+    assert!(last_term <= core.term(), "the log ends in term {last_term}, after the present term {}", core.term());
+    core.log.check();
+}

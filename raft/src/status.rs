@@ -1,0 +1,54 @@
+//! What a node tells about itself.
+
+use crate::progress::Replication;
+use crate::{LogIndex, Membership, NodeId, Role, Term};
+
+/// A node at a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Status<'a> {
+    /// This node.
+    pub id: NodeId,
+    /// Its role.
+    pub role: Role,
+    /// Its term.
+    pub term: Term,
+    /// The leader of that term, as far as known.
+    pub leader: Option<NodeId>,
+    /// Whom it voted for in that term.
+    pub vote: Option<NodeId>,
+    /// The highest index known to be committed.
+    pub commit: LogIndex,
+    /// The last index reported as applied.
+    pub applied: LogIndex,
+    /// The log is durable up to here.
+    pub durable: LogIndex,
+    /// The first index of the log; the one after `log_last` if it is empty.
+    pub log_first: LogIndex,
+    /// The last index of the log.
+    pub log_last: LogIndex,
+    /// Who votes.
+    pub membership: &'a Membership,
+    /// Reads that wait for an index.
+    pub reads_waiting: usize,
+    /// A snapshot is taking the place of the log.
+    pub installing_snapshot: bool,
+}
+
+/// What a leader knows about one peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerProgress {
+    /// The peer.
+    pub id: NodeId,
+    /// How it is sent to.
+    pub replication: Replication,
+    /// The highest index known to match and to be durable there.
+    pub matched: LogIndex,
+    /// The next entry to send.
+    pub next: LogIndex,
+    /// Appends sent ahead and not yet acknowledged.
+    pub inflight_messages: usize,
+    /// Their payload bytes.
+    pub inflight_bytes: usize,
+    /// Time since it was last heard in this term.
+    pub silent_for: core::time::Duration,
+}

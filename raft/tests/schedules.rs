@@ -1,0 +1,150 @@
+//! Thousands of random schedules of faults, each from one seed, against every promise of Raft (Figure 3), linearizable reads
+//! and progress after the faults end. A failure names its seed; `RAFT_SEED=n cargo test --release -p raftkv-raft --test
+//! schedules` repeats it alone.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod common;
+
+use common::{Cluster, Weather};
+use raftkv_raft::{Event, NodeId};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::time::Duration;
+
+/// One fault or one piece of work.
+fn disturb(cluster: &mut Cluster) {
+    let ids = cluster.ids();
+    let id = ids[usize::try_from(cluster.dice.below(ids.len() as u64)).unwrap()];
+    let other = ids[usize::try_from(cluster.dice.below(ids.len() as u64)).unwrap()];
+    match cluster.dice.below(100) {
+        0..=3 if cluster.machines[&id].is_up() => cluster.crash(id),
+        4..=13 if !cluster.machines[&id].is_up() => cluster.restart(id),
+        14..=16 if id != other => {
+            cluster.cut.insert((id, other));
+        }
+        17..=18 => {
+            for peer in ids {
+                cluster.cut.insert((id, peer));
+                cluster.cut.insert((peer, id));
+            }
+        }
+        19..=24 => cluster.cut.clear(),
+        25 => {
+            let pause = Duration::from_micros(cluster.dice.below(400_000));
+            let until = cluster.now + pause;
+            cluster.machines.get_mut(&id).unwrap().paused_until = Some(until);
+        }
+        26..=27 => {
+            let stall = cluster.dice.below(250_000);
+            cluster.machines.get_mut(&id).unwrap().disk_stall_micros = stall;
+        }
+        28..=32 => cluster.machines.get_mut(&id).unwrap().disk_stall_micros = 0,
+        33..=36 => cluster.machines.get_mut(&id).unwrap().flush(),
+        37..=39 => cluster.compact(id),
+        40 => {
+            let target = if cluster.dice.chance(50) { Some(other) } else { None };
+            cluster.step(id, Event::TransferLeadership { target });
+        }
+        41..=42 => cluster.step(id, Event::Unreachable { peer: other }),
+        43..=60 => {
+            cluster.read(id);
+        }
+        _ => {
+            let leader = cluster.leader();
+            cluster.propose(leader.unwrap_or(id));
+        }
+    }
+}
+
+/// Faults for a while, then peace, then everybody must agree and go on.
+fn run_schedule(seed: u64) -> (usize, u64, u64) {
+    let size = [1, 2, 3, 3, 3, 5, 5, 7][usize::try_from(seed % 8).unwrap()];
+    let mut cluster = Cluster::new(size, seed);
+    cluster.weather = Weather {
+        loss_percent: cluster.dice.below(15),
+        repeat_percent: cluster.dice.below(15),
+        message_micros_max: 100 + cluster.dice.below(12_000),
+        write_micros_max: 100 + cluster.dice.below(15_000),
+    };
+    if seed % 4 != 0 {
+        cluster.elect_if_possible();
+    }
+    for _ in 0..250 {
+        disturb(&mut cluster);
+        let micros = cluster.dice.below(8_000);
+        cluster.run(Duration::from_micros(micros));
+    }
+    cluster.heal();
+    cluster.settle();
+    cluster.run(Duration::from_millis(500));
+    assert_eq!(cluster.checks.reads_under_way(), 0, "a read was neither answered nor refused");
+    assert_reads_are_served(&mut cluster);
+    (cluster.checks.committed_count(), cluster.checks.reads_served, cluster.checks.elections)
+}
+
+/// In peace every node serves reads.
+fn assert_reads_are_served(cluster: &mut Cluster) {
+    let served = cluster.checks.reads_served;
+    for id in cluster.ids() {
+        cluster.read(id);
+    }
+    cluster.run(Duration::from_millis(100));
+    assert_eq!(cluster.checks.reads_served, served + cluster.machines.len() as u64, "a read in peace was refused");
+}
+
+impl Cluster {
+    fn elect_if_possible(&mut self) -> Option<NodeId> {
+        self.run_until(Duration::from_secs(2), |cluster| cluster.leader().is_some());
+        self.leader()
+    }
+}
+
+fn run_seeds(seeds: impl Iterator<Item = u64>) {
+    let (mut schedules, mut entries, mut reads, mut elections) = (0_u64, 0, 0, 0);
+    for seed in seeds {
+        match catch_unwind(AssertUnwindSafe(|| run_schedule(seed))) {
+            Ok(counts) => {
+                schedules += 1;
+                entries += counts.0;
+                reads += counts.1;
+                elections += counts.2;
+            }
+            Err(panic) => {
+                let command = format!("RAFT_SEED={seed} cargo test --release -p raftkv-raft --test schedules");
+                let note = std::io::Write::write_all(&mut std::io::stderr(), format!("failed: {command}\n").as_bytes());
+                note.unwrap();
+                resume_unwind(panic);
+            }
+        }
+    }
+    // The schedules must do something: faults that stop all work would find nothing.
+    assert!(entries as u64 > 20 * schedules, "{entries} entries committed in {schedules} schedules");
+    assert!(reads > 3 * schedules, "{reads} reads served in {schedules} schedules");
+    assert!(elections > schedules, "{elections} elections in {schedules} schedules");
+}
+
+/// The seeds to run: one of the two halves, or the one asked for.
+fn seeds(half: u64) -> Vec<u64> {
+    match std::env::var("RAFT_SEED") {
+        Ok(seed) => vec![seed.parse().unwrap()],
+        Err(_) => {
+            let count: u64 = std::env::var("RAFT_SCHEDULES").map_or(2000, |count| count.parse().unwrap());
+            (0..count).filter(|seed| seed % 2 == half).collect()
+        }
+    }
+}
+
+#[test]
+fn random_schedules_even() {
+    run_seeds(seeds(0).into_iter());
+}
+
+#[test]
+fn random_schedules_odd() {
+    run_seeds(seeds(1).into_iter());
+}
+
+#[test]
+fn same_seed_gives_the_same_run() {
+    assert_eq!(run_schedule(11), run_schedule(11));
+}
