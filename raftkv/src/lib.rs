@@ -1,1 +1,45 @@
-//! raftkv
+//! The server of raftkv as a library: embed a node, watch what happens to it, stop it in order.
+//!
+//! ```no_run
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! use raftkv::{Config, NoObserver, Server};
+//!
+//! let config = Config::load("n1/raftkv.toml".as_ref())?;
+//! let server = Server::start(config, Box::new(NoObserver)).await?;
+//! // … serve …
+//! server.stop().await?;
+//! # Ok(())
+//! # }
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod apply_thread;
+mod clock;
+pub mod config;
+pub mod driver;
+mod error;
+pub mod exit;
+mod failure;
+mod host;
+pub mod http;
+mod inbox;
+mod log_thread;
+mod observer;
+pub mod ports;
+pub mod provision;
+mod recovery;
+mod scans;
+mod server;
+mod service;
+mod shared_state;
+mod snapshots;
+mod state;
+pub mod status;
+
+pub use config::{Config, ConfigError};
+pub use error::StartError;
+pub use failure::FatalError;
+pub use observer::{NoObserver, Observer};
+pub use server::Server;
+pub use state::InstallError;

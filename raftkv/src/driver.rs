@@ -1,0 +1,476 @@
+//! The driver: the one owner of protocol state.
+//!
+//! It feeds the core ([`raft::Node`]) with whatever happens and carries out what the core asks for, through a [`Host`] that has
+//! the threads, the sockets and the disk. It is synchronous, reads no clock and does no I/O of its own, so that a simulator can
+//! put a host of its own around the same code.
+//!
+//! Batching is by draining, never by a timer: the caller hands in everything that has arrived with [`Driver::handle`], then calls
+//! [`Driver::flush`], which proposes all the writes gathered as one entry and asks one read index for all the reads gathered.
+//! While the log thread is busy with an fdatasync more arrives, so batches grow with the load and vanish with it.
+//!
+//! Invariants:
+//! - A write's waiter is answered exactly once: by the apply thread with the outcome, here with a refusal if it certainly did not
+//!   enter the log, or here with "outcome unknown".
+//! - One apply job is under way at a time, and jobs are consecutive.
+//! - A read is served only once its read index is applied.
+
+mod freshness;
+mod input;
+mod jobs;
+mod waiting;
+
+pub use input::{Input, WriteCommand, WriteCondition, WriteRequest};
+pub use jobs::{ApplyJob, ApplyEntries, EntryWaiters, PersistJob};
+pub use waiting::{ReadRefusal, ReadWaiter, WriteOutcome, WriteRefusal, WriteWaiter};
+
+use freshness::FreshnessTracker;
+use raft::{Actions, Changed, Event, Instant, LogIndex, LogPosition, LogRange, Message, Node, NodeId, ProposeError, Role};
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+use storage::command::BatchEncoder;
+
+/// Bytes of commands in one proposed entry. A single larger command still makes an entry of its own.
+const BATCH_BYTES_MAX: usize = 1 << 20;
+/// Entries in one apply job.
+const APPLY_ENTRIES_MAX: u64 = 4096;
+/// How long a write may wait for its outcome on a node that does not lead any more, before its outcome is called unknown.
+const ORPHAN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often the driver looks after its own house when nothing else wakes it.
+const HOUSEKEEPING_INTERVAL: Duration = Duration::from_millis(500);
+/// Entries kept in the log behind what RocksDB has flushed, so that a follower a moment behind does not need a snapshot.
+const RETAINED_ENTRIES: u64 = 4096;
+
+/// What the driver needs done. None of these may block.
+pub trait Host {
+    /// Writes to the log; report with [`Input::Durable`]. In order.
+    fn persist(&mut self, job: PersistJob);
+    /// Sends a message, entries attached. May lose it, and then reports [`Input::Unreachable`].
+    fn send(&mut self, to: NodeId, message: Message);
+    /// Applies entries and answers their waiters; report with [`Input::Applied`]. In order.
+    fn apply(&mut self, job: ApplyJob);
+    /// Reads entries from disk; report with [`Input::Loaded`].
+    fn load(&mut self, load: raft::Load);
+    /// Serves reads whose index is applied.
+    fn serve(&mut self, reads: Vec<ReadWaiter>);
+    /// Fetches a snapshot; report with [`Input::SnapshotFetched`] or [`Input::SnapshotFailed`].
+    fn fetch_snapshot(&mut self, fetch: raft::FetchSnapshot);
+    /// Switches to the fetched snapshot after all jobs under way, then resets the log; report with [`Input::SnapshotInstalled`].
+    fn install_snapshot(&mut self, install: raft::InstallSnapshot);
+    /// Drops the log up to `position`; report with [`Input::Compacted`].
+    fn compact(&mut self, position: LogPosition);
+    /// Asks RocksDB to flush, in the background.
+    fn request_flush(&mut self);
+    /// Role, term or leader changed.
+    fn changed(&mut self, changed: Changed);
+    /// The commit index moved.
+    fn committed(&mut self, index: LogIndex);
+    /// The state is as it was at this moment, or newer.
+    fn fresh(&mut self, at: Instant);
+}
+
+/// Limits of the driver.
+#[derive(Debug, Clone, Copy)]
+pub struct DriverConfig {
+    /// Once the log on disk is larger than this, in bytes, what is flushed of it is dropped.
+    pub log_retained_bytes: u64,
+}
+
+/// See the module.
+pub struct Driver<H> {
+    node: Node,
+    host: H,
+    config: DriverConfig,
+    actions: Actions,
+    batch: BatchEncoder,
+    batch_waiters: Vec<WriteWaiter>,
+    proposed: VecDeque<EntryWaiters>,
+    reads_gathered: Vec<ReadWaiter>,
+    reads_asked: BTreeMap<u64, Vec<ReadWaiter>>,
+    reads_indexed: BTreeMap<LogIndex, Vec<ReadWaiter>>,
+    read_token: u64,
+    apply_waiting: LogRange,
+    apply_under_way: bool,
+    applied: LogIndex,
+    flushed: LogIndex,
+    log_bytes: u64,
+    compacting: bool,
+    housekeeping_at: Instant,
+    dropped_messages: u64,
+    freshness: FreshnessTracker,
+}
+
+/// What a node says of itself.
+#[derive(Debug, Clone)]
+pub struct DriverStatus {
+    /// This node.
+    pub id: NodeId,
+    /// Its role.
+    pub role: Role,
+    /// Its term.
+    pub term: raft::Term,
+    /// The leader it follows, or itself.
+    pub leader: Option<NodeId>,
+    /// The first index in its log.
+    pub log_first: LogIndex,
+    /// The last index in its log.
+    pub log_last: LogIndex,
+    /// Committed up to here.
+    pub commit: LogIndex,
+    /// Applied up to here.
+    pub applied: LogIndex,
+    /// Flushed by RocksDB up to here.
+    pub flushed: LogIndex,
+    /// Bytes of log on disk.
+    pub log_bytes: u64,
+    /// Messages of peers that made no sense and were dropped.
+    pub dropped_messages: u64,
+}
+
+impl<H: Host> Driver<H> {
+    /// A driver around `node`, whose state machine has applied everything up to `applied`.
+    pub fn new(node: Node, host: H, config: DriverConfig, applied: LogIndex, now: Instant) -> Driver<H> {
+        Driver {
+            node,
+            host,
+            config,
+            actions: Actions::default(),
+            batch: BatchEncoder::new(),
+            batch_waiters: Vec::new(),
+            proposed: VecDeque::new(),
+            reads_gathered: Vec::new(),
+            reads_asked: BTreeMap::new(),
+            reads_indexed: BTreeMap::new(),
+            read_token: 0,
+            apply_waiting: LogRange { first: applied.next(), last: applied },
+            apply_under_way: false,
+            applied,
+            flushed: applied,
+            log_bytes: 0,
+            compacting: false,
+            housekeeping_at: now + HOUSEKEEPING_INTERVAL,
+            dropped_messages: 0,
+            freshness: FreshnessTracker::default(),
+        }
+    }
+
+    /// When [`Driver::flush`] must be called even if nothing arrives.
+    #[must_use]
+    pub fn next_deadline(&self) -> Instant {
+        self.node.next_deadline().map_or(self.housekeeping_at, |deadline| deadline.min(self.housekeeping_at))
+    }
+
+    /// Takes in one thing that happened. Writes and reads are only gathered: [`Driver::flush`] sets them off.
+    pub fn handle(&mut self, now: Instant, input: Input) {
+        match input {
+            Input::Message { from, message, permit: _permit } => self.on_message(now, from, message),
+            Input::Unreachable { peer } => self.step(now, Event::Unreachable { peer }),
+            Input::Write(request) => self.gather_write(now, request),
+            Input::Read(waiter) => self.reads_gathered.push(waiter),
+            Input::Durable { mark, hard_state_sequence, log_bytes } => {
+                self.log_bytes = log_bytes;
+                self.step(now, Event::Durable { mark, hard_state_sequence });
+            }
+            Input::Applied { index, flushed } => self.on_applied(now, index, flushed),
+            Input::Loaded { peer, entries } => self.step(now, Event::Loaded { peer, entries }),
+            Input::SnapshotSent { peer, position } => self.step(now, Event::SnapshotSent { peer, position }),
+            Input::SnapshotFetched { position, membership } => {
+                self.step(now, Event::SnapshotFetched { position, membership });
+            }
+            Input::SnapshotFailed => self.step(now, Event::SnapshotFailed),
+            Input::SnapshotInstalled { position, log_bytes } => self.on_installed(now, position, log_bytes),
+            Input::Compacted { position, log_bytes } => {
+                self.compacting = false;
+                self.log_bytes = log_bytes;
+                self.step(now, Event::Compacted { position });
+            }
+            Input::TransferLeadership { target } => {
+                self.propose_batch(now);
+                self.step(now, Event::TransferLeadership { target });
+            }
+            Input::Status(answer) => answer(self.status()),
+        }
+    }
+
+    /// Sets off the writes and reads gathered since the last call, and whatever is due.
+    pub fn flush(&mut self, now: Instant) {
+        self.propose_batch(now);
+        if !self.reads_gathered.is_empty() {
+            let reads = std::mem::take(&mut self.reads_gathered);
+            self.read_token += 1;
+            self.reads_asked.insert(self.read_token, reads);
+            self.step(now, Event::Read { token: self.read_token });
+        }
+        if self.node.next_deadline().is_some_and(|deadline| deadline <= now) {
+            self.step(now, Event::Wake);
+        }
+        self.hear_oneself(now);
+        if let Some(at) = self.freshness.fresh_at() {
+            self.host.fresh(at);
+        }
+        if self.housekeeping_at <= now {
+            self.housekeeping_at = now + HOUSEKEEPING_INTERVAL;
+            self.call_orphans_unknown(now);
+            self.compact_log();
+        }
+    }
+
+    /// What the node says of itself.
+    #[must_use]
+    pub fn status(&self) -> DriverStatus {
+        let status = self.node.status();
+        DriverStatus {
+            id: status.id,
+            role: status.role,
+            term: status.term,
+            leader: status.leader,
+            log_first: status.log_first,
+            log_last: status.log_last,
+            commit: status.commit,
+            applied: self.applied,
+            flushed: self.flushed,
+            log_bytes: self.log_bytes,
+            dropped_messages: self.dropped_messages,
+        }
+    }
+
+    /// Refuses everything that waits, before the driver goes: nobody is left without an answer.
+    pub fn close(&mut self) {
+        for waiter in self.batch_waiters.drain(..) {
+            waiter(Err(WriteRefusal::Stopping));
+        }
+        for entry in self.proposed.drain(..) {
+            for waiter in entry.waiters {
+                waiter(Err(WriteRefusal::OutcomeUnknown));
+            }
+        }
+        let asked = std::mem::take(&mut self.reads_asked).into_values();
+        let indexed = std::mem::take(&mut self.reads_indexed).into_values();
+        for waiter in asked.chain(indexed).flatten().chain(self.reads_gathered.drain(..)) {
+            waiter(Err(ReadRefusal::Stopping));
+        }
+    }
+
+    fn on_message(&mut self, now: Instant, from: NodeId, message: Message) {
+        let word = match &message.body {
+            raft::Body::Append { commit, .. } => Some((message.term, *commit)),
+            _ => None,
+        };
+        self.step(now, Event::Receive { from, message });
+        if let Some((term, commit)) = word {
+            let status = self.node.status();
+            if status.leader == Some(from) && status.term == term {
+                self.freshness.heard(now, commit, self.applied);
+            }
+        }
+    }
+
+    /// A leader's own word counts as of the moment at which it last heard from a quorum.
+    fn hear_oneself(&mut self, now: Instant) {
+        let status = self.node.status();
+        if status.role != Role::Leader {
+            return;
+        }
+        let silence = |id: NodeId| {
+            let peer = self.node.peer_progress().find(|peer| peer.id == id);
+            peer.map_or(Duration::ZERO, |peer| peer.silent_for)
+        };
+        let members = status.membership.members().map(silence);
+        let heard = members.filter(|limit| status.membership.has_quorum(|id| silence(id) <= *limit)).min();
+        if let Some(silence) = heard {
+            let nanos = u64::try_from(silence.as_nanos()).unwrap_or(u64::MAX);
+            let at = Instant::from_nanos(now.as_nanos().saturating_sub(nanos));
+            self.freshness.heard(at, status.commit, self.applied);
+        }
+    }
+
+    fn gather_write(&mut self, now: Instant, request: WriteRequest) {
+        if !self.batch.is_empty() && self.batch.bytes_len() + request.command.bytes_len() > BATCH_BYTES_MAX {
+            self.propose_batch(now);
+        }
+        self.batch.append(&request.command.as_command());
+        self.batch_waiters.push(request.waiter);
+    }
+
+    fn propose_batch(&mut self, now: Instant) {
+        if self.batch.is_empty() {
+            return;
+        }
+        let payload = self.batch.take();
+        self.step(now, Event::Propose { payload });
+        // Only Event::Propose fills the waiters' fate, and it always does: a proposal is answered in the step that makes it.
+        assert!(self.batch_waiters.is_empty(), "{} waiters of a proposal were left without an answer", self.batch_waiters.len());
+    }
+
+    fn step(&mut self, now: Instant, event: Event) {
+        let mut actions = std::mem::take(&mut self.actions);
+        self.node.step(now, event, &mut actions);
+        self.carry_out(now, &mut actions);
+        self.actions = actions;
+    }
+
+    fn carry_out(&mut self, now: Instant, actions: &mut Actions) {
+        for send in actions.send.drain(..) {
+            self.send(send);
+        }
+        if let Some(persist) = actions.persist.take() {
+            let entries = self.cached(persist.entries).expect("entries to persist are in the core's cache until durable");
+            self.host.persist(PersistJob {
+                hard_state: persist.hard_state,
+                hard_state_sequence: persist.hard_state_sequence,
+                entries,
+                mark: persist.mark,
+            });
+        }
+        if let Some(changed) = actions.changed.take() {
+            self.host.changed(changed);
+        }
+        if let Some(answer) = actions.proposal.take() {
+            self.on_proposal(now, answer);
+        }
+        if let Some(index) = actions.committed.take() {
+            self.host.committed(index);
+        }
+        if let Some(range) = actions.apply.take() {
+            assert_eq!(range.first, self.apply_waiting.last.next(), "apply ranges are consecutive");
+            self.apply_waiting.last = range.last;
+            self.apply_more();
+        }
+        for ready in actions.reads.drain(..) {
+            self.on_read_index(ready);
+        }
+        for token in actions.reads_refused.drain(..) {
+            let leader = self.node.status().leader;
+            for waiter in self.reads_asked.remove(&token).unwrap_or_default() {
+                waiter(Err(ReadRefusal::NotLeader { leader }));
+            }
+        }
+        for load in actions.load.drain(..) {
+            self.host.load(load);
+        }
+        if let Some(fetch) = actions.fetch_snapshot.take() {
+            self.host.fetch_snapshot(fetch);
+        }
+        if let Some(install) = actions.install_snapshot.take() {
+            self.host.install_snapshot(install);
+        }
+        if let Some(reason) = actions.dropped.take() {
+            self.dropped_messages += 1;
+            tracing::debug!(?reason, "a peer's message was dropped");
+        }
+    }
+
+    fn send(&mut self, send: raft::Send) {
+        let raft::Send { to, mut message, entries } = send;
+        if !entries.is_empty()
+            && let raft::Body::Append { entries: attached, .. } = &mut message.body
+        {
+            *attached = self.cached(entries).expect("the core names only cached entries; loaded ones are in the message already");
+        }
+        self.host.send(to, message);
+    }
+
+    fn cached(&self, range: LogRange) -> Option<Vec<raft::Entry>> {
+        if range.is_empty() {
+            return Some(Vec::new());
+        }
+        self.node.log().entries(range).map(|entries| entries.cloned().collect())
+    }
+
+    fn on_proposal(&mut self, now: Instant, answer: Result<LogPosition, ProposeError>) {
+        let waiters = std::mem::take(&mut self.batch_waiters);
+        match answer {
+            Ok(position) => self.proposed.push_back(EntryWaiters { position, proposed_at: now, waiters }),
+            Err(error) => {
+                let refusal = match error {
+                    ProposeError::NotLeader { leader } => WriteRefusal::NotLeader { leader },
+                    ProposeError::Transferring { target } => WriteRefusal::NotLeader { leader: Some(target) },
+                    ProposeError::Overloaded => WriteRefusal::Overloaded,
+                };
+                for waiter in waiters {
+                    waiter(Err(refusal));
+                }
+            }
+        }
+    }
+
+    fn on_read_index(&mut self, ready: raft::ReadReady) {
+        let Some(waiters) = self.reads_asked.remove(&ready.token) else { return };
+        if ready.index <= self.applied {
+            self.host.serve(waiters);
+        } else {
+            self.reads_indexed.entry(ready.index).or_default().extend(waiters);
+        }
+    }
+
+    fn on_applied(&mut self, now: Instant, index: LogIndex, flushed: LogIndex) {
+        assert!(index >= self.applied, "applied index went back from {} to {index}", self.applied);
+        self.applied = index;
+        self.freshness.applied(index);
+        self.flushed = self.flushed.max(flushed);
+        self.apply_under_way = false;
+        self.apply_more();
+        let later = self.reads_indexed.split_off(&index.next());
+        for waiters in std::mem::replace(&mut self.reads_indexed, later).into_values() {
+            self.host.serve(waiters);
+        }
+        self.step(now, Event::Applied { index });
+    }
+
+    fn on_installed(&mut self, now: Instant, position: LogPosition, log_bytes: u64) {
+        assert!(position.index >= self.applied, "a snapshot at {position} was installed over {}", self.applied);
+        self.applied = position.index;
+        self.flushed = position.index;
+        self.log_bytes = log_bytes;
+        self.apply_waiting = LogRange { first: position.index.next(), last: position.index };
+        while self.proposed.front().is_some_and(|entry| entry.position.index <= position.index) {
+            for waiter in self.proposed.pop_front().expect("the front was just looked at").waiters {
+                waiter(Err(WriteRefusal::OutcomeUnknown));
+            }
+        }
+        self.step(now, Event::SnapshotInstalled { position });
+    }
+
+    fn apply_more(&mut self) {
+        if self.apply_under_way || self.apply_waiting.is_empty() {
+            return;
+        }
+        let first = self.apply_waiting.first;
+        let last = self.apply_waiting.last.min(LogIndex(first.0 + APPLY_ENTRIES_MAX - 1));
+        let range = LogRange { first, last };
+        let entries = self.cached(range).map_or(ApplyEntries::OnDisk(range), ApplyEntries::Cached);
+        let mut waiters = Vec::new();
+        while self.proposed.front().is_some_and(|entry| entry.position.index <= last) {
+            waiters.push(self.proposed.pop_front().expect("the front was just looked at"));
+        }
+        self.apply_waiting.first = last.next();
+        self.apply_under_way = true;
+        self.host.apply(ApplyJob { entries, waiters });
+    }
+
+    fn call_orphans_unknown(&mut self, now: Instant) {
+        if self.node.status().role == Role::Leader {
+            return;
+        }
+        while self.proposed.front().is_some_and(|entry| now.since(entry.proposed_at) > ORPHAN_TIMEOUT) {
+            for waiter in self.proposed.pop_front().expect("the front was just looked at").waiters {
+                waiter(Err(WriteRefusal::OutcomeUnknown));
+            }
+        }
+    }
+
+    fn compact_log(&mut self) {
+        if self.log_bytes <= self.config.log_retained_bytes || self.compacting {
+            return;
+        }
+        self.host.request_flush();
+        let status = self.node.status();
+        let up_to = LogIndex(self.flushed.0.saturating_sub(RETAINED_ENTRIES));
+        if up_to < status.log_first {
+            return;
+        }
+        if let Some(term) = self.node.log().term(up_to) {
+            self.compacting = true;
+            self.host.compact(LogPosition { term, index: up_to });
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Why a node did not start.
+
+use crate::config::ConfigError;
+use crate::exit::{CORRUPTION, ExitStatus, OTHER, TLS, UNSAFE, USAGE};
+use raft::{LogIndex, LogPosition};
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use storage::identity::DirectoryError;
+use storage::state::StoreError;
+use storage::wal::{LogError, OpenError};
+use transport::CredentialsError;
+
+/// Why a node did not start. Nothing was changed on its disk unless the message says so.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A certificate or key.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+    /// The certificate is another node's.
+    #[error("the certificate {} is for {found}, but the configuration says {expected}; use the certificate that `raftkv init` wrote for this node", path.display())]
+    OtherIdentity {
+        /// The certificate.
+        path: PathBuf,
+        /// Whose it is.
+        found: String,
+        /// Whose it should be.
+        expected: String,
+    },
+    /// The data directory is not this node's, or in use.
+    #[error(transparent)]
+    DataDirectory(#[from] DirectoryError),
+    /// The data directory cannot be read or written.
+    #[error("cannot use the data directory {}: {source}", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The log cannot be opened.
+    #[error(transparent)]
+    Log(#[from] OpenError),
+    /// The log cannot be written.
+    #[error("the log cannot be written: {0}")]
+    LogWrite(#[from] LogError),
+    /// The state machine cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There is a state machine, and no log beside it.
+    #[error("the log {} is missing, but the state machine beside it is there: this node has lost what it acknowledged and must not vote; nothing was changed; restore the folder, or replace the node", path.display())]
+    LogMissing {
+        /// Where the log should be.
+        path: PathBuf,
+    },
+    /// The log starts after what was applied.
+    #[error("the log starts after entry {log_start}, but the state machine has applied only up to entry {applied}: part of the state is missing; nothing was changed; restore the data directory, or replace the node")]
+    Gap {
+        /// What is applied.
+        applied: LogPosition,
+        /// What the log starts after.
+        log_start: LogPosition,
+    },
+    /// The log ends before what was applied from it.
+    #[error("the log ends at entry {log_last}, or differs from what the state machine has applied, entry {applied}: this node has lost entries it acknowledged and must not vote; nothing was changed; restore the data directory, or replace the node")]
+    LogBehindState {
+        /// What is applied.
+        applied: LogPosition,
+        /// Where the log ends.
+        log_last: LogIndex,
+    },
+    /// The members in the configuration are not those of the data.
+    #[error("the members in the configuration are not those that {} was set up with; the membership cannot be changed by editing the configuration: put cluster.members back", path.display())]
+    Membership {
+        /// The data directory.
+        path: PathBuf,
+    },
+    /// A port cannot be listened on.
+    #[error("cannot listen on {address} ({what}): {cause}; is another process using the port?")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What for.
+        what: &'static str,
+        /// Why not.
+        cause: String,
+    },
+    /// A thread cannot be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+}
+
+impl StartError {
+    /// The exit code of a process that ends because of this.
+    #[must_use]
+    pub fn exit_status(&self) -> ExitStatus {
+        match self {
+            StartError::Config(_) => USAGE,
+            StartError::Credentials(_) | StartError::OtherIdentity { .. } => TLS,
+            StartError::DataDirectory(error) => match error {
+                DirectoryError::InUse { .. } | DirectoryError::OtherCluster { .. } | DirectoryError::OtherNode { .. } => UNSAFE,
+                DirectoryError::IdentityMissing { .. } | DirectoryError::Damaged { .. } => CORRUPTION,
+                DirectoryError::Io { .. }
+                | DirectoryError::AlreadyCreated { .. }
+                | DirectoryError::NotCreated { .. }
+                | DirectoryError::UnknownFormat { .. }
+                | DirectoryError::ClusterName { .. } => OTHER,
+            },
+            StartError::Log(error) if error.is_corruption() => CORRUPTION,
+            StartError::Store(error) if error.is_corruption() => CORRUPTION,
+            StartError::LogMissing { .. } | StartError::Gap { .. } | StartError::LogBehindState { .. } => CORRUPTION,
+            StartError::Membership { .. } => UNSAFE,
+            StartError::Directory { .. }
+            | StartError::Log(_)
+            | StartError::LogWrite(_)
+            | StartError::Store(_)
+            | StartError::Listen { .. }
+            | StartError::Thread(_) => OTHER,
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! The driver's host in a real process: threads, sockets, files.
+
+use crate::apply_thread::StateJob;
+use crate::driver::{ApplyJob, Host, Input, PersistJob, ReadWaiter};
+use crate::clock::{Freshness};
+use crate::inbox::Inbox;
+use crate::log_thread::LogJob;
+use crate::observer::Observer;
+use crate::snapshots::SnapshotFetcher;
+use crate::state::finish_install;
+use crossbeam_channel::Sender;
+use raft::{Changed, FetchSnapshot, InstallSnapshot, Instant, Load, LogIndex, LogPosition, Message, NodeId, Term};
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::watch;
+use transport::PeerTransport;
+
+/// Reads served by one thread in one go; more are spread over the threads.
+const READS_PER_JOB: usize = 256;
+
+/// See the module.
+pub(crate) struct ThreadHost {
+    /// To the log thread.
+    pub(crate) log: Sender<LogJob>,
+    /// To the apply thread.
+    pub(crate) state: Sender<StateJob>,
+    /// To the loader.
+    pub(crate) loads: Sender<Load>,
+    /// To the read threads.
+    pub(crate) reads: Sender<Vec<ReadWaiter>>,
+    /// To the peers.
+    pub(crate) links: Arc<dyn PeerTransport>,
+    /// Back to the driver.
+    pub(crate) inbox: Inbox,
+    /// Fetches snapshots.
+    pub(crate) snapshots: SnapshotFetcher,
+    /// The data directory.
+    pub(crate) data_dir: PathBuf,
+    /// The embedding program's.
+    pub(crate) observer: Box<dyn Observer>,
+    /// How old the state is.
+    pub(crate) freshness: Arc<Freshness>,
+    /// Role, term and leader for the rest of the server.
+    pub(crate) role: watch::Sender<Option<Changed>>,
+    /// The newest term whose leader the observer was told.
+    pub(crate) announced: Option<Term>,
+}
+
+/// A send to a thread fails only when that thread has ended, after it reported why: the node is stopping.
+fn hand_over<T>(to: &Sender<T>, job: T) {
+    let _ = to.send(job);
+}
+
+impl Host for ThreadHost {
+    fn persist(&mut self, job: PersistJob) {
+        hand_over(&self.log, LogJob::Persist(job));
+    }
+
+    fn send(&mut self, to: NodeId, message: Message) {
+        if let Err(error) = self.links.send(to, message) {
+            tracing::trace!(%error, "a message was not sent");
+            self.inbox.push(Input::Unreachable { peer: to });
+        }
+    }
+
+    fn apply(&mut self, job: ApplyJob) {
+        hand_over(&self.state, StateJob::Apply(job));
+    }
+
+    fn load(&mut self, load: Load) {
+        hand_over(&self.loads, load);
+    }
+
+    fn serve(&mut self, mut reads: Vec<ReadWaiter>) {
+        while reads.len() > READS_PER_JOB {
+            let rest = reads.split_off(READS_PER_JOB);
+            hand_over(&self.reads, std::mem::replace(&mut reads, rest));
+        }
+        hand_over(&self.reads, reads);
+    }
+
+    fn fetch_snapshot(&mut self, fetch: FetchSnapshot) {
+        tracing::info!(from = %fetch.from, at_least = %fetch.at_least, "fetching a snapshot: the leader's log starts after what this node has");
+        self.snapshots.fetch(fetch);
+    }
+
+    fn install_snapshot(&mut self, install: InstallSnapshot) {
+        // The state first, durably; then the log. A crash in between is found and finished at the next start.
+        let (log, data_dir) = (self.log.clone(), self.data_dir.clone());
+        let finished = Box::new(move || {
+            if let Err(error) = finish_install(&data_dir) {
+                // The next start does it.
+                tracing::warn!(%error, "cannot remove the note about the snapshot's installation");
+            }
+        });
+        let done = Box::new(move || hand_over(&log, LogJob::Install { install, finished }));
+        hand_over(&self.state, StateJob::Install { position: install.position, done });
+    }
+
+    fn compact(&mut self, position: LogPosition) {
+        tracing::debug!(%position, "dropping the log");
+        hand_over(&self.log, LogJob::Compact(position));
+    }
+
+    fn request_flush(&mut self) {
+        hand_over(&self.state, StateJob::Flush);
+    }
+
+    fn changed(&mut self, changed: Changed) {
+        let Changed { role, term, leader } = changed;
+        tracing::info!(?role, %term, leader = leader.map(|id| id.0), "role changed");
+        self.role.send_replace(Some(changed));
+        self.observer.state_changed(role, term, leader);
+        if let Some(leader) = leader
+            && self.announced.is_none_or(|announced| announced < term)
+        {
+            self.announced = Some(term);
+            self.observer.leader_elected(leader, term);
+        }
+    }
+
+    fn committed(&mut self, index: LogIndex) {
+        self.observer.committed(index);
+    }
+
+    fn fresh(&mut self, at: Instant) {
+        self.freshness.set(at);
+    }
+}

@@ -1,0 +1,135 @@
+//! What a node does with its disk before it starts: opens the data directory, the log and the state machine, and brings the
+//! two into line.
+//!
+//! The state machine is never ahead of the log, except in one place: a crash between switching to a snapshot and resetting the
+//! log, which the intent file of `state.rs` tells. Then the log is reset here (scenarios 21 and 27). Otherwise a log that ends
+//! before what was applied from it has lost what it had acknowledged, and the node refuses to start; so it does if the log
+//! starts after what the state machine has applied (scenario 22).
+
+use crate::config::Config;
+use crate::error::StartError;
+use crate::shared_state::SharedState;
+use crate::state::{NodeState, finish_install, published, unfinished_install};
+use raft::{HardState, LogIndex, LogPosition, NodeId, Restored};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use storage::identity::{DataDirectory, Identity};
+use storage::state::{Bootstrap, RocksOptions, StateStore};
+use storage::wal::{LogConfig, LogStore, LogWrite, RecoveredLog, SegmentedLog};
+
+/// Everything on disk, opened and consistent.
+pub(crate) struct Recovered {
+    /// Holds the lock on the data directory.
+    pub(crate) directory: DataDirectory,
+    /// The log.
+    pub(crate) log: SegmentedLog,
+    /// The state machine, for the apply thread.
+    pub(crate) state: NodeState,
+    /// The readers' view of it.
+    pub(crate) shared: Arc<SharedState>,
+    /// Where snapshots are received.
+    pub(crate) store: Arc<Mutex<StateStore>>,
+    /// What the core starts from.
+    pub(crate) restored: Restored,
+    /// Where snapshots for others are kept while they are sent.
+    pub(crate) outgoing: PathBuf,
+}
+
+/// Opens the data directory of the node that `config` describes; creates it if there is none. Blocks.
+pub(crate) fn recover(config: &Config) -> Result<Recovered, StartError> {
+    let path = &config.node.data_dir;
+    let identity = Identity { cluster: config.cluster.id.clone(), node: NodeId(config.node.id) };
+    let directory = DataDirectory::open_or_create(path, &identity)?;
+    let options = RocksOptions {
+        block_cache_bytes: mib(config.storage.block_cache_mib),
+        write_buffer_bytes: mib(config.storage.write_buffer_mib),
+        ..RocksOptions::default()
+    };
+    let bootstrap = Bootstrap { cluster: config.cluster.id.clone(), membership: config.membership() };
+    let (wal, state) = (path.join("wal"), path.join("state"));
+    if state.exists() && !wal.exists() {
+        return Err(StartError::LogMissing { path: wal });
+    }
+    // The log first: a state without a log is a loss, a log without a state is replayed.
+    let log_config = LogConfig { segment_bytes: config.storage.log_segment_mib << 20, ..LogConfig::default() };
+    let (mut log, found) = SegmentedLog::open(&wal, log_config)?;
+    if let Some(torn) = &found.torn_tail {
+        tracing::warn!(
+            file = %torn.file.display(),
+            offset = torn.offset,
+            bytes = torn.bytes,
+            "the last write to the log was never finished, and never acknowledged: dropped"
+        );
+    }
+    let (store, machine) = StateStore::open(&state, options, &bootstrap)?;
+    let applied = machine.applied();
+    let restored = reconcile(path, &mut log, found, applied, machine.membership().clone())?;
+    if *machine.membership() != config.membership() {
+        return Err(StartError::Membership { path: path.clone() });
+    }
+    tracing::info!(
+        term = %restored.hard_state.term,
+        log_first = %restored.log_start.index.next(),
+        log_last = %restored.log_last,
+        applied = %applied.index,
+        "storage is recovered"
+    );
+    let store = Arc::new(Mutex::new(store));
+    let shared = Arc::new(SharedState::new(machine.reader(), published(&machine)));
+    let state = NodeState::new(machine, store.clone(), shared.clone(), path);
+    Ok(Recovered { directory, log, state, shared, store, restored, outgoing: path.join("snapshots") })
+}
+
+fn reconcile(
+    data_dir: &Path,
+    log: &mut SegmentedLog,
+    found: RecoveredLog,
+    applied: LogPosition,
+    membership: raft::Membership,
+) -> Result<Restored, StartError> {
+    let mut restored = Restored {
+        hard_state: found.hard_state,
+        membership,
+        log_start: found.start,
+        log_last: found.last,
+        term_runs: found.term_runs,
+        applied: applied.index,
+    };
+    if applied.index < restored.log_start.index {
+        return Err(StartError::Gap { applied, log_start: restored.log_start });
+    }
+    let unfinished = unfinished_install(data_dir).map_err(|source| StartError::Directory { path: data_dir.into(), source })?;
+    if term_at(&restored, applied.index) != Some(applied.term) {
+        if unfinished != Some(applied) {
+            return Err(StartError::LogBehindState { applied, log_last: restored.log_last });
+        }
+        tracing::info!(%applied, log_last = %restored.log_last, "a crash came between a snapshot and the log: the log starts after the snapshot");
+        log.reset(applied)?;
+        restored.log_start = applied;
+        restored.log_last = applied.index;
+        restored.term_runs = Vec::new();
+    }
+    if restored.hard_state.term < applied.term {
+        // The snapshot came from a leader of a later term than this node had on disk. It voted for nobody in that term.
+        restored.hard_state = HardState { term: applied.term, vote: None };
+        log.write(&[LogWrite { hard_state: Some(restored.hard_state), entries: Vec::new() }])?;
+    }
+    if unfinished.is_some() {
+        finish_install(data_dir).map_err(|source| StartError::Directory { path: data_dir.into(), source })?;
+    }
+    Ok(restored)
+}
+
+fn term_at(restored: &Restored, index: LogIndex) -> Option<raft::Term> {
+    if index == restored.log_start.index {
+        return Some(restored.log_start.term);
+    }
+    if index < restored.log_start.index || index > restored.log_last {
+        return None;
+    }
+    restored.term_runs.iter().rev().find(|(first, _)| *first <= index).map(|(_, term)| *term)
+}
+
+fn mib(count: u64) -> usize {
+    usize::try_from(count << 20).expect("checked when the configuration was read: at most a tebibyte")
+}

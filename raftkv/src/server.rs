@@ -1,0 +1,428 @@
+//! A node: what `raftkv start` runs, and what a program embeds.
+//!
+//! ```text
+//!              clients                                   peers
+//!                 │                                        │
+//!          ┌──────▼──────┐   Input   ┌────────────┐  ┌─────▼─────┐
+//!          │   service   ├──────────▶│            │◀─┤           │
+//!          └──────▲──────┘           │   driver   │  │   links   │
+//!                 │                  │            ├─▶│           │
+//!                 │                  └─┬────┬───┬─┘  └───────────┘
+//!                 │             persist│    │   │apply
+//!          ┌──────┴──────┐   ┌─────────▼─┐  │  ┌▼────────────┐
+//!          │read threads │◀──┤log thread │  │  │apply thread │
+//!          └─────────────┘   └───────────┘  │  └─────────────┘
+//!                 ▲                         │
+//!                 └────────── serve ────────┘
+//! ```
+//!
+//! Each box that is a thread owns what it works on; they speak through channels. The driver never waits for any of them.
+
+use crate::apply_thread::{ApplyThread, StateJob, run_loader};
+use crate::clock::{Clock, Freshness};
+use crate::config::Config;
+use crate::driver::{Driver, DriverConfig, Input, ReadWaiter};
+use crate::error::StartError;
+use crate::failure::{FailureReporter, FatalError};
+use crate::host::ThreadHost;
+use crate::http::{self, StatusSource};
+use crate::inbox::{Inbox, Mail};
+use crate::log_thread::{self, LogJob};
+use crate::observer::Observer;
+use crate::recovery::{Recovered, recover};
+use crate::service::{Service, SizeLimits};
+use crate::snapshots::{LocalSnapshots, SnapshotFetcher};
+use crate::status::{NodeStatus, StatusReporter};
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use raft::{Changed, Node, NodeId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use storage::identity::DataDirectory;
+use storage::wal::LogStore;
+use tokio::sync::{mpsc, oneshot, watch};
+use transport::proto::client as wire;
+use transport::{
+    ClientLimits, ClientListener, CredentialPaths, Credentials, FetchConfig, Inbound, InboundHandler, PeerConfig, PeerLimits,
+    PeerLinks, SnapshotClient,
+};
+
+/// Threads that serve reads: a read may wait for the disk, so there are more of them than one.
+const READ_THREADS: usize = 3;
+/// Inputs the driver takes in before it sets off what was gathered.
+const DRAIN_MAX: usize = 4096;
+/// A snapshot larger than this is not fetched.
+const SNAPSHOT_BYTES_MAX: u64 = 1 << 42;
+/// A transfer of a snapshot that stands still for this long is given up, and tried again.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A running node. Dropping it leaves its threads to end by themselves; [`Server::stop`] ends it in order.
+pub struct Server {
+    id: NodeId,
+    election_timeout: Duration,
+    voters: usize,
+    inbox: Inbox,
+    role: watch::Receiver<Option<Changed>>,
+    failures: mpsc::UnboundedReceiver<FatalError>,
+    threads: Vec<JoinHandle<()>>,
+    links: Arc<PeerLinks>,
+    listener: ClientListener,
+    http: Option<oneshot::Sender<()>>,
+    reporter: Arc<StatusReporter>,
+    /// Released last.
+    directory: DataDirectory,
+}
+
+impl Server {
+    /// Recovers the node's storage, binds its ports and begins to take part. When it returns, clients and peers can connect;
+    /// there need not be a leader yet.
+    ///
+    /// # Errors
+    /// See [`StartError`]: each names the cause and the next step, and [`StartError::exit_status`] the exit code.
+    pub async fn start(config: Config, observer: Box<dyn Observer>) -> Result<Server, StartError> {
+        let credentials = load_credentials(&config)?;
+        let (config, recovered) = tokio::task::spawn_blocking(move || recover(&config).map(|recovered| (config, recovered)))
+            .await
+            .expect("recovery does not panic, and the runtime does not stop meanwhile")?;
+        let clock = Clock::start();
+        let (failures, failed) = FailureReporter::new();
+        let (inbox, mail) = Inbox::new();
+        let parts = Parts::new(&config, &recovered, clock, inbox.clone());
+
+        // Ports before threads: a port that is taken is found before anything runs.
+        let snapshots = LocalSnapshots::new(recovered.shared.clone(), &recovered.outgoing)
+            .map_err(|source| StartError::Directory { path: recovered.outgoing.clone(), source })?;
+        let links = Arc::new(start_links(&config, &credentials, inbox.clone(), snapshots)?);
+        let listener = start_listener(&config, &credentials, &parts)?;
+        let http = start_http(&config, parts.reporter.clone()).await?;
+
+        let Recovered { directory, log, state, shared: _, store, restored, outgoing: _ } = recovered;
+        let (role, role_changes) = watch::channel(None);
+        let (logs, log_jobs) = unbounded::<LogJob>();
+        let (states, state_jobs) = unbounded::<StateJob>();
+        let (loads, load_jobs) = unbounded();
+        let host = ThreadHost {
+            log: logs,
+            state: states,
+            loads,
+            reads: parts.reads.clone(),
+            links: links.clone(),
+            inbox: inbox.clone(),
+            snapshots: SnapshotFetcher {
+                runtime: tokio::runtime::Handle::current(),
+                client: snapshot_client(&config, &credentials),
+                addresses: peer_addresses(&config),
+                store,
+                cluster: config.cluster.id.clone(),
+                inbox: inbox.clone(),
+            },
+            data_dir: config.node.data_dir.clone(),
+            observer,
+            freshness: parts.freshness.clone(),
+            role,
+            announced: None,
+        };
+        let applied = restored.applied;
+        let node = Node::new(config.raft(), restored, clock.now(), rand::random());
+        let driver_config = DriverConfig { log_retained_bytes: config.storage.log_retained_mib << 20 };
+        let driver = Driver::new(node, host, driver_config, applied, clock.now());
+
+        let mut threads = Vec::new();
+        let mut spawn = |name, body: Box<dyn FnOnce() + Send>| -> Result<(), StartError> {
+            threads.push(failures.spawn(name, body).map_err(StartError::Thread)?);
+            Ok(())
+        };
+        let reader = log.reader();
+        let apply = ApplyThread { state, log: reader.clone(), driver: inbox.clone(), failures: failures.clone() };
+        spawn("apply", Box::new(move || apply.run(&state_jobs)))?;
+        let (to_driver, reporter) = (inbox.clone(), failures.clone());
+        spawn("log", Box::new(move || log_thread::run(log, &log_jobs, &to_driver, &reporter)))?;
+        let (to_driver, reporter) = (inbox.clone(), failures.clone());
+        spawn("loader", Box::new(move || run_loader(&reader, &load_jobs, &to_driver, &reporter)))?;
+        for _ in 0..READ_THREADS {
+            let jobs = parts.read_jobs.clone();
+            // Not joined: they end with the last client's connection, which holds on to them.
+            failures.spawn("reads", move || serve_reads(&jobs)).map_err(StartError::Thread)?;
+        }
+        spawn("driver", Box::new(move || drive(driver, &mail, clock)))?;
+        tracing::info!(
+            node = config.node.id,
+            name = config.own_member().name,
+            clients = %config.node.listen_client,
+            peers = %config.node.listen_peer,
+            "serving"
+        );
+        Ok(Server {
+            id: NodeId(config.node.id),
+            election_timeout: config.raft().election_timeout,
+            voters: config.membership().voters().len(),
+            inbox,
+            role: role_changes,
+            failures: failed,
+            threads,
+            links,
+            listener,
+            http,
+            reporter: parts.reporter,
+            directory,
+        })
+    }
+
+    /// Waits until the node cannot go on, and says why. The process should end then.
+    pub async fn failed(&mut self) -> FatalError {
+        match self.failures.recv().await {
+            Some(failure) => failure,
+            // Every thread has ended without a word, which only happens when the node is stopped.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// How the node is. `None` while it stops.
+    pub async fn status(&self) -> Option<NodeStatus> {
+        ask_status(&self.reporter).await
+    }
+
+    /// Stops in order: hands leadership over, refuses new work, finishes what is under way, flushes.
+    ///
+    /// # Errors
+    /// When a thread failed before or meanwhile. What was acknowledged is on disk all the same.
+    pub async fn stop(mut self) -> Result<(), FatalError> {
+        self.hand_over().await;
+        if let Some(http) = self.http.take() {
+            // The page may have failed by itself.
+            let _ = http.send(());
+        }
+        self.inbox.stop();
+        let threads = std::mem::take(&mut self.threads);
+        let joined = tokio::task::spawn_blocking(move || {
+            for thread in threads {
+                // A panic was reported by the thread's guard.
+                let _ = thread.join();
+            }
+        });
+        joined.await.expect("joining threads does not panic");
+        self.listener.close().await;
+        match Arc::try_unwrap(self.links) {
+            Ok(links) => links.close().await,
+            Err(shared) => drop(shared),
+        }
+        drop(self.directory);
+        self.failures.try_recv().map_or(Ok(()), Err)
+    }
+
+    /// Hands leadership over if this node leads, and waits for it, for as long as the core tries.
+    async fn hand_over(&mut self) {
+        let leads = |changed: &Option<Changed>| changed.is_some_and(|changed| changed.leader == Some(self.id));
+        if self.voters == 1 || !leads(&self.role.borrow()) {
+            return;
+        }
+        tracing::info!("handing leadership over");
+        self.inbox.push(Input::TransferLeadership { target: None });
+        let mut role = self.role.clone();
+        let handed_over = role.wait_for(|changed| changed.is_some_and(|changed| changed.leader.is_some_and(|leader| leader != self.id)));
+        match tokio::time::timeout(self.election_timeout * 2, handed_over).await {
+            Ok(Ok(changed)) => tracing::info!(leader = changed.and_then(|changed| changed.leader).map(|id| id.0), "leadership is handed over"),
+            Ok(Err(_)) | Err(_) => tracing::warn!("nobody took leadership over in time; the others elect a leader by themselves"),
+        }
+    }
+}
+
+/// What service, threads and page share.
+struct Parts {
+    reads: Sender<Vec<ReadWaiter>>,
+    read_jobs: Receiver<Vec<ReadWaiter>>,
+    freshness: Arc<Freshness>,
+    reporter: Arc<StatusReporter>,
+    service: Arc<Service>,
+}
+
+impl Parts {
+    fn new(config: &Config, recovered: &Recovered, clock: Clock, inbox: Inbox) -> Parts {
+        let (reads, read_jobs) = unbounded();
+        let freshness = Arc::new(Freshness::new(clock));
+        let reporter = Arc::new(StatusReporter::new(
+            config.cluster.id.clone(),
+            config.own_member().clone(),
+            inbox.clone(),
+            reads.clone(),
+            recovered.shared.clone(),
+        ));
+        let member = |member: &crate::config::MemberConfig| {
+            let on_wire = wire::Member {
+                id: member.id,
+                name: member.name.clone(),
+                peer_address: member.peer.clone(),
+                client_address: member.client.clone(),
+                kind: "voter".to_owned(),
+            };
+            (NodeId(member.id), on_wire)
+        };
+        let service = Arc::new(Service {
+            inbox,
+            reads: reads.clone(),
+            shared: recovered.shared.clone(),
+            freshness: freshness.clone(),
+            members: Arc::new(config.cluster.members.iter().map(member).collect::<BTreeMap<_, _>>()),
+            reporter: reporter.clone(),
+            limits: SizeLimits {
+                key_bytes_max: config.cluster.key_bytes_max,
+                value_bytes_max: config.cluster.value_bytes_max,
+            },
+            runtime: tokio::runtime::Handle::current(),
+        });
+        Parts { reads, read_jobs, freshness, reporter, service }
+    }
+}
+
+fn load_credentials(config: &Config) -> Result<Credentials, StartError> {
+    let paths = CredentialPaths {
+        authority: config.tls.ca.clone(),
+        certificate: config.tls.cert.clone(),
+        key: config.tls.key.clone(),
+    };
+    let credentials = Credentials::load(&paths)?;
+    let found = credentials.identity().to_string();
+    let expected = format!("raftkv://{}/node/{}", config.cluster.id, config.node.id);
+    if found == expected {
+        Ok(credentials)
+    } else {
+        Err(StartError::OtherIdentity { path: config.tls.cert.clone(), found, expected })
+    }
+}
+
+fn agent() -> String {
+    format!("raftkv {}", env!("CARGO_PKG_VERSION"))
+}
+
+fn peer_addresses(config: &Config) -> BTreeMap<NodeId, String> {
+    config.cluster.members.iter().map(|member| (NodeId(member.id), member.peer.clone())).collect()
+}
+
+fn peer_limits(config: &Config) -> PeerLimits {
+    let defaults = PeerLimits::default();
+    // An append holds at least one entry, and an entry at least one put, which may name a value twice.
+    let largest = bytes(2 * config.cluster.value_bytes_max + 4 * config.cluster.key_bytes_max) + (2 << 20);
+    PeerLimits {
+        frame_bytes_max: defaults.frame_bytes_max.max(largest),
+        inbound_bytes_max: defaults.inbound_bytes_max.max(2 * largest),
+        ..defaults
+    }
+}
+
+fn bytes(count: u64) -> usize {
+    usize::try_from(count).expect("limits of keys and values are at most 64 MiB, checked")
+}
+
+fn start_links(
+    config: &Config,
+    credentials: &Credentials,
+    inbox: Inbox,
+    snapshots: LocalSnapshots,
+) -> Result<PeerLinks, StartError> {
+    let handler: InboundHandler = Arc::new(move |inbound| match inbound {
+        Inbound::Message { from, message, permit } => inbox.push(Input::Message { from, message, permit }),
+        Inbound::Connected(peer) => tracing::info!(%peer, "connected"),
+        Inbound::Disconnected(peer) => {
+            tracing::info!(%peer, "disconnected");
+            inbox.push(Input::Unreachable { peer });
+        }
+    });
+    let peers = PeerConfig {
+        bind: config.node.listen_peer,
+        peers: peer_addresses(config).into_iter().collect(),
+        settings_digest: config.cluster_digest(),
+        agent: agent(),
+        credentials: credentials.clone(),
+        limits: peer_limits(config),
+        snapshots: Some(Arc::new(snapshots)),
+    };
+    PeerLinks::start(peers, handler).map_err(|error| StartError::Listen {
+        address: config.node.listen_peer,
+        what: "node.listen_peer, UDP",
+        cause: error.to_string(),
+    })
+}
+
+fn start_listener(config: &Config, credentials: &Credentials, parts: &Parts) -> Result<ClientListener, StartError> {
+    let limits = ClientLimits {
+        key_bytes_max: bytes(config.cluster.key_bytes_max),
+        value_bytes_max: bytes(config.cluster.value_bytes_max),
+        ..ClientLimits::default()
+    };
+    ClientListener::start(config.node.listen_client, credentials, limits, parts.service.clone()).map_err(|error| {
+        StartError::Listen {
+            address: config.node.listen_client,
+            what: "node.listen_client, UDP",
+            cause: error.to_string(),
+        }
+    })
+}
+
+async fn start_http(config: &Config, reporter: Arc<StatusReporter>) -> Result<Option<oneshot::Sender<()>>, StartError> {
+    let Some(address) = config.node.listen_http else { return Ok(None) };
+    let listener = tokio::net::TcpListener::bind(address).await.map_err(|error| StartError::Listen {
+        address,
+        what: "node.listen_http, TCP",
+        cause: error.to_string(),
+    })?;
+    let source: StatusSource = Arc::new(move || {
+        let reporter = reporter.clone();
+        Box::pin(async move { ask_status(&reporter).await })
+    });
+    let (stop, stopped) = oneshot::channel();
+    tokio::spawn(http::serve(listener, source, async {
+        // A server that is dropped stops its page too.
+        let _ = stopped.await;
+    }));
+    Ok(Some(stop))
+}
+
+async fn ask_status(reporter: &Arc<StatusReporter>) -> Option<NodeStatus> {
+    let (answer, status) = oneshot::channel();
+    reporter.report(Box::new(move |status| {
+        // Whoever asked may have gone.
+        let _ = answer.send(status);
+    }));
+    status.await.ok()
+}
+
+fn snapshot_client(config: &Config, credentials: &Credentials) -> SnapshotClient {
+    SnapshotClient::new(FetchConfig {
+        credentials: credentials.clone(),
+        settings_digest: config.cluster_digest(),
+        agent: agent(),
+        bytes_max: SNAPSHOT_BYTES_MAX,
+        bytes_per_second: None,
+        timeout: SNAPSHOT_TIMEOUT,
+    })
+}
+
+fn serve_reads(jobs: &Receiver<Vec<ReadWaiter>>) {
+    for job in jobs {
+        for waiter in job {
+            waiter(Ok(()));
+        }
+    }
+}
+
+/// The driver's loop: takes in all that has come, then sets off what was gathered.
+fn drive(mut driver: Driver<ThreadHost>, mail: &Receiver<Mail>, clock: Clock) {
+    loop {
+        let wait = driver.next_deadline().since(clock.now());
+        let mut next = mail.recv_timeout(wait).ok();
+        let mut taken = 0;
+        while let Some(item) = next {
+            match item {
+                Mail::Input(input) => driver.handle(clock.now(), input),
+                Mail::Stop => {
+                    driver.flush(clock.now());
+                    return driver.close();
+                }
+            }
+            taken += 1;
+            next = if taken < DRAIN_MAX { mail.try_recv().ok() } else { None };
+        }
+        driver.flush(clock.now());
+    }
+}

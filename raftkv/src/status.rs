@@ -1,0 +1,169 @@
+//! What a node says of itself, for the client protocol, the status page and the demo.
+
+use crate::config::MemberConfig;
+use crate::driver::{DriverStatus, Input, ReadWaiter};
+use crate::inbox::Inbox;
+use crate::shared_state::SharedState;
+use crossbeam_channel::Sender;
+use raft::Role;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use transport::proto::client as wire;
+
+/// A node's status at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// The cluster.
+    pub cluster: String,
+    /// The node's number.
+    pub node: u64,
+    /// The node's name.
+    pub name: String,
+    /// The server's version.
+    pub version: String,
+    /// `follower`, `pre-candidate`, `candidate` or `leader`.
+    pub role: String,
+    /// Its term.
+    pub term: u64,
+    /// The leader it follows, or itself.
+    pub leader: Option<u64>,
+    /// The first index in its log.
+    pub log_first: u64,
+    /// The last index in its log.
+    pub log_last: u64,
+    /// Committed up to here.
+    pub commit: u64,
+    /// Applied up to here.
+    pub applied: u64,
+    /// Flushed by RocksDB up to here.
+    pub flushed: u64,
+    /// The revision of the state machine at `state_applied`.
+    pub revision: u64,
+    /// The index at which `revision` and `state_hash` were read.
+    pub state_applied: u64,
+    /// The hash of the state at `state_applied`, in hexadecimal.
+    pub state_hash: String,
+    /// Bytes of state on disk, about.
+    pub state_bytes: u64,
+    /// Bytes of log on disk.
+    pub log_bytes: u64,
+    /// Milliseconds since the node started.
+    pub uptime_ms: u64,
+    /// Messages of peers that made no sense and were dropped.
+    pub dropped_messages: u64,
+}
+
+/// Called with a status.
+pub(crate) type StatusCallback = Box<dyn FnOnce(NodeStatus) + Send>;
+
+/// Puts a node's status together from what its parts say.
+pub(crate) struct StatusReporter {
+    cluster: String,
+    own: MemberConfig,
+    inbox: Inbox,
+    reads: Sender<Vec<ReadWaiter>>,
+    shared: Arc<SharedState>,
+    started: std::time::Instant,
+}
+
+impl StatusReporter {
+    /// A reporter for member `own`.
+    pub(crate) fn new(
+        cluster: String,
+        own: MemberConfig,
+        inbox: Inbox,
+        reads: Sender<Vec<ReadWaiter>>,
+        shared: Arc<SharedState>,
+    ) -> StatusReporter {
+        StatusReporter { cluster, own, inbox, reads, shared, started: std::time::Instant::now() }
+    }
+
+    /// The cluster's name.
+    pub(crate) fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
+    /// This node.
+    pub(crate) fn own(&self) -> &MemberConfig {
+        &self.own
+    }
+
+    /// Calls back with the status, from a thread that may block. Never, if the node is stopping: then the callback is dropped.
+    pub(crate) fn report(self: &Arc<Self>, callback: StatusCallback) {
+        let reporter = self.clone();
+        self.inbox.push(Input::Status(Box::new(move |status| {
+            // The rest asks RocksDB, which the driver must not wait for.
+            let reads = reporter.reads.clone();
+            let rest: ReadWaiter = Box::new(move |_| callback(reporter.status(&status)));
+            // The read threads end only when the node stops.
+            let _ = reads.send(vec![rest]);
+        })));
+    }
+
+    fn status(&self, driver: &DriverStatus) -> NodeStatus {
+        let published = self.shared.published();
+        let statistics = self.shared.reader().statistics();
+        if let Err(error) = &statistics {
+            tracing::warn!(%error, "RocksDB does not say how it is doing");
+        }
+        let role = match driver.role {
+            Role::Follower => "follower",
+            Role::PreCandidate => "pre-candidate",
+            Role::Candidate => "candidate",
+            Role::Leader => "leader",
+        };
+        NodeStatus {
+            cluster: self.cluster.clone(),
+            node: driver.id.0,
+            name: self.own.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            role: role.to_owned(),
+            term: driver.term.0,
+            leader: driver.leader.map(|leader| leader.0),
+            log_first: driver.log_first.0,
+            log_last: driver.log_last.0,
+            commit: driver.commit.0,
+            applied: driver.applied.0,
+            flushed: driver.flushed.0,
+            revision: published.revision,
+            state_applied: published.applied.index.0,
+            state_hash: hexadecimal(&published.state_hash),
+            state_bytes: statistics.map_or(0, |statistics| statistics.disk_bytes + statistics.memtable_bytes),
+            log_bytes: driver.log_bytes,
+            uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            dropped_messages: driver.dropped_messages,
+        }
+    }
+}
+
+impl NodeStatus {
+    /// The status in the form of the client protocol.
+    pub(crate) fn into_reply(self, members: Vec<wire::Member>) -> wire::StatusReply {
+        let hash = (0..self.state_hash.len() / 2)
+            .map(|at| u8::from_str_radix(&self.state_hash[2 * at..2 * at + 2], 16).expect("the hash is hexadecimal"));
+        wire::StatusReply {
+            state_hash: hash.collect(),
+            cluster: self.cluster,
+            node: self.node,
+            name: self.name,
+            version: self.version,
+            role: self.role,
+            term: self.term,
+            leader: self.leader.unwrap_or(0),
+            log_first: self.log_first,
+            log_last: self.log_last,
+            commit: self.commit,
+            applied: self.state_applied,
+            revision: self.revision,
+            flushed: self.flushed,
+            members,
+            uptime_ms: self.uptime_ms,
+            state_bytes: self.state_bytes,
+            log_bytes: self.log_bytes,
+        }
+    }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
