@@ -1,0 +1,298 @@
+//! Why a connection was not made, in a form that a program can act on and a person can read.
+//!
+//! Three parties can say no. Our own checks can turn the other side down; the other side's TLS can turn us down, with an alert;
+//! and the other side's identity check can close the connection with a [`RefusalCode`] and a sentence. In TLS 1.3 the dialling side
+//! has finished its handshake before the other side has looked at its certificate, so the last two arrive while the Hello is under
+//! way, and [`ConnectError`] is what the whole exchange comes to, never the handshake alone.
+
+use crate::identity::{Identity, IdentityError};
+use quinn::{ConnectionError, VarInt};
+use std::io;
+use std::time::Duration;
+
+/// Why one side closed a connection that TLS had allowed: QUIC application close codes of both protocols.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RefusalCode {
+    /// An ordinary end: shutdown, or no longer needed.
+    Done,
+    /// The certificate's cluster is another one.
+    WrongCluster,
+    /// The certificate's role has no business on this port.
+    WrongRole,
+    /// Not the node that was dialled, or not a member.
+    WrongNode,
+    /// The certificate carries no identity that can be read.
+    NoIdentity,
+    /// Cluster-wide settings differ.
+    SettingsDiffer,
+    /// A frame that breaks the protocol.
+    Protocol,
+    /// The Hello took too long.
+    HelloTimeout,
+    /// As many connections as the limit allows.
+    Overloaded,
+    /// A newer connection of the same peer took its place.
+    Replaced,
+    /// A code that this version does not know.
+    Unknown(u32),
+}
+
+impl RefusalCode {
+    const ALL: [RefusalCode; 10] = [
+        RefusalCode::Done,
+        RefusalCode::WrongCluster,
+        RefusalCode::WrongRole,
+        RefusalCode::WrongNode,
+        RefusalCode::NoIdentity,
+        RefusalCode::SettingsDiffer,
+        RefusalCode::Protocol,
+        RefusalCode::HelloTimeout,
+        RefusalCode::Overloaded,
+        RefusalCode::Replaced,
+    ];
+
+    /// The number on the wire.
+    #[must_use]
+    pub fn code(self) -> u32 {
+        match self {
+            RefusalCode::Done => 0,
+            RefusalCode::WrongCluster => 1,
+            RefusalCode::WrongRole => 2,
+            RefusalCode::WrongNode => 3,
+            RefusalCode::NoIdentity => 4,
+            RefusalCode::SettingsDiffer => 5,
+            RefusalCode::Protocol => 6,
+            RefusalCode::HelloTimeout => 7,
+            RefusalCode::Overloaded => 8,
+            RefusalCode::Replaced => 9,
+            RefusalCode::Unknown(code) => code,
+        }
+    }
+
+    fn from_wire(code: VarInt) -> RefusalCode {
+        let number = u32::try_from(code.into_inner()).unwrap_or(u32::MAX);
+        RefusalCode::ALL.into_iter().find(|known| known.code() == number).unwrap_or(RefusalCode::Unknown(number))
+    }
+
+    /// Whether it is about who the other side is: trying again changes nothing.
+    #[must_use]
+    pub fn is_permission(self) -> bool {
+        match self {
+            RefusalCode::WrongCluster
+            | RefusalCode::WrongRole
+            | RefusalCode::WrongNode
+            | RefusalCode::NoIdentity
+            | RefusalCode::SettingsDiffer => true,
+            RefusalCode::Done
+            | RefusalCode::Protocol
+            | RefusalCode::HelloTimeout
+            | RefusalCode::Overloaded
+            | RefusalCode::Replaced
+            | RefusalCode::Unknown(_) => false,
+        }
+    }
+}
+
+/// A refusal about to be sent, or received: a code, and the cause for a person.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub(crate) struct Refusal {
+    /// What a program acts on.
+    pub(crate) code: RefusalCode,
+    /// What a person reads.
+    pub(crate) reason: String,
+}
+
+impl Refusal {
+    pub(crate) fn new(code: RefusalCode, reason: impl Into<String>) -> Refusal {
+        Refusal { code, reason: reason.into() }
+    }
+
+    pub(crate) fn close(&self, connection: &quinn::Connection) {
+        connection.close(VarInt::from_u32(self.code.code()), self.reason.as_bytes());
+    }
+}
+
+/// Why no connection came about.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ConnectError {
+    /// The address is not `host:port`, or its host does not resolve.
+    #[error("{address} does not resolve: {detail}")]
+    Resolve {
+        /// What was asked for.
+        address: String,
+        /// What the resolver said.
+        detail: String,
+    },
+    /// No local socket could be made.
+    #[error("no local socket for {address}: {detail}")]
+    Socket {
+        /// Whom it was for.
+        address: String,
+        /// What the operating system said.
+        detail: String,
+    },
+    /// TLS failed: a certificate is not of this cluster's authority, has expired, is missing, or the protocols differ.
+    #[error("{address}: TLS: {reason}")]
+    Tls {
+        /// Whom we dialled.
+        address: String,
+        /// The TLS alert, as in RFC 8446 section 6.
+        alert: u8,
+        /// Whether the other side turned us down; otherwise we turned it down.
+        by_peer: bool,
+        /// The cause and the next step.
+        reason: String,
+    },
+    /// The other side's certificate is good but it is not who we want.
+    #[error("{address} is {found}, but {wanted} was wanted")]
+    WrongPeer {
+        /// Whom we dialled.
+        address: String,
+        /// Who answered.
+        found: Identity,
+        /// Who should have.
+        wanted: String,
+    },
+    /// The other side's certificate says nothing we understand.
+    #[error("{address}: {cause}")]
+    PeerIdentity {
+        /// Whom we dialled.
+        address: String,
+        /// What is wrong with it.
+        cause: IdentityError,
+    },
+    /// The other side closed the connection and said why.
+    #[error("{address} refused: {reason}")]
+    Refused {
+        /// Whom we dialled.
+        address: String,
+        /// What a program acts on.
+        code: RefusalCode,
+        /// What a person reads.
+        reason: String,
+    },
+    /// Nobody answered, or the connection broke before the Hello was through.
+    #[error("{address} is unreachable: {reason}")]
+    Unreachable {
+        /// Whom we dialled.
+        address: String,
+        /// The cause.
+        reason: String,
+    },
+    /// No answer within the time allowed.
+    #[error("{address} did not answer within {} ms", after.as_millis())]
+    TimedOut {
+        /// Whom we dialled.
+        address: String,
+        /// The time allowed.
+        after: Duration,
+    },
+    /// The other side answered with something that is not this protocol.
+    #[error("{address} does not speak this protocol: {reason}")]
+    Protocol {
+        /// Whom we dialled.
+        address: String,
+        /// What was wrong.
+        reason: String,
+    },
+}
+
+impl ConnectError {
+    /// Whether the cause is certificates or permission: trying again changes nothing, and a command-line tool says so with an exit
+    /// code of its own.
+    #[must_use]
+    pub fn is_permission(&self) -> bool {
+        match self {
+            ConnectError::Tls { .. } | ConnectError::WrongPeer { .. } | ConnectError::PeerIdentity { .. } => true,
+            ConnectError::Refused { code, .. } => code.is_permission(),
+            ConnectError::Resolve { .. }
+            | ConnectError::Socket { .. }
+            | ConnectError::Unreachable { .. }
+            | ConnectError::TimedOut { .. }
+            | ConnectError::Protocol { .. } => false,
+        }
+    }
+
+    pub(crate) fn socket(address: &str, error: &io::Error) -> ConnectError {
+        ConnectError::Socket { address: address.to_owned(), detail: error.to_string() }
+    }
+
+    pub(crate) fn from_connection(address: &str, error: &ConnectionError) -> ConnectError {
+        let address = address.to_owned();
+        match error {
+            ConnectionError::TransportError(error) => match alert_of(error.code) {
+                Some(alert) => ConnectError::Tls {
+                    address,
+                    alert,
+                    by_peer: false,
+                    reason: explain_rejected_peer(alert, &error.reason),
+                },
+                None => ConnectError::Unreachable { address, reason: error.to_string() },
+            },
+            ConnectionError::ConnectionClosed(close) => match alert_of(close.error_code) {
+                Some(alert) => {
+                    let detail = String::from_utf8_lossy(&close.reason);
+                    ConnectError::Tls { address, alert, by_peer: true, reason: explain_rejected_us(alert, &detail) }
+                }
+                None => ConnectError::Unreachable { address, reason: close.to_string() },
+            },
+            ConnectionError::ApplicationClosed(close) => ConnectError::Refused {
+                address,
+                code: RefusalCode::from_wire(close.error_code),
+                reason: String::from_utf8_lossy(&close.reason).into_owned(),
+            },
+            ConnectionError::VersionMismatch
+            | ConnectionError::Reset
+            | ConnectionError::TimedOut
+            | ConnectionError::LocallyClosed
+            | ConnectionError::CidsExhausted => ConnectError::Unreachable { address, reason: error.to_string() },
+        }
+    }
+}
+
+/// The TLS alert inside a QUIC error code: codes 0x100 to 0x1ff are `CRYPTO_ERROR` plus the alert (RFC 9001 §4.8).
+fn alert_of(code: quinn::TransportErrorCode) -> Option<u8> {
+    let code = u64::from(code);
+    (0x100..0x200).contains(&code).then(|| u8::try_from(code - 0x100).expect("the range above is one byte wide"))
+}
+
+// Alerts of RFC 8446 §6 that mean something to whoever set the cluster up.
+const BAD_CERTIFICATE: u8 = 42;
+const CERTIFICATE_EXPIRED: u8 = 45;
+const UNKNOWN_CA: u8 = 48;
+const DECRYPT_ERROR: u8 = 51;
+const CERTIFICATE_REQUIRED: u8 = 116;
+const NO_APPLICATION_PROTOCOL: u8 = 120;
+
+fn explain_rejected_us(alert: u8, detail: &str) -> String {
+    let advice = match alert {
+        UNKNOWN_CA | DECRYPT_ERROR => {
+            "it does not accept our certificate: issued by another authority; use one of its own cluster"
+        }
+        CERTIFICATE_EXPIRED => {
+            "it does not accept our certificate: expired or not valid yet; issue a new one or set the clock"
+        }
+        CERTIFICATE_REQUIRED => "it wants a certificate and we have sent none; give certificate and key",
+        BAD_CERTIFICATE => "it does not accept our certificate; issue one with this cluster's authority",
+        NO_APPLICATION_PROTOCOL => {
+            "it speaks another protocol on this port; client and peer addresses are different ports"
+        }
+        _ => "it ended the handshake",
+    };
+    format!("{advice} (alert {alert}: {detail})")
+}
+
+fn explain_rejected_peer(alert: u8, detail: &str) -> String {
+    let advice = match alert {
+        UNKNOWN_CA | DECRYPT_ERROR => {
+            "its certificate is not issued by the authority we trust; check the address and the CA file"
+        }
+        CERTIFICATE_EXPIRED => "its certificate has expired or is not valid yet; issue a new one or set the clock",
+        NO_APPLICATION_PROTOCOL => {
+            "it speaks another protocol on this port; client and peer addresses are different ports"
+        }
+        _ => "we could not accept it",
+    };
+    format!("{advice} (alert {alert}: {detail})")
+}

@@ -1,0 +1,114 @@
+//! What the tests share: a cluster's certificates, a service that answers, waiting for conditions.
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
+use raft::NodeId;
+use raftkv_transport::proto::client as wire;
+use raftkv_transport::{
+    Authority, ClientLimits, ClientListener, ClientService, ClusterId, Credentials, Identity, LEAF_VALIDITY, Request,
+    Responder, Response, ScanResponder, Validity,
+};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// Longer than anything here takes on a machine with two busy cores.
+pub const DEADLINE: Duration = Duration::from_secs(15);
+
+pub fn loopback() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+pub fn authority(cluster: &str) -> Authority {
+    Authority::create(ClusterId::new(cluster).expect("a good name")).expect("keys can be made")
+}
+
+pub fn node(authority: &Authority, id: u64) -> Credentials {
+    let issued = authority.issue_node(NodeId(id), Validity::lasting(LEAF_VALIDITY)).expect("it can be issued");
+    Credentials::from_pem(authority.certificate_pem(), &issued.certificate_pem, &issued.key_pem).expect("a good pair")
+}
+
+pub fn client(authority: &Authority, name: &str) -> Credentials {
+    let issued = authority.issue_client(name, Validity::lasting(LEAF_VALIDITY)).expect("it can be issued");
+    Credentials::from_pem(authority.certificate_pem(), &issued.certificate_pem, &issued.key_pem).expect("a good pair")
+}
+
+/// Waits for a condition with a deadline.
+pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "still waiting for: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Answers puts with the length of the value as revision, gets with the key as value; keeps or drops what a test asks for by key.
+#[derive(Default)]
+pub struct Service {
+    pub kept: Mutex<Vec<Responder>>,
+    pub scans_ended: Mutex<Vec<String>>,
+}
+
+impl ClientService for Service {
+    fn hello(&self, client: &Identity) -> wire::HelloReply {
+        wire::HelloReply { name: client.to_string(), node: 1, ..wire::HelloReply::default() }
+    }
+
+    fn call(&self, _client: &Identity, request: Request, responder: Responder) {
+        match request {
+            Request::Put(put) if put.key == "keep" => self.kept.lock().expect("no panics").push(responder),
+            Request::Put(put) if put.key == "drop" => drop(responder),
+            Request::Put(put) => {
+                let header = wire::Header { revision: put.value.len() as u64, index: 0 };
+                responder.answer(Response::Put(wire::PutReply {
+                    header: Some(header),
+                    succeeded: true,
+                    previous: None,
+                }));
+            }
+            Request::Get(get) if get.key == "keep" => self.kept.lock().expect("no panics").push(responder),
+            Request::Get(get) if get.key == "drop" => drop(responder),
+            Request::Get(get) => {
+                let kv = wire::KeyValue { value: get.key.clone(), key: get.key, ..wire::KeyValue::default() };
+                responder.answer(Response::Get(wire::GetReply { header: None, kv: Some(kv) }));
+            }
+            Request::Delete(_) => responder.answer(Response::Delete(wire::DeleteReply::default())),
+            Request::Status(_) => responder.answer(Response::Status(wire::StatusReply::default())),
+        }
+    }
+
+    fn scan(&self, _client: &Identity, request: wire::ScanRequest, mut responder: ScanResponder) {
+        tokio::spawn(async move {
+            if request.count_only {
+                let error = wire::Error {
+                    code: wire::ErrorCode::Compacted.into(),
+                    message: "gone".to_owned(),
+                    ..wire::Error::default()
+                };
+                return responder.send_error(error).await;
+            }
+            let value = bytes::Bytes::from(vec![7u8; 100_000]);
+            for number in 1..=request.limit {
+                let kv = wire::KeyValue { value: value.clone(), version: number, ..wire::KeyValue::default() };
+                let last = number == request.limit;
+                responder.send(wire::ScanReply { kvs: vec![kv], last, ..wire::ScanReply::default() }).await?;
+            }
+            Ok(())
+        });
+    }
+}
+
+pub fn listener(credentials: &Credentials, limits: ClientLimits) -> (ClientListener, String, Arc<Service>) {
+    let service = Arc::new(Service::default());
+    let listener = ClientListener::start(loopback(), credentials, limits, service.clone()).expect("a port is free");
+    let address = listener.local_address().expect("it is bound").to_string();
+    (listener, address, service)
+}
+
+pub fn put(key: &'static str, value_bytes: usize) -> Request {
+    let value = bytes::Bytes::from(vec![1u8; value_bytes]);
+    Request::Put(wire::PutRequest { key: key.into(), value, ..wire::PutRequest::default() })
+}
+
+pub fn get(key: &'static str) -> Request {
+    Request::Get(wire::GetRequest { key: key.into(), ..wire::GetRequest::default() })
+}
