@@ -182,7 +182,7 @@ pub(crate) async fn run(link: Arc<Outgoing>, shared: Arc<Shared>, endpoint: Endp
                 }
                 last_error = text;
                 if error.is_permission() {
-                    backoff.to_the_longest();
+                    backoff.use_longest();
                 }
             }
         }
@@ -329,7 +329,7 @@ impl Backoff {
         self.current = BACKOFF_MIN;
     }
 
-    fn to_the_longest(&mut self) {
+    fn use_longest(&mut self) {
         self.current = BACKOFF_MAX;
     }
 

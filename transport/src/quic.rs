@@ -11,7 +11,7 @@
 //!
 //! Sized for a LAN: an initial round-trip estimate of 50 ms in place of 333 ms (only loss recovery during the handshake uses it), windows
 //! that hold a few MiB, keep-alives every second and an idle timeout of a few: QUIC has no reset when a process is killed, so
-//! silence is how its death shows. Migration is off for peers: a node that moves dials anew and is checked anew.
+//! silence is how its death shows, until it is back: then it resets what it does not know. Migration is off for peers: a node that moves dials anew and is checked anew.
 //!
 //! Absent: per-address limits at the door.
 
@@ -110,7 +110,7 @@ pub(crate) fn listen(bind: SocketAddr, protocol: Protocol, credentials: &Credent
         .max_incoming(INCOMING_MAX)
         .incoming_buffer_size(INCOMING_BUFFER_BYTES)
         .incoming_buffer_size_total(INCOMING_BUFFER_TOTAL_BYTES);
-    Endpoint::new(EndpointConfig::default(), Some(server), socket(bind)?, Arc::new(TokioRuntime))
+    Endpoint::new(credentials.endpoint_config(), Some(server), socket(bind)?, Arc::new(TokioRuntime))
 }
 
 /// An endpoint that only dials, for an address of this family.
