@@ -66,8 +66,16 @@ fn start(
         limits: setup.limits,
         snapshots: setup.snapshots,
     };
-    let handler = inbox.clone();
-    (PeerLinks::start(config, Arc::new(move |inbound| handler.take(inbound))).unwrap(), inbox)
+    let deadline = Instant::now() + common::DEADLINE;
+    loop {
+        let handler = inbox.clone();
+        match PeerLinks::start(config.clone(), Arc::new(move |inbound| handler.take(inbound))) {
+            Ok(links) => return (links, inbox),
+            // A socket closed a moment ago may still be on its way out.
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 /// Ports that were free a moment ago.
