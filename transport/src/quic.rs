@@ -15,6 +15,7 @@
 //!
 //! Absent: per-address limits at the door.
 
+use crate::error::{Refusal, RefusalCode};
 use crate::log_limit::LogLimit;
 use crate::tls::{Credentials, Protocol};
 use quinn::{Connection, Endpoint, EndpointConfig, Incoming, TokioRuntime, TransportConfig, VarInt};
@@ -182,12 +183,7 @@ impl Door {
             let (door, greet, serve) = (self.clone(), greet.clone(), serve.clone());
             tokio::spawn(async move {
                 let remote = incoming.remote_address();
-                let greeted = tokio::time::timeout(HANDSHAKE_TIMEOUT, async {
-                    let connection = incoming.await.map_err(|cause| explain_handshake(&cause))?;
-                    greet(connection).await
-                });
-                let outcome =
-                    greeted.await.unwrap_or_else(|_| Err("handshake or Hello not finished in time".to_owned()));
+                let outcome = greet_in_time(incoming, greet).await;
                 drop(handshake);
                 match outcome {
                     Ok(greeted) => serve(greeted).await,
@@ -218,6 +214,25 @@ impl Door {
             return None;
         };
         Some((incoming, Place { _connection: connection }, handshake))
+    }
+}
+
+async fn greet_in_time<Greeted, Greeting: Future<Output = Result<Greeted, String>>>(
+    incoming: Incoming,
+    greet: impl Fn(Connection) -> Greeting,
+) -> Result<Greeted, String> {
+    let deadline = tokio::time::Instant::now() + HANDSHAKE_TIMEOUT;
+    let connection = tokio::time::timeout_at(deadline, incoming)
+        .await
+        .map_err(|_| "the handshake was not finished in time".to_owned())?
+        .map_err(|cause| explain_handshake(&cause))?;
+    match tokio::time::timeout_at(deadline, greet(connection.clone())).await {
+        Ok(outcome) => outcome,
+        Err(_) => {
+            let refusal = Refusal::new(RefusalCode::HelloTimeout, "Hello was not finished in time");
+            refusal.close(&connection);
+            Err(refusal.reason)
+        }
     }
 }
 

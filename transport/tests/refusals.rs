@@ -5,7 +5,10 @@ mod common;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use common::{DEADLINE, Logs, authority, client, listener, loopback, node, until};
+use prost::Message as _;
 use raft::NodeId;
+use raftkv_transport::proto::client as wire;
+use raftkv_transport::proto::client::ErrorCode;
 use raftkv_transport::{
     Authority, ClientConnection, ClientLimits, ConnectError, CredentialPaths, Credentials, CredentialsError, Inbound,
     PeerConfig, PeerLimits, PeerLinks, RefusalCode, Validity,
@@ -270,6 +273,57 @@ async fn unknown_frame_version_ends_the_connection_with_a_reason() {
     let end = tokio::time::timeout(DEADLINE, connection.closed()).await.unwrap();
     assert!(end.to_string().contains("frame version 9 is not known here"), "{end}");
     logs.wait_for(&["connection refused", "frame version 9"]).await;
+}
+
+async fn frame(receive: &mut quinn::RecvStream) -> (u8, u64, Bytes) {
+    let mut head = [0; 16];
+    receive.read_exact(&mut head).await.unwrap();
+    let mut body = vec![0; u32::from_be_bytes(head[..4].try_into().unwrap()) as usize];
+    receive.read_exact(&mut body).await.unwrap();
+    (head[5], u64::from_be_bytes(head[8..].try_into().unwrap()), Bytes::from(body))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn malformed_and_unknown_requests_are_answered_under_their_number() {
+    let authority = authority("main");
+    let (_listener, address, _) = listener(&node(&authority, 1), ClientLimits::default());
+    let (_endpoint, connection) = raw(&authority, &address).await;
+    let (mut send, mut receive) = connection.open_bi().await.unwrap();
+    send.write_all(&envelope(0, 1, 1, 0)).await.unwrap();
+    assert_eq!(frame(&mut receive).await.0, 2, "Hello is answered");
+    for (kind, request, code) in [(5, 11, ErrorCode::Invalid), (99, 12, ErrorCode::Unsupported)] {
+        let mut out = envelope(3, 1, kind, request);
+        out.put_slice(&[0xff; 3]);
+        send.write_all(&out).await.unwrap();
+        let (answered_kind, answered, body) = frame(&mut receive).await;
+        assert_eq!((answered_kind, answered), (4, request));
+        assert_eq!(wire::Error::decode(body).unwrap().code(), code);
+    }
+    send.write_all(&envelope(0, 1, 13, 13)).await.unwrap();
+    assert_eq!(frame(&mut receive).await.1, 13, "the stream goes on");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn malformed_peer_message_closes_the_connection_and_is_counted() {
+    let logs = Logs::capture().await;
+    let authority = authority("main");
+    let links = links(&node(&authority, 1), vec![(NodeId(2), "127.0.0.1:1".to_owned())], 0);
+    let issued = authority.issue_node(NodeId(2), Validity::lasting(DAY)).unwrap();
+    let member = Intruder { alpn: b"raftkv-peer/1", pair: Some((issued.certificate_pem, issued.key_pem)) };
+    let endpoint = quinn::Endpoint::client(loopback()).unwrap();
+    let address = links.local_address().unwrap();
+    let connection = endpoint.connect_with(member.config(), address, "x").unwrap().await.unwrap();
+    let (mut send, mut receive) = connection.open_bi().await.unwrap();
+    send.write_all(&envelope(0, 1, 1, 0)).await.unwrap();
+    assert_eq!(frame(&mut receive).await.0, 2, "Hello is answered");
+    let mut lane = connection.open_uni().await.unwrap();
+    let mut out = envelope(3, 1, 3, 0);
+    out.put_slice(&[0xff; 3]);
+    lane.write_all(&out).await.unwrap();
+    let end = tokio::time::timeout(DEADLINE, connection.closed()).await.unwrap();
+    assert!(end.to_string().contains("malformed message"), "{end}");
+    assert_eq!(links.counts().malformed, 1);
+    logs.wait_for(&["peer sent something that is no message"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
