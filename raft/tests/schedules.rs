@@ -68,7 +68,7 @@ fn run_schedule(seed: u64) -> (usize, u64, u64) {
         message_micros_max: 100 + cluster.dice.below(12_000),
         write_micros_max: 100 + cluster.dice.below(15_000),
     };
-    if seed % 4 != 0 {
+    if !seed.is_multiple_of(4) {
         cluster.elect_if_possible();
     }
     let micros_max = if cluster.dice.chance(50) { 8_000 } else { 40_000 };

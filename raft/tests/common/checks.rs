@@ -110,7 +110,7 @@ impl Checks {
 
     pub fn after_step(&mut self, _id: NodeId, machines: &BTreeMap<NodeId, Machine>, _now: Instant) {
         self.steps += 1;
-        if self.steps % 64 == 0 {
+        if self.steps.is_multiple_of(64) {
             check_log_matching(machines);
         }
     }
