@@ -874,3 +874,41 @@ fn late_refusal_is_ignored() {
     let progress = rig.node.peer_progress().next().unwrap();
     assert_eq!((progress.matched, progress.next), (LogIndex(3), LogIndex(4)));
 }
+
+/// A peer's message never panics a node, whatever numbers it holds; only one that contradicts what is committed, or the same
+/// leader's own earlier word, may halt it.
+#[test]
+fn forged_numbers_are_harmless() {
+    let numbers = [0, 1, 2, 3, 5, u64::MAX / 2, u64::MAX - 1, u64::MAX];
+    let mut dice = common::Dice::new(3);
+    for _ in 0..3000 {
+        let mut candidate = Rig::new(3);
+        candidate.campaign();
+        for mut rig in [Rig::follower(2, &[1, 2]), candidate, Rig::leader(3, &[1, 1]).0] {
+            let mut any = || numbers[usize::try_from(dice.below(8)).unwrap()];
+            let (term, place, other) = (any(), position(any(), any()), any());
+            let mut forged = entries(1, &[any().min(9)]);
+            forged[0].index = LogIndex(any());
+            let mismatch = AppendOutcome::Mismatch { previous: LogIndex(any()), hint: place };
+            let durable = AppendOutcome::Durable { match_index: LogIndex(other) };
+            let bodies = [
+                Body::PreVote { last: place },
+                Body::PreVoteReply { granted: other > 1 },
+                Body::Vote { last: place, transfer: other > 1 },
+                Body::VoteReply { granted: other > 1 },
+                Body::Append { previous: place, commit: LogIndex(0), read_round: other, entries: forged },
+                Body::AppendReply { outcome: mismatch, read_round: any() },
+                Body::AppendReply { outcome: durable, read_round: any() },
+                Body::SnapshotOffer { position: place },
+                Body::ReadIndex { request: other },
+                Body::ReadIndexReply { request: other, index: Some(place.index) },
+                Body::TimeoutNow,
+            ];
+            let body = bodies[usize::try_from(dice.below(11)).unwrap()].clone();
+            rig.receive(2, term, body);
+            rig.durable();
+            rig.time_out();
+            assert!(rig.term() <= 1 << 62);
+        }
+    }
+}

@@ -17,6 +17,9 @@ pub struct Checks {
     pub reads_served: u64,
     pub reads_refused: u64,
     pub elections: u64,
+    pub installs: u64,
+    pub loads: u64,
+    pub truncations: u64,
     steps: u64,
 }
 
