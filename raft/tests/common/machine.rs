@@ -269,10 +269,11 @@ impl Machine {
     /// The oldest range handed out is applied, from what the disk holds.
     pub fn finish_apply(&mut self, id: NodeId, checks: &mut Checks) -> Option<Event> {
         let range = self.applies.pop_front()?;
+        let term = self.node.as_ref()?.status().term;
         assert_eq!(range.first, self.applied.next(), "node {id} was told to apply {range:?} after {}", self.applied);
         for index in (range.first.0..=range.last.0).map(LogIndex) {
             let entry = self.disk.entries.get(&index).expect("what is handed out for applying is on disk");
-            checks.applied(id, entry);
+            checks.applied(id, term, entry);
         }
         self.applied = range.last;
         Some(Event::Applied { index: range.last })
