@@ -1,5 +1,7 @@
 //! Who is let in: only the cluster's own certificates, each role on its own port.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use common::{Cluster, eventually, stderr};

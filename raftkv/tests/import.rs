@@ -3,6 +3,8 @@
 //! The data: every installed Debian package with its version, and thousands of files of the crates this very workspace is
 //! built from, binary ones included.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use client::Client;
@@ -103,6 +105,7 @@ async fn verify(clients: &[Client], expected: &BTreeMap<Vec<u8>, Hash>) {
                 .get(key.clone())
                 .await
                 .unwrap()
+                .kv
                 .unwrap_or_else(|| panic!("{} is lost", String::from_utf8_lossy(&key)));
             assert_eq!(sha256(&found.value), hash, "{} came back changed", String::from_utf8_lossy(&key));
         }
@@ -128,7 +131,7 @@ async fn real_data_survives_through_every_node_and_a_kill_of_all() {
     for_each(data, |number, (key, value)| {
         let client = clients[number % clients.len()].clone();
         async move {
-            client.put(key, value).await.unwrap();
+            client.put((key, value)).await.unwrap();
         }
     })
     .await;

@@ -2,6 +2,8 @@
 //!
 //! Every acknowledged write must be there afterwards, on all nodes, and the nodes' state hashes must agree.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use client::Error;
@@ -29,7 +31,7 @@ async fn write(client: client::Client, writer: u64, stop: Arc<AtomicBool>) -> Le
     while !stop.load(Ordering::Relaxed) {
         number += 1;
         let key = format!("writer{writer}/{}", number % 97);
-        match client.put(key.clone(), number.to_string()).await {
+        match client.put((key.clone(), number.to_string())).await {
             Ok(_) => {
                 ledger.writes += 1;
                 ledger.acknowledged.insert(key.clone(), number);
@@ -82,10 +84,8 @@ async fn acknowledged_writes_survive_a_minute_of_kills() {
         let client = cluster.client_at(node);
         for ledger in &ledgers {
             for (key, acknowledged) in &ledger.acknowledged {
-                let found = client
-                    .get_stale(key.clone())
+                let found = common::get_stale(&client, key.clone())
                     .await
-                    .unwrap()
                     .unwrap_or_else(|| panic!("{key} is lost on node {node}"));
                 let value: u64 = std::str::from_utf8(&found.value).unwrap().parse().unwrap();
                 let unknown = ledger.unknown.get(key).is_some_and(|numbers| numbers.contains(&value));

@@ -1,5 +1,7 @@
 //! Starting, stopping and handing over.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use common::{Cluster, DEADLINE, RAFTKV};
@@ -19,7 +21,7 @@ async fn a_leader_that_is_stopped_hands_over_and_ends_with_zero() {
     // Handed over, not timed out: one election, at once.
     assert_eq!(cluster.nodes[successor].status().await.unwrap().term, term + 1, "{}", cluster.logs());
     assert!(cluster.nodes[leader].log().contains("handing leadership over"), "{}", cluster.nodes[leader].log());
-    cluster.client().put("after", "handover").await.unwrap();
+    cluster.client().put(("after", "handover")).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -27,9 +29,9 @@ async fn a_write_through_any_node_is_read_through_any_other() {
     let cluster = Cluster::start(3).await;
     for writer in 0..3 {
         let key = format!("key{writer}");
-        cluster.client_at(writer).put(key.clone(), "value").await.unwrap();
+        cluster.client_at(writer).put((key.clone(), "value")).await.unwrap();
         for reader in 0..3 {
-            let found = cluster.client_at(reader).get(key.clone()).await.unwrap();
+            let found = cluster.client_at(reader).get(key.clone()).await.unwrap().kv;
             assert_eq!(found.map(|kv| kv.value).as_deref(), Some(&b"value"[..]), "{key} through node {reader}");
         }
     }
@@ -56,7 +58,7 @@ async fn a_follower_too_far_behind_gets_a_snapshot() {
         let client = client.clone();
         tasks.spawn(async move {
             for number in 0..1500u32 {
-                client.put(format!("key{writer}/{number}"), vec![5; 2000]).await.unwrap();
+                client.put((format!("key{writer}/{number}"), vec![5; 2000])).await.unwrap();
             }
         });
     }
@@ -71,13 +73,13 @@ async fn a_follower_too_far_behind_gets_a_snapshot() {
             break;
         }
         assert!(started.elapsed() < DEADLINE, "the log is never compacted: {status:#?}");
-        client.put("more", vec![5; 2000]).await.unwrap();
+        client.put(("more", vec![5; 2000])).await.unwrap();
     }
     cluster.nodes[behind].start();
     let statuses = cluster.settled().await;
     assert!(statuses.iter().all(|status| status.state_hash == statuses[0].state_hash), "{statuses:#?}");
     assert!(cluster.nodes[behind].log().contains("snapshot is in use"), "{}", cluster.nodes[behind].log());
-    let found = cluster.client_at(behind).get_stale("key7/1499").await.unwrap();
+    let found = common::get_stale(&cluster.client_at(behind), "key7/1499").await;
     assert_eq!(found.map(|kv| kv.value.len()), Some(2000));
 }
 

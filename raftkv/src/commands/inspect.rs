@@ -74,9 +74,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        cause.downcast_ref::<io::Error>().is_some_and(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
-    })
+    error
+        .chain()
+        .any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|cause| cause.kind() == io::ErrorKind::BrokenPipe))
 }
 
 /// The data directory that `dir` is, or that the configuration in it names.
@@ -166,7 +166,10 @@ fn record_line(record: &RecordSummary) -> String {
     let end = if record.last_of_write { "" } else { " …" };
     let damage = record.damage.map(|damage| format!("  DAMAGED: {damage}")).unwrap_or_default();
     let kind = kind_name(record.kind);
-    format!("{offset:>12}  {kind:<12} write {write_sequence}.{}{end}  term {term}  first index {first_index}  count {count}  {bytes} bytes{damage}", record.part)
+    format!(
+        "{offset:>12}  {kind:<12} write {write_sequence}.{}{end}  term {term}  first index {first_index}  count {count}  {bytes} bytes{damage}",
+        record.part
+    )
 }
 
 fn report_verdict(verdict: &Verdict, output: Output, out: &mut impl Write) -> anyhow::Result<()> {
@@ -176,7 +179,10 @@ fn report_verdict(verdict: &Verdict, output: Output, out: &mut impl Write) -> an
     };
     match (output, verdict) {
         (Output::Json, Verdict::Opens { recovered, end }) => {
-            let torn = recovered.torn_tail.as_ref().map(|torn| json!({ "file": torn.file, "offset": torn.offset, "bytes": torn.bytes }));
+            let torn = recovered
+                .torn_tail
+                .as_ref()
+                .map(|torn| json!({ "file": torn.file, "offset": torn.offset, "bytes": torn.bytes }));
             let line = json!({
                 "type": "verdict",
                 "opens": true,

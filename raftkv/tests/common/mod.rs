@@ -1,6 +1,6 @@
 //! A cluster of real processes for tests: real certificates, real disks, `kill -9`.
 
-#![allow(dead_code, clippy::unwrap_used, reason = "each test uses part of this, and a test that cannot go on fails")]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test uses part of this, and a test that cannot go on fails")]
 
 use raftkv::config::{Config, FILE_NAME};
 use raftkv::http::fetch_status;
@@ -273,9 +273,12 @@ impl Cluster {
 
     fn client_with(&self, endpoints: Vec<String>) -> client::Client {
         let admin = self.out().join("admin");
-        let credentials =
-            client::Credentials::load(&admin.join("ca.crt"), &admin.join("client.crt"), &admin.join("client.key"))
-                .unwrap();
+        let credentials = client::Credentials::load(&client::CredentialPaths {
+            authority: admin.join("ca.crt"),
+            certificate: admin.join("client.crt"),
+            key: admin.join("client.key"),
+        })
+        .unwrap();
         client::Client::builder()
             .endpoints(endpoints)
             .credentials(credentials)
@@ -288,4 +291,10 @@ impl Cluster {
 /// What a command wrote to stderr, for messages of assertions.
 pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// What the node that `client` starts from has applied for `key`.
+pub async fn get_stale(client: &client::Client, key: impl Into<bytes::Bytes>) -> Option<client::KeyValue> {
+    let get = client::Get::new(key).level(client::Level::Stale { age_max: None });
+    client.get(get).await.unwrap().kv
 }
