@@ -1,7 +1,7 @@
 //! What must hold for the whole group at any moment (Raft Figure 3), whatever the world does.
 
 use super::machine::Machine;
-use raftkv_raft::{Entry, Instant, LogIndex, LogPosition, Node, NodeId, ReadReady, Term};
+use raftkv_raft::{Entry, Instant, LogIndex, LogPosition, Node, NodeId, ReadReady, Role, Term};
 use std::collections::BTreeMap;
 
 /// The memory of the checks: what has been seen anywhere, ever.
@@ -10,8 +10,8 @@ pub struct Checks {
     leaders: BTreeMap<Term, NodeId>,
     /// Everything applied anywhere, by index.
     committed: Vec<Entry>,
-    /// For each of them a term in which, or before which, it was committed.
-    committed_by: Vec<Term>,
+    /// What leaders have committed, by index: the entry's term, and the first term whose leader committed it.
+    committed_by: Vec<(Term, Term)>,
     /// The highest index any node has ever known to be committed.
     commit_known: LogIndex,
     /// What was known to be committed when a read began, by node and token.
@@ -49,13 +49,12 @@ impl Checks {
         assert_eq!(earlier, None, "node {id} leads in term {term}, which had a leader");
         self.elections += 1;
         let log = node.log();
-        for (entry, committed_by) in self.committed.iter().zip(&self.committed_by) {
-            if entry.index >= log.start().index && *committed_by < term {
+        for (index, (entry_term, committed_by)) in (1..).map(LogIndex).zip(&self.committed_by) {
+            if index >= log.start().index && *committed_by < term {
                 assert_eq!(
-                    log.term(entry.index),
-                    Some(entry.term),
-                    "the leader of term {term}, node {id}, lacks the committed entry {}",
-                    entry.position()
+                    log.term(index),
+                    Some(*entry_term),
+                    "the leader of term {term}, node {id}, lacks {index}, committed in term {committed_by}"
                 );
             }
         }
@@ -63,20 +62,28 @@ impl Checks {
 
     /// State Machine Safety (Raft §5.4.3): one entry at one index, for ever. This also says that nothing acknowledged is
     /// lost: an acknowledgement comes after the apply on the leader.
-    pub fn applied(&mut self, id: NodeId, term: Term, entry: &Entry) {
+    pub fn applied(&mut self, id: NodeId, entry: &Entry) {
         let offset = usize::try_from(entry.index.0).unwrap() - 1;
         match self.committed.get(offset) {
             Some(known) => assert_eq!(known, entry, "node {id} applied another entry at {}", entry.index),
             None => {
                 assert_eq!(self.committed.len(), offset, "node {id} applied {} before what precedes it", entry.index);
                 self.committed.push(entry.clone());
-                self.committed_by.push(term);
             }
         }
     }
 
-    pub fn committed_somewhere(&mut self, _id: NodeId, index: LogIndex) {
-        self.commit_known = self.commit_known.max(index);
+    /// Learns what a node knows to be committed.
+    pub fn committed_somewhere(&mut self, node: &Node) {
+        let status = node.status();
+        self.commit_known = self.commit_known.max(status.commit);
+        if status.role != Role::Leader {
+            return;
+        }
+        for index in (self.committed_by.len() as u64 + 1..=status.commit.0).map(LogIndex) {
+            let entry_term = node.log().term(index).expect("a leader holds what it commits");
+            self.committed_by.push((entry_term, status.term));
+        }
     }
 
     pub fn read_begins(&mut self, id: NodeId, token: u64) {

@@ -222,7 +222,7 @@ impl Machine {
         {
             checks.elected(id, changed.term, node);
         }
-        checks.committed_somewhere(id, node.status().commit);
+        checks.committed_somewhere(node);
         for ready in &self.actions.reads {
             checks.read_ready(id, *ready);
         }
@@ -269,11 +269,10 @@ impl Machine {
     /// The oldest range handed out is applied, from what the disk holds.
     pub fn finish_apply(&mut self, id: NodeId, checks: &mut Checks) -> Option<Event> {
         let range = self.applies.pop_front()?;
-        let term = self.node.as_ref()?.status().term;
         assert_eq!(range.first, self.applied.next(), "node {id} was told to apply {range:?} after {}", self.applied);
         for index in (range.first.0..=range.last.0).map(LogIndex) {
             let entry = self.disk.entries.get(&index).expect("what is handed out for applying is on disk");
-            checks.applied(id, term, entry);
+            checks.applied(id, entry);
         }
         self.applied = range.last;
         Some(Event::Applied { index: range.last })
