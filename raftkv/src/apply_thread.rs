@@ -24,8 +24,6 @@ const FLUSHED_INTERVAL: Duration = Duration::from_millis(250);
 pub(crate) enum StateJob {
     /// Apply entries.
     Apply(ApplyJob),
-    /// Start writing what is in memory to disk.
-    Flush,
     /// Switch to the snapshot that was received.
     Install {
         /// Its position.
@@ -55,7 +53,6 @@ impl ApplyThread {
         for job in jobs {
             let done = match job {
                 StateJob::Apply(job) => self.apply(job, &mut outcomes, &mut flushed),
-                StateJob::Flush => self.state.machine().flush(false).map_err(|error| FatalError::State(error.into())),
                 StateJob::Install { position, done } => self.install(position, done),
             };
             if let Err(error) = done {

@@ -183,7 +183,10 @@ impl<H: Host> Driver<H> {
             Input::Compacted { position, log_bytes } => {
                 self.compacting = false;
                 self.log_bytes = log_bytes;
-                self.step(now, Event::Compacted { position });
+                // While a snapshot takes the log's place, the core's log stands still; it will start after the snapshot anyway.
+                if !self.node.status().installing_snapshot {
+                    self.step(now, Event::Compacted { position });
+                }
             }
             Input::TransferLeadership { target } => {
                 self.propose_batch(now);
@@ -356,6 +359,8 @@ impl<H: Host> Driver<H> {
             self.host.fetch_snapshot(fetch);
         }
         if let Some(install) = actions.install_snapshot.take() {
+            // What was committed and not handed on yet is in the snapshot.
+            self.apply_waiting.last = self.apply_waiting.first.previous();
             self.host.install_snapshot(install);
         }
         if let Some(reason) = actions.dropped.take() {
@@ -471,6 +476,9 @@ impl<H: Host> Driver<H> {
         }
         self.host.request_flush();
         let status = self.node.status();
+        if status.installing_snapshot {
+            return;
+        }
         let up_to = LogIndex(self.flushed.0.saturating_sub(RETAINED_ENTRIES));
         if up_to < status.log_first {
             return;

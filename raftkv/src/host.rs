@@ -6,6 +6,7 @@ use crate::driver::{ApplyJob, Host, Input, PersistJob, ReadWaiter};
 use crate::inbox::Inbox;
 use crate::log_thread::LogJob;
 use crate::observer::Observer;
+use crate::shared_state::SharedState;
 use crate::snapshots::SnapshotFetcher;
 use crate::state::finish_install;
 use crossbeam_channel::Sender;
@@ -28,6 +29,8 @@ pub(crate) struct ThreadHost {
     pub(crate) loads: Sender<Load>,
     /// To the read threads.
     pub(crate) reads: Sender<Vec<ReadWaiter>>,
+    /// What reads see.
+    pub(crate) shared: Arc<SharedState>,
     /// To the peers.
     pub(crate) links: Arc<dyn PeerTransport>,
     /// Back to the driver.
@@ -103,7 +106,14 @@ impl Host for ThreadHost {
     }
 
     fn request_flush(&mut self) {
-        hand_over(&self.state, StateJob::Flush);
+        let shared = self.shared.clone();
+        // RocksDB may make whoever asks wait when it is short of room: not the thread that applies.
+        let flush: ReadWaiter = Box::new(move |_| {
+            if let Err(error) = shared.reader().flush(false) {
+                tracing::warn!(%error, "RocksDB does not flush");
+            }
+        });
+        hand_over(&self.reads, vec![flush]);
     }
 
     fn changed(&mut self, changed: Changed) {

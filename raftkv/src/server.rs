@@ -98,7 +98,7 @@ impl Server {
         let listener = start_listener(&config, &credentials, &parts)?;
         let http = start_http(&config, parts.reporter.clone()).await?;
 
-        let Recovered { directory, log, state, shared: _, store, restored, outgoing: _ } = recovered;
+        let Recovered { directory, log, state, shared, store, restored, outgoing: _ } = recovered;
         let (role, role_changes) = watch::channel(None);
         let (logs, log_jobs) = unbounded::<LogJob>();
         let (states, state_jobs) = unbounded::<StateJob>();
@@ -108,6 +108,7 @@ impl Server {
             state: states,
             loads,
             reads: parts.reads.clone(),
+            shared,
             links: links.clone(),
             inbox: inbox.clone(),
             snapshots: SnapshotFetcher {

@@ -1,6 +1,11 @@
 //! A cluster of real processes for tests: real certificates, real disks, `kill -9`.
 
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test uses part of this, and a test that cannot go on fails")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "each test uses part of this, and a test that cannot go on fails"
+)]
 
 use raftkv::config::{Config, FILE_NAME};
 use raftkv::http::fetch_status;
