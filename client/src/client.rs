@@ -50,6 +50,10 @@ pub(crate) enum Work {
 }
 
 /// What it brings.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large variant is the usual one, and a box would be one more allocation a call"
+)]
 pub(crate) enum Done {
     Call(Response),
     Scan(Box<OpenScan>),
