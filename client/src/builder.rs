@@ -13,10 +13,10 @@ pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 /// Settings of a [`Client`].
 ///
 /// ```no_run
-/// use client::{Client, Credentials};
+/// use raftkv_client::{Client, Credentials};
 /// use std::time::Duration;
 ///
-/// # fn example(credentials: Credentials) -> Result<(), client::BuildError> {
+/// # fn example(credentials: Credentials) -> Result<(), raftkv_client::BuildError> {
 /// let client = Client::builder()
 ///     .endpoints(["n1.example:7400", "n2.example:7400"])
 ///     .credentials(credentials)

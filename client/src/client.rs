@@ -50,6 +50,10 @@ pub(crate) enum Work {
 }
 
 /// What it brings.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large variant is the usual one, and a box would be one more allocation a call"
+)]
 pub(crate) enum Done {
     Call(Response),
     Scan(Box<OpenScan>),
@@ -97,8 +101,8 @@ impl Client {
     /// Writes one key. When it returns, the write is durable on a majority of the nodes.
     ///
     /// ```no_run
-    /// # async fn example(client: client::Client) -> Result<(), client::Error> {
-    /// use client::{Error, Put};
+    /// # async fn example(client: raftkv_client::Client) -> Result<(), raftkv_client::Error> {
+    /// use raftkv_client::{Error, Put};
     /// client.put(("color", "green")).await?;
     /// match client.put(Put::new("lock", "me").if_absent()).await {
     ///     Ok(_) => println!("it is mine"),
@@ -126,8 +130,8 @@ impl Client {
     /// Reads one key.
     ///
     /// ```no_run
-    /// # async fn example(client: client::Client) -> Result<(), client::Error> {
-    /// use client::{Get, Level};
+    /// # async fn example(client: raftkv_client::Client) -> Result<(), raftkv_client::Error> {
+    /// use raftkv_client::{Get, Level};
     /// let found = client.get("color").await?;
     /// println!("{:?} at revision {}", found.kv.map(|kv| kv.value), found.revision);
     /// let nearby = client.get(Get::new("color").level(Level::Stale { age_max: None })).await?;
@@ -148,8 +152,8 @@ impl Client {
     /// Deletes one key or a range, all at one revision.
     ///
     /// ```no_run
-    /// # async fn example(client: client::Client) -> Result<(), client::Error> {
-    /// use client::{Delete, Range};
+    /// # async fn example(client: raftkv_client::Client) -> Result<(), raftkv_client::Error> {
+    /// use raftkv_client::{Delete, Range};
     /// let outcome = client.delete(Delete::range(Range::prefix("session/"))).await?;
     /// println!("{} sessions deleted", outcome.deleted);
     /// # Ok(())
@@ -169,8 +173,8 @@ impl Client {
     /// Begins to read a range. Pairs come as they are asked for, so a range of any size takes little memory here.
     ///
     /// ```no_run
-    /// # async fn example(client: client::Client) -> Result<(), client::Error> {
-    /// use client::{Range, Scan};
+    /// # async fn example(client: raftkv_client::Client) -> Result<(), raftkv_client::Error> {
+    /// use raftkv_client::{Range, Scan};
     /// let mut scan = client.scan(Scan::new(Range::prefix("service/"))).await?;
     /// while let Some(kv) = scan.next().await? {
     ///     println!("{:?} = {:?}", kv.key, kv.value);

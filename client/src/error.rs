@@ -207,7 +207,11 @@ pub(crate) struct Human(pub(crate) Duration);
 impl fmt::Display for Human {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let milliseconds = self.0.as_millis();
-        if milliseconds % 1000 == 0 { write!(f, "{} s", milliseconds / 1000) } else { write!(f, "{milliseconds} ms") }
+        if milliseconds.is_multiple_of(1000) {
+            write!(f, "{} s", milliseconds / 1000)
+        } else {
+            write!(f, "{milliseconds} ms")
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! runs, and goes on with them when nodes fail. It is cheap to clone, and all clones share its connections.
 //!
 //! ```no_run
-//! use client::{Client, CredentialPaths, Credentials};
+//! use raftkv_client::{Client, CredentialPaths, Credentials};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let credentials = Credentials::load(&CredentialPaths {

@@ -57,7 +57,7 @@ impl From<Condition> for wire::Condition {
 /// Write one key.
 ///
 /// ```
-/// use client::Put;
+/// use raftkv_client::Put;
 /// let put = Put::new("leader", "n1").if_absent().with_previous();
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -230,7 +230,7 @@ fn prefix_end(prefix: &[u8]) -> Option<Bytes> {
 /// Delete keys.
 ///
 /// ```
-/// use client::{Delete, Range};
+/// use raftkv_client::{Delete, Range};
 /// let one = Delete::key("color");
 /// let many = Delete::range(Range::prefix("session/")).with_previous();
 /// ```
@@ -267,7 +267,7 @@ impl Delete {
 /// Read a range, in order, all at one revision.
 ///
 /// ```
-/// use client::{Range, Scan};
+/// use raftkv_client::{Range, Scan};
 /// let newest = Scan::new(Range::prefix("log/")).reverse().limit(10);
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -151,7 +151,7 @@ impl Client {
     /// The members, as the node that this client stays with knows them.
     ///
     /// ```no_run
-    /// # async fn example(client: client::Client) -> Result<(), client::Error> {
+    /// # async fn example(client: raftkv_client::Client) -> Result<(), raftkv_client::Error> {
     /// for member in client.member_list().await? {
     ///     println!("{} {} {}", member.id, member.name, member.client_address);
     /// }

@@ -1,1 +1,67 @@
-fn main() {}
+//! `raftkv-cli`: raftkv from the command line.
+//!
+//! Data goes to standard output, everything else to standard error. What a command comes to is its exit code: [`failure::Code`] is the
+//! table. Each command has one file under `commands/`.
+
+mod arguments;
+mod commands;
+mod connect;
+mod failure;
+mod output;
+mod record;
+mod source;
+
+use arguments::{Arguments, Command, Globals};
+use clap::Parser;
+use failure::{Code, Failure};
+use std::io::Write;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // Usage errors end here, with 2.
+    let Arguments { globals, command } = Arguments::parse();
+    if globals.verbose {
+        log_to_stderr();
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(cause) => return report(&Failure::other(format!("no threads to run on: {cause}"))),
+    };
+    let outcome = runtime.block_on(run(command, &globals));
+    // A thread may be reading standard input for ever.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => report(&failure),
+    }
+}
+
+async fn run(command: Command, globals: &Globals) -> Result<(), Failure> {
+    match command {
+        Command::Put(arguments) => commands::put::run(arguments, globals).await,
+        Command::Get(arguments) => commands::get::run(arguments, globals).await,
+        Command::Del(arguments) => commands::del::run(arguments, globals).await,
+        Command::Scan(arguments) => commands::scan::run(arguments, globals).await,
+        Command::Status => commands::status::run(globals).await,
+        Command::Member(command) => commands::member::run(command, globals).await,
+        Command::Import(arguments) => commands::import::run(arguments, globals).await,
+        Command::Export(arguments) => commands::export::run(arguments, globals).await,
+        Command::Bench(command) => commands::bench::run(command, globals).await,
+        Command::Version => commands::version::run(globals).await,
+    }
+}
+
+fn report(failure: &Failure) -> ExitCode {
+    if failure.code != Code::ReaderGone {
+        // Where standard error is closed there is nobody to tell; the exit code remains.
+        let _told = writeln!(std::io::stderr(), "{failure}");
+    }
+    ExitCode::from(failure.code.number())
+}
+
+fn log_to_stderr() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new("warn,raftkv_client=debug,raftkv_transport=debug"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}

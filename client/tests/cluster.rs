@@ -1,0 +1,349 @@
+//! The client against nodes that do as a test says, over real QUIC with real certificates on loopback.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use client::{Client, Error, Get, Level, Part, Put, Range, Scan};
+use raft::NodeId;
+use raftkv_client as client;
+use std::collections::VecDeque;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use transport::proto::client as wire;
+use transport::{
+    Authority, ClientLimits, ClientListener, ClientService, ClusterId, Credentials, Identity, LEAF_VALIDITY, Request,
+    Responder, Response, ScanResponder, Validity,
+};
+use wire::ErrorCode;
+
+/// Longer than anything here takes on a machine with two busy cores.
+const DEADLINE: Duration = Duration::from_secs(20);
+/// For tests whose subject is that nothing comes.
+const SHORT: Duration = Duration::from_millis(700);
+
+/// What a scripted node does with a request.
+enum Answer {
+    Error(ErrorCode),
+    /// "Not the leader", with the leader's client address.
+    Redirect(String),
+    /// Take the request and say that its outcome is not known.
+    Drop,
+    /// Take the request and never answer.
+    Keep,
+}
+
+/// A node that plays a script: one answer a request, success when it is through.
+#[derive(Default)]
+struct Script {
+    answers: Mutex<VecDeque<Answer>>,
+    kept: Mutex<Vec<Responder>>,
+    seen: Mutex<Vec<Request>>,
+    scans: Mutex<Vec<wire::ScanRequest>>,
+    /// Pairs after which a scan breaks off.
+    scan_breaks_after: Option<usize>,
+    /// Tells a scan to break off: a reset takes along what the client has not read yet.
+    break_now: Arc<tokio::sync::Notify>,
+    status: Mutex<wire::StatusReply>,
+    value_bytes_max: u64,
+}
+
+impl ClientService for Script {
+    fn hello(&self, _client: &Identity) -> wire::HelloReply {
+        wire::HelloReply { key_bytes_max: 4096, value_bytes_max: self.value_bytes_max, ..wire::HelloReply::default() }
+    }
+
+    fn call(&self, _client: &Identity, request: Request, responder: Responder) {
+        if let Request::Status(_) = request {
+            return responder.answer(Response::Status(self.status.lock().unwrap().clone()));
+        }
+        self.seen.lock().unwrap().push(request.clone());
+        match self.answers.lock().unwrap().pop_front() {
+            None => responder.answer(success(request)),
+            Some(Answer::Error(code)) => responder.answer(Response::error(code, "as the script says")),
+            Some(Answer::Redirect(client_address)) => {
+                let leader = Some(wire::Member { client_address, ..wire::Member::default() });
+                let code = ErrorCode::NotLeader.into();
+                responder.answer(Response::Error(wire::Error {
+                    code,
+                    message: "not the leader".into(),
+                    leader,
+                    limit: 0,
+                }));
+            }
+            Some(Answer::Drop) => drop(responder),
+            Some(Answer::Keep) => self.kept.lock().unwrap().push(responder),
+        }
+    }
+
+    fn scan(&self, _client: &Identity, request: wire::ScanRequest, mut responder: ScanResponder) {
+        self.scans.lock().unwrap().push(request.clone());
+        let (breaks_after, break_now) = (self.scan_breaks_after, self.break_now.clone());
+        tokio::spawn(async move {
+            let range = request.range.unwrap_or_default();
+            let keys = ["a", "b", "c", "d"].into_iter().filter(|key| key.as_bytes() >= range.start.as_ref());
+            for key in keys.take(breaks_after.unwrap_or(usize::MAX)) {
+                let kvs = vec![wire::KeyValue { key: key.into(), value: key.into(), ..wire::KeyValue::default() }];
+                let reply = wire::ScanReply { header: Some(header()), kvs, ..wire::ScanReply::default() };
+                if responder.send(reply).await.is_err() {
+                    return;
+                }
+            }
+            if breaks_after.is_some() {
+                return break_now.notified().await;
+            }
+            let last = wire::ScanReply { header: Some(header()), last: true, ..wire::ScanReply::default() };
+            // Fails when the client has gone, and then nobody waits for it.
+            let _told = responder.send(last).await;
+        });
+    }
+}
+
+impl Script {
+    fn of(answers: impl IntoIterator<Item = Answer>) -> Script {
+        Script { answers: Mutex::new(answers.into_iter().collect()), ..Script::default() }
+    }
+
+    fn requests(&self) -> usize {
+        self.seen.lock().unwrap().len()
+    }
+}
+
+fn header() -> wire::Header {
+    wire::Header { revision: 7, index: 9 }
+}
+
+fn success(request: Request) -> Response {
+    let header = Some(header());
+    match request {
+        Request::Put(_) => Response::Put(wire::PutReply { header, succeeded: true, previous: None }),
+        Request::Delete(_) => Response::Delete(wire::DeleteReply { header, deleted: 1, previous: Vec::new() }),
+        Request::Get(get) => {
+            let kv = wire::KeyValue { value: get.key.clone(), key: get.key, ..wire::KeyValue::default() };
+            Response::Get(wire::GetReply { header, kv: Some(kv) })
+        }
+        Request::Status(_) => unreachable!("a status is answered before"),
+    }
+}
+
+struct Cluster {
+    authority: Authority,
+    listeners: Vec<ClientListener>,
+}
+
+impl Cluster {
+    fn new(name: &str) -> Cluster {
+        Cluster { authority: Authority::create(ClusterId::new(name).unwrap()).unwrap(), listeners: Vec::new() }
+    }
+
+    fn start(&mut self, script: Script) -> (String, Arc<Script>) {
+        let id = self.listeners.len() as u64 + 1;
+        let issued = self.authority.issue_node(NodeId(id), Validity::lasting(LEAF_VALIDITY)).unwrap();
+        let credentials = credentials(&self.authority, &issued);
+        let script = Arc::new(script);
+        let bind = SocketAddr::from(([127, 0, 0, 1], 0));
+        let listener = ClientListener::start(bind, &credentials, ClientLimits::default(), script.clone()).unwrap();
+        let address = listener.local_address().unwrap().to_string();
+        self.listeners.push(listener);
+        (address, script)
+    }
+
+    fn client(&self, endpoints: &[&str], timeout: Duration) -> Client {
+        let issued = self.authority.issue_client("test", Validity::lasting(LEAF_VALIDITY)).unwrap();
+        let credentials = credentials(&self.authority, &issued);
+        Client::builder()
+            .endpoints(endpoints.iter().copied())
+            .credentials(credentials)
+            .timeout(timeout)
+            .build()
+            .unwrap()
+    }
+}
+
+fn credentials(authority: &Authority, issued: &transport::IssuedCertificate) -> Credentials {
+    Credentials::from_pem(authority.certificate_pem(), &issued.certificate_pem, &issued.key_pem).unwrap()
+}
+
+/// An address where nobody answers, held so that nobody else gets it.
+fn silent_address() -> (UdpSocket, String) {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap().to_string();
+    (socket, address)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leader_is_found_from_a_follower_and_remembered() {
+    let mut cluster = Cluster::new("main");
+    let (leader, on_leader) = cluster.start(Script::default());
+    let (follower, on_follower) = cluster.start(Script::of([Answer::Redirect(leader)]));
+    let client = cluster.client(&[&follower], DEADLINE);
+    assert_eq!(client.put(("k", "v")).await.unwrap().revision, 7);
+    assert_eq!(client.put(("k", "w")).await.unwrap().index, 9);
+    assert_eq!((on_follower.requests(), on_leader.requests()), (1, 2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn write_of_unknown_outcome_is_sent_once() {
+    for answer in [Answer::Drop, Answer::Error(ErrorCode::OutcomeUnknown), Answer::Error(ErrorCode::Internal)] {
+        let mut cluster = Cluster::new("main");
+        let (first, on_first) = cluster.start(Script::of([answer]));
+        let (second, on_second) = cluster.start(Script::default());
+        let client = cluster.client(&[&first, &second], DEADLINE);
+        let error = client.put(("k", "v")).await.unwrap_err();
+        assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error:?}");
+        assert_eq!((error.endpoint(), on_first.requests(), on_second.requests()), (first.as_str(), 1, 0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn write_without_an_answer_is_unknown_when_the_deadline_comes() {
+    let mut cluster = Cluster::new("main");
+    let (address, script) = cluster.start(Script::of([Answer::Keep]));
+    let client = cluster.client(&[&address], SHORT);
+    let error = client.put(("k", "v")).await.unwrap_err();
+    assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error:?}");
+    assert_eq!(script.requests(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn write_that_was_refused_goes_again_until_it_succeeds() {
+    let refusals = [ErrorCode::Unavailable, ErrorCode::NotLeader, ErrorCode::Unavailable].map(Answer::Error);
+    let mut cluster = Cluster::new("main");
+    let (address, script) = cluster.start(Script::of(refusals));
+    let client = cluster.client(&[&address], DEADLINE);
+    assert_eq!(client.put(("k", "v")).await.unwrap().revision, 7);
+    assert_eq!(script.requests(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dead_endpoint_does_not_keep_a_request_from_the_others() {
+    let mut cluster = Cluster::new("main");
+    let (_held, dead) = silent_address();
+    let (live, _) = cluster.start(Script::default());
+    let client = cluster.client(&[&dead, &live], DEADLINE);
+    assert_eq!(client.get("k").await.unwrap().kv.unwrap().value, "k");
+    client.put(("k", "v")).await.unwrap();
+    let stale = Get::new("k").level(Level::Stale { age_max: None });
+    assert_eq!(client.get(stale).await.unwrap().revision, 7);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_nobody_answers_a_write_was_certainly_not_applied() {
+    let cluster = Cluster::new("main");
+    let (_held, dead) = silent_address();
+    let client = cluster.client(&[&dead], SHORT);
+    let began = Instant::now();
+    let error = client.put(("k", "v")).await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
+    assert!(began.elapsed() < DEADLINE, "the deadline of {SHORT:?} was passed by far: {:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificate_of_another_cluster_fails_at_once() {
+    let mut cluster = Cluster::new("main");
+    let (address, _) = cluster.start(Script::default());
+    let stranger = Cluster::new("other").client(&[&address], DEADLINE);
+    let began = Instant::now();
+    let error = stranger.put(("k", "v")).await.unwrap_err();
+    assert!(error.is_permission(), "{error:?}");
+    assert!(began.elapsed() < DEADLINE, "it was tried until the deadline");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_over_the_limit_is_not_sent() {
+    let mut cluster = Cluster::new("main");
+    let (address, script) = cluster.start(Script { value_bytes_max: 8, ..Script::default() });
+    let client = cluster.client(&[&address], DEADLINE);
+    let error = client.put(("k", "123456789")).await.unwrap_err();
+    assert_eq!(error, Error::TooLarge { endpoint: address, part: Part::Value, bytes: Some(9), limit: 8 });
+    client.put(Put::new("k", "12345678")).await.unwrap();
+    assert_eq!(script.requests(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn read_leaves_a_node_that_does_not_answer() {
+    let mut cluster = Cluster::new("main");
+    let (silent, _) = cluster.start(Script::of([Answer::Keep]));
+    let (live, on_live) = cluster.start(Script::default());
+    let client = cluster.client(&[&silent, &live], Duration::from_secs(3));
+    assert_eq!(client.get("k").await.unwrap().kv.unwrap().key, "k");
+    assert_eq!(on_live.requests(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scan_goes_on_at_another_node_where_it_broke_off() {
+    let mut cluster = Cluster::new("main");
+    let (breaking, on_breaking) = cluster.start(Script { scan_breaks_after: Some(2), ..Script::default() });
+    let (whole, on_whole) = cluster.start(Script::default());
+    let client = cluster.client(&[&breaking, &whole], DEADLINE);
+    let mut scan = client.scan(Scan::new(Range::from("a"))).await.unwrap();
+    let mut keys = Vec::new();
+    while let Some(kv) = scan.next().await.unwrap() {
+        keys.push(String::from_utf8(kv.key.to_vec()).unwrap());
+        if keys.len() == 2 {
+            on_breaking.break_now.notify_one();
+        }
+    }
+    assert_eq!(keys, ["a", "b", "c", "d"]);
+    let summary = scan.summary().unwrap();
+    assert_eq!((summary.revision, summary.count, summary.more), (7, 4, false));
+    let resumed = on_whole.scans.lock().unwrap().pop().unwrap();
+    assert_eq!(resumed.revision, Some(7), "both halves are of one revision");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn status_asks_every_member_and_shows_the_dead_ones() {
+    let mut cluster = Cluster::new("main");
+    let (first, on_first) = cluster.start(Script::default());
+    let (second, on_second) = cluster.start(Script::default());
+    let (_held, dead) = silent_address();
+    let member = |id, client_address: &str| wire::Member {
+        id,
+        client_address: client_address.into(),
+        kind: "voter".into(),
+        ..wire::Member::default()
+    };
+    let members = vec![member(1, &first), member(2, &second), member(3, &dead)];
+    for (node, script) in [(1, &on_first), (2, &on_second)] {
+        *script.status.lock().unwrap() =
+            wire::StatusReply { node, leader: 2, members: members.clone(), ..wire::StatusReply::default() };
+    }
+    let client = cluster.client(&[&first], DEADLINE);
+    let lines = client.cluster_status().await.unwrap();
+    let shown: Vec<_> = lines
+        .iter()
+        .map(|line| (line.member.as_ref().unwrap().id, line.status.as_ref().ok().map(|status| status.node)))
+        .collect();
+    assert_eq!(shown, [(1, Some(1)), (2, Some(2)), (3, None)]);
+    let addresses: Vec<String> =
+        client.member_list().await.unwrap().into_iter().map(|member| member.client_address).collect();
+    assert_eq!(addresses, [first, second, dead]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn condition_that_does_not_hold_says_what_is_there() {
+    // The node says so in its reply, not as an error.
+    struct Refusing;
+    impl ClientService for Refusing {
+        fn hello(&self, _client: &Identity) -> wire::HelloReply {
+            wire::HelloReply::default()
+        }
+
+        fn call(&self, _client: &Identity, _request: Request, responder: Responder) {
+            let existing = wire::KeyValue { key: "k".into(), mod_revision: 5, ..wire::KeyValue::default() };
+            let reply = wire::PutReply { header: Some(header()), succeeded: false, previous: Some(existing) };
+            responder.answer(Response::Put(reply));
+        }
+
+        fn scan(&self, _client: &Identity, _request: wire::ScanRequest, responder: ScanResponder) {
+            drop(responder);
+        }
+    }
+    let cluster = Cluster::new("main");
+    let issued = cluster.authority.issue_node(NodeId(1), Validity::lasting(LEAF_VALIDITY)).unwrap();
+    let bind = SocketAddr::from(([127, 0, 0, 1], 0));
+    let credentials = credentials(&cluster.authority, &issued);
+    let listener = ClientListener::start(bind, &credentials, ClientLimits::default(), Arc::new(Refusing)).unwrap();
+    let address = listener.local_address().unwrap().to_string();
+    let error = cluster.client(&[&address], DEADLINE).put(Put::new("k", "v").if_absent()).await.unwrap_err();
+    let Error::PreconditionFailed { existing: Some(existing), .. } = error else { panic!("{error:?}") };
+    assert_eq!(existing.mod_revision, 5);
+}

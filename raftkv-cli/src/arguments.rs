@@ -1,0 +1,181 @@
+//! The command line: what can be said, and its help.
+
+use crate::commands::{bench, del, export, get, import, member, put, scan};
+use crate::output::Format;
+use clap::{Args, Parser, Subcommand};
+use client::Level;
+use std::path::PathBuf;
+use std::time::Duration;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  success
+  1  other error
+  2  usage, or a key or value over the limit
+  3  key not found
+  4  precondition failed
+  5  unavailable or overloaded: certainly not applied
+  6  timed out: the outcome of the write is unknown
+  7  TLS or permission
+  9  corruption
+
+Examples:
+  . /tmp/demo/env                            set endpoints and certificates
+  raftkv-cli put color green
+  raftkv-cli get color
+  raftkv-cli put photo @photo.jpg && raftkv-cli get photo > copy.jpg
+  raftkv-cli scan --prefix service/
+  raftkv-cli status";
+
+/// Read and write a raftkv cluster.
+#[derive(Debug, Parser)]
+#[command(name = "raftkv-cli", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) globals: Globals,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags of every command. A flag wins over its environment variable.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Globals {
+    /// Client addresses of one or more nodes; one is enough
+    #[arg(long, global = true, env = "RAFTKV_ENDPOINTS", value_delimiter = ',', value_name = "HOST:PORT,…")]
+    pub(crate) endpoints: Vec<String>,
+    /// The cluster's CA certificate
+    #[arg(long, global = true, env = "RAFTKV_CA", value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+    /// The client's certificate
+    #[arg(long, global = true, env = "RAFTKV_CERT", value_name = "FILE")]
+    pub(crate) cert: Option<PathBuf>,
+    /// The client's private key
+    // The name of its own keeps it apart from the positional KEY of commands.
+    #[arg(id = "key_file", long = "key", global = true, env = "RAFTKV_KEY", value_name = "FILE")]
+    pub(crate) key: Option<PathBuf>,
+    /// How long a request may take, like 500ms, 5s or 1m
+    #[arg(long, global = true, env = "RAFTKV_TIMEOUT", value_name = "DURATION", default_value = "5s", value_parser = timeout)]
+    pub(crate) timeout: Duration,
+    /// The form of the output; the default depends on the command and on whether a terminal reads it
+    #[arg(short, long, global = true, value_enum, value_name = "FORM")]
+    pub(crate) output: Option<Format>,
+    /// Log what happens to standard error; RUST_LOG chooses what
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Put(put::PutArguments),
+    Get(get::GetArguments),
+    Del(del::DelArguments),
+    Scan(scan::ScanArguments),
+    /// Show every member: role, term, log and state
+    ///
+    /// All members are asked, not only the endpoints given. Ends with 0 if a leader is known and a majority of the voters answers, else
+    /// with 5. `-o json` prints one object a line for each node.
+    Status,
+    /// The members of the cluster
+    #[command(subcommand)]
+    Member(member::MemberCommand),
+    Import(import::ImportArguments),
+    Export(export::ExportArguments),
+    /// Measure operations per second and latency
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
+    /// Show the version of this program, and of the nodes if endpoints are given
+    Version,
+}
+
+/// A duration above zero.
+fn timeout(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("give more than zero".to_owned()),
+        more => Ok(more),
+    }
+}
+
+/// A duration with its unit.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|cause| format!("{cause}; write it like 500ms, 5s or 1m"))
+}
+
+/// `linearizable`, `stale` or `stale=AGE`.
+pub(crate) fn level(text: &str) -> Result<Level, String> {
+    match text.split_once('=') {
+        None if text == "linearizable" => Ok(Level::Linearizable),
+        None if text == "stale" => Ok(Level::Stale { age_max: None }),
+        Some(("stale", age)) => Ok(Level::Stale { age_max: Some(duration(age)?) }),
+        None | Some(_) => Err("it is one of linearizable, stale, stale=AGE (such as stale=2s)".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+
+    fn parse(line: &[&str]) -> Result<Arguments, clap::Error> {
+        Arguments::try_parse_from([&["raftkv-cli"], line].concat())
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn levels() {
+        assert_eq!(level("linearizable"), Ok(Level::Linearizable));
+        assert_eq!(level("stale"), Ok(Level::Stale { age_max: None }));
+        assert_eq!(level("stale=1500ms"), Ok(Level::Stale { age_max: Some(Duration::from_millis(1500)) }));
+        for bad in ["", "lease", "stale=", "stale=5", "linearizable=1s"] {
+            assert!(level(bad).is_err(), "{bad:?} was taken for a level");
+        }
+    }
+
+    #[test]
+    fn global_flags_may_stand_before_and_after_the_command() {
+        for line in [["--timeout", "2s", "get", "k"], ["get", "k", "--timeout", "2s"]] {
+            assert_eq!(parse(&line).unwrap().globals.timeout, Duration::from_secs(2), "{line:?}");
+        }
+        let endpoints = parse(&["--endpoints", "a:1,b:2", "status"]).unwrap().globals.endpoints;
+        assert_eq!(endpoints, ["a:1", "b:2"]);
+    }
+
+    #[test]
+    fn bad_values_are_usage_errors() {
+        for line in [
+            vec!["get", "k", "--timeout", "0s"],
+            vec!["get", "k", "--timeout", "5"],
+            vec!["get", "k", "--rev", "-1"],
+            vec!["get"],
+            vec!["put"],
+            vec!["del"],
+            vec!["del", "k", "--prefix", "p"],
+            vec!["del", "k", "--range", "a", "b"],
+            vec!["del", "--range", "a"],
+            vec!["scan", "--prefix", "p", "--from", "a"],
+            vec!["scan", "--keys-only", "--count"],
+            vec!["put", "k", "v", "--if-absent", "--if-rev", "3"],
+            vec!["bench", "put", "--clients", "0"],
+            vec!["nonsense"],
+        ] {
+            let error = parse(&line).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line:?}");
+            assert_ne!(error.kind(), ErrorKind::DisplayHelp, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_negative_number_is_a_value_and_other_dashes_go_after_two_dashes() {
+        let Command::Put(put) = parse(&["put", "balance", "-5"]).unwrap().command else { panic!("not put") };
+        assert_eq!(put.value.unwrap(), "-5");
+        let Command::Put(put) = parse(&["put", "k", "--prev", "--", "--v"]).unwrap().command else { panic!("not put") };
+        assert_eq!((put.value.unwrap().to_str(), put.prev), (Some("--v"), true));
+    }
+}

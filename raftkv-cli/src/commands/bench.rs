@@ -1,0 +1,428 @@
+//! `bench`: a closed loop of puts or gets, and what it measures.
+//!
+//! Each client is a task that sends its next operation when the last one is answered, so clients are operations under way; connections are
+//! shared among them. Latency is from the call to its answer, over all attempts that the client library makes, and includes the time that
+//! operations wait for this machine's processors. Operations that end during the warm-up do not count.
+
+use crate::arguments::{self, Globals};
+use crate::connect;
+use crate::failure::{Code, Failure};
+use crate::output::{Format, Output, table, write_table};
+use crate::source::bytes_of;
+use bytes::{BufMut, Bytes, BytesMut};
+use clap::{Args, Subcommand};
+use client::{CONNECTIONS_MAX, Client, Error, Get, Level, Put};
+use hdrhistogram::Histogram;
+use serde_json::json;
+use std::ffi::OsString;
+use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
+
+/// Keys are made beforehand and kept: making them while measuring would be measured too.
+const KEYS_MAX: u64 = 4_000_000;
+/// Different values that puts take in turn, so that nothing below can profit from writing the same one; large ones are fewer.
+const VALUES: usize = 16;
+const VALUES_BYTES_MAX: usize = 16 << 20;
+/// Histograms, each for some of the clients: few enough to merge, enough that clients rarely wait for one another.
+const HISTOGRAMS: usize = 16;
+/// Longer latencies count as this.
+const LATENCY_MAX: Duration = Duration::from_secs(120);
+/// Puts under way while the keys for gets are written.
+const FILL_WINDOW: usize = 256;
+
+/// What to measure.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Puts of random keys
+    #[command(after_help = "Example:
+  raftkv-cli bench put --clients 64 --conns 4 --value 256 --seconds 10")]
+    Put(BenchArguments),
+    /// Gets of random keys, which are written first
+    #[command(after_help = "Example:
+  raftkv-cli bench get --clients 64 --conns 4 --seconds 10 --level linearizable")]
+    Get {
+        #[command(flatten)]
+        arguments: BenchArguments,
+        /// How current answers have to be: linearizable, stale or stale=AGE
+        #[arg(long, value_name = "LEVEL", default_value = "linearizable", value_parser = arguments::level)]
+        level: Level,
+    },
+}
+
+/// The load.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct BenchArguments {
+    /// Clients: operations under way at the same time
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) clients: u32,
+    /// Connections to each node, shared by the clients
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=CONNECTIONS_MAX as i64))]
+    pub(crate) conns: u32,
+    /// Bytes of each value
+    #[arg(long, value_name = "BYTES", default_value_t = 256, value_parser = clap::value_parser!(u32).range(0..=64 << 20))]
+    pub(crate) value: u32,
+    /// How long to measure
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub(crate) seconds: u32,
+    /// Different keys
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=KEYS_MAX))]
+    pub(crate) keys: u64,
+    /// How long to run before measuring
+    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=3600))]
+    pub(crate) warmup: u32,
+    /// What the keys begin with
+    #[arg(long, value_name = "PREFIX", default_value = "bench/")]
+    pub(crate) prefix: OsString,
+}
+
+pub(crate) async fn run(command: BenchCommand, globals: &Globals) -> Result<(), Failure> {
+    let (operation, load) = match command {
+        BenchCommand::Put(load) => (Operation::Put, load),
+        BenchCommand::Get { arguments, level } => (Operation::Get(level), arguments),
+    };
+    let client = connect::client_with_connections(globals, load.conns as usize)?;
+    let keys = keys(&load);
+    let values = values(load.value as usize);
+    if let Operation::Get(_) = operation {
+        tell(&format!("writing {} keys", load.keys));
+        fill(&client, &keys, &values).await?;
+    }
+    tell(&format!("{} clients for {} s, after {} s of warm-up", load.clients, load.seconds, load.warmup));
+    let bench = Arc::new(Bench::new(client, operation, keys, values));
+    let elapsed = bench.clone().measure(&load).await?;
+    let report = bench.report(&load, elapsed);
+    let mut output = Output::standard();
+    output.write(|out| report.print(out, globals.output.unwrap_or(Format::Table)))?;
+    output.finish()?;
+    match bench.last_error() {
+        Some(error) if report.operations == 0 => Err(error.into()),
+        Some(error) => {
+            tell(&format!("the last error: {error} (endpoint {})", error.endpoint()));
+            Ok(())
+        }
+        None => Ok(()),
+    }
+}
+
+/// A remark for whoever watches.
+fn tell(text: &str) {
+    let mut stderr = io::stderr();
+    if stderr.is_terminal() {
+        // It is only a remark.
+        let _told = writeln!(stderr, "{text}");
+    }
+}
+
+fn keys(load: &BenchArguments) -> Vec<Bytes> {
+    let prefix = bytes_of(load.prefix.clone());
+    (0..load.keys)
+        .map(|number| {
+            let mut key = BytesMut::with_capacity(prefix.len() + 12);
+            key.put_slice(&prefix);
+            key.put_slice(format!("{number:012}").as_bytes());
+            key.freeze()
+        })
+        .collect()
+}
+
+/// Random bytes, since real values do not compress to nothing.
+fn values(bytes: usize) -> Vec<Bytes> {
+    let count = (VALUES_BYTES_MAX / bytes.max(1)).clamp(1, VALUES);
+    let random = || (0..bytes).map(|_| rand::random::<u8>()).collect::<Vec<u8>>().into();
+    std::iter::repeat_with(random).take(count).collect()
+}
+
+/// Writes every key once, before gets.
+async fn fill(client: &Client, keys: &[Bytes], values: &[Bytes]) -> Result<(), Failure> {
+    let mut puts: JoinSet<Result<(), Error>> = JoinSet::new();
+    for (number, key) in keys.iter().enumerate() {
+        if puts.len() >= FILL_WINDOW
+            && let Some(ended) = puts.join_next().await
+        {
+            ended.expect("a put neither panics nor is cancelled")?;
+        }
+        let (client, put) = (client.clone(), Put::new(key.clone(), values[number % values.len()].clone()));
+        puts.spawn(async move { client.put(put).await.map(|_| ()) });
+    }
+    while let Some(ended) = puts.join_next().await {
+        ended.expect("a put neither panics nor is cancelled")?;
+    }
+    Ok(())
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Operation {
+    Put,
+    Get(Level),
+}
+
+// Phases of a run, in `Bench::phase`.
+const WARMING_UP: u8 = 0;
+const MEASURING: u8 = 1;
+const ENDED: u8 = 2;
+
+/// What all clients of a run share.
+struct Bench {
+    client: Client,
+    operation: Operation,
+    keys: Vec<Bytes>,
+    values: Vec<Bytes>,
+    phase: AtomicU8,
+    turn: AtomicUsize,
+    histograms: Vec<Mutex<Histogram<u64>>>,
+    errors: AtomicU64,
+    unknown: AtomicU64,
+    error: Mutex<Option<Error>>,
+}
+
+impl Bench {
+    fn new(client: Client, operation: Operation, keys: Vec<Bytes>, values: Vec<Bytes>) -> Bench {
+        let histograms = (0..HISTOGRAMS).map(|_| Mutex::new(histogram())).collect();
+        Bench {
+            client,
+            operation,
+            keys,
+            values,
+            phase: AtomicU8::new(WARMING_UP),
+            turn: AtomicUsize::new(0),
+            histograms,
+            errors: AtomicU64::new(0),
+            unknown: AtomicU64::new(0),
+            error: Mutex::new(None),
+        }
+    }
+
+    /// Runs the load. Returns how long was measured.
+    async fn measure(self: Arc<Bench>, load: &BenchArguments) -> Result<Duration, Failure> {
+        let mut clients = JoinSet::new();
+        for number in 0..load.clients as usize {
+            clients.spawn(self.clone().one_client(number % HISTOGRAMS));
+        }
+        let phases = async {
+            tokio::time::sleep(Duration::from_secs(load.warmup.into())).await;
+            self.phase.store(MEASURING, Ordering::Relaxed);
+            let began = Instant::now();
+            tokio::time::sleep(Duration::from_secs(load.seconds.into())).await;
+            self.phase.store(ENDED, Ordering::Relaxed);
+            began.elapsed()
+        };
+        let mut phases = std::pin::pin!(phases);
+        let elapsed = loop {
+            tokio::select! {
+                elapsed = &mut phases => break elapsed,
+                // Before its time a client ends only with an error that stays.
+                Some(ended) = clients.join_next() => ended.expect("a client neither panics nor is cancelled")?,
+            }
+        };
+        while let Some(ended) = clients.join_next().await {
+            ended.expect("a client neither panics nor is cancelled")?;
+        }
+        Ok(elapsed)
+    }
+
+    async fn one_client(self: Arc<Bench>, histogram: usize) -> Result<(), Failure> {
+        while self.phase.load(Ordering::Relaxed) != ENDED {
+            let began = Instant::now();
+            let outcome = self.one_operation().await;
+            let latency = began.elapsed();
+            let counts = self.phase.load(Ordering::Relaxed) == MEASURING;
+            match outcome {
+                Ok(()) if counts => {
+                    let nanoseconds = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+                    let mut histogram = self.histograms[histogram].lock().unwrap_or_else(PoisonError::into_inner);
+                    histogram.saturating_record(nanoseconds);
+                }
+                Ok(()) => {}
+                Err(error) => self.take_error(error, counts)?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn one_operation(&self) -> Result<(), Error> {
+        let key = self.keys[rand::random_range(0..self.keys.len())].clone();
+        match self.operation {
+            Operation::Put => {
+                let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.values.len();
+                self.client.put(Put::new(key, self.values[turn].clone())).await.map(|_| ())
+            }
+            Operation::Get(level) => self.client.get(Get::new(key).level(level)).await.map(|_| ()),
+        }
+    }
+
+    /// Counts an error, and ends the run with one that would come again at once every time.
+    fn take_error(&self, error: Error, counts: bool) -> Result<(), Failure> {
+        if counts {
+            self.errors.fetch_add(1, Ordering::Relaxed);
+            self.unknown.fetch_add(u64::from(!error.is_certainly_not_applied()), Ordering::Relaxed);
+        }
+        let failure = Failure::from(error.clone());
+        *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        if matches!(failure.code, Code::Unavailable | Code::OutcomeUnknown) { Ok(()) } else { Err(failure) }
+    }
+
+    fn last_error(&self) -> Option<Error> {
+        self.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn report(&self, load: &BenchArguments, elapsed: Duration) -> Report {
+        let mut all = histogram();
+        for part in &self.histograms {
+            let part = part.lock().unwrap_or_else(PoisonError::into_inner);
+            all.add(&*part).expect("both have the same bounds");
+        }
+        Report {
+            operation: match self.operation {
+                Operation::Put => "put",
+                Operation::Get(Level::Linearizable) => "get linearizable",
+                Operation::Get(Level::Stale { .. }) => "get stale",
+            },
+            clients: load.clients,
+            connections: load.conns,
+            value_bytes: load.value,
+            elapsed,
+            operations: all.len(),
+            errors: self.errors.load(Ordering::Relaxed),
+            unknown: self.unknown.load(Ordering::Relaxed),
+            latencies: all,
+        }
+    }
+}
+
+/// Nanoseconds, three digits.
+fn histogram() -> Histogram<u64> {
+    let longest = u64::try_from(LATENCY_MAX.as_nanos()).expect("two minutes fit");
+    Histogram::new_with_bounds(1_000, longest, 3).expect("the bounds are in order")
+}
+
+/// What came out.
+struct Report {
+    operation: &'static str,
+    clients: u32,
+    connections: u32,
+    value_bytes: u32,
+    elapsed: Duration,
+    operations: u64,
+    errors: u64,
+    unknown: u64,
+    latencies: Histogram<u64>,
+}
+
+impl Report {
+    fn per_second(&self) -> f64 {
+        self.operations as f64 / self.elapsed.as_secs_f64()
+    }
+
+    /// In microseconds.
+    fn quantile(&self, quantile: f64) -> f64 {
+        self.latencies.value_at_quantile(quantile) as f64 / 1000.0
+    }
+
+    fn print(&self, out: &mut dyn Write, format: Format) -> io::Result<()> {
+        if format == Format::Json {
+            let object = json!({
+                "operation": self.operation,
+                "clients": self.clients,
+                "connections": self.connections,
+                "value_bytes": self.value_bytes,
+                "seconds": self.elapsed.as_secs_f64(),
+                "operations": self.operations,
+                "operations_per_second": self.per_second(),
+                "errors": self.errors,
+                "outcome_unknown": self.unknown,
+                "mean_us": self.latencies.mean() / 1000.0,
+                "p50_us": self.quantile(0.5),
+                "p99_us": self.quantile(0.99),
+                "p999_us": self.quantile(0.999),
+                "max_us": self.latencies.max() as f64 / 1000.0,
+            });
+            return writeln!(out, "{object}");
+        }
+        let milliseconds = |microseconds: f64| format!("{:.3} ms", microseconds / 1000.0);
+        let lines = [
+            ("operation", self.operation.to_owned()),
+            ("clients", self.clients.to_string()),
+            ("connections", self.connections.to_string()),
+            ("value bytes", self.value_bytes.to_string()),
+            ("seconds", format!("{:.2}", self.elapsed.as_secs_f64())),
+            ("operations", self.operations.to_string()),
+            ("operations/s", format!("{:.0}", self.per_second())),
+            ("errors", format!("{} ({} of unknown outcome)", self.errors, self.unknown)),
+            ("p50", milliseconds(self.quantile(0.5))),
+            ("p99", milliseconds(self.quantile(0.99))),
+            ("p99.9", milliseconds(self.quantile(0.999))),
+            ("max", milliseconds(self.latencies.max() as f64 / 1000.0)),
+        ];
+        if format == Format::Plain {
+            return lines.iter().try_for_each(|(name, value)| writeln!(out, "{name}\t{value}"));
+        }
+        let mut rows = table(&[]);
+        rows.add_rows(lines.map(|(name, value)| [name.to_owned(), value]));
+        write_table(out, &rows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    fn load() -> BenchArguments {
+        let prefix = OsString::from("bench/");
+        BenchArguments { clients: 2, conns: 1, value: 100, seconds: 1, keys: 3, warmup: 0, prefix }
+    }
+
+    #[test]
+    fn keys_are_distinct_and_begin_with_the_prefix() {
+        let keys = keys(&load());
+        assert_eq!(keys, ["bench/000000000000", "bench/000000000001", "bench/000000000002"].map(Bytes::from));
+    }
+
+    #[test]
+    fn values_have_their_size_and_take_bounded_memory() {
+        assert_eq!((values(100).len(), values(100)[0].len()), (VALUES, 100));
+        assert_eq!(values(8 << 20).len(), 2);
+        assert_eq!((values(64 << 20).len(), values(0).len()), (1, VALUES));
+    }
+
+    #[test]
+    fn the_report_counts_and_ranks() {
+        let mut latencies = histogram();
+        for microseconds in 1..=1000_u64 {
+            latencies.saturating_record(microseconds * 1000);
+        }
+        let report = Report {
+            operation: "put",
+            clients: 1,
+            connections: 1,
+            value_bytes: 100,
+            elapsed: Duration::from_secs(2),
+            operations: latencies.len(),
+            errors: 3,
+            unknown: 1,
+            latencies,
+        };
+        let mut out = Vec::new();
+        report.print(&mut out, Format::Json).unwrap();
+        let object: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!(
+            (object["operations"].as_u64(), object["operations_per_second"].as_f64()),
+            (Some(1000), Some(500.0))
+        );
+        assert_eq!((object["errors"].as_u64(), object["outcome_unknown"].as_u64()), (Some(3), Some(1)));
+        let near = |name: &str, wanted: f64| {
+            let found = object[name].as_f64().unwrap();
+            assert!((found - wanted).abs() <= wanted / 100.0, "{name} is {found}, not about {wanted}");
+        };
+        near("p50_us", 500.0);
+        near("p99_us", 990.0);
+        near("p999_us", 999.0);
+        let mut out = Vec::new();
+        report.print(&mut out, Format::Table).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.contains("operations/s") && text.contains("p99.9"), "{text}");
+    }
+}

@@ -1,0 +1,143 @@
+//! `del`: delete one key or a range.
+
+use crate::arguments::Globals;
+use crate::connect;
+use crate::failure::{Code, Failure, quoted};
+use crate::output::{Format, Output};
+use crate::record::{self, Parts};
+use crate::source::bytes_of;
+use clap::{ArgGroup, Args};
+use client::{Delete, DeleteOutcome, Range};
+use serde_json::json;
+use std::ffi::OsString;
+use std::io::{self, Write};
+
+/// Delete one key, or all in a range at one revision
+///
+/// Prints how many keys were deleted. With --prev it prints what they held instead: `KEY<tab>VALUE` lines, or one JSON object a line.
+///
+/// Ends with 3 if the one KEY does not exist. A prefix or range that holds nothing is no error: 0 is printed.
+#[derive(Debug, Args)]
+#[command(
+    group = ArgGroup::new("what").required(true).args(["key", "prefix", "range"]),
+    after_help = "Examples:
+  raftkv-cli del color
+  raftkv-cli del --prefix session/
+  raftkv-cli del --range a m --prev -o json"
+)]
+pub(crate) struct DelArguments {
+    /// The key: any bytes
+    #[arg(value_name = "KEY")]
+    pub(crate) key: Option<OsString>,
+    /// Every key that begins with this; "" means every key
+    #[arg(long, value_name = "PREFIX")]
+    pub(crate) prefix: Option<OsString>,
+    /// Every key from the first, inclusive, to the second, exclusive
+    #[arg(long, num_args = 2, value_names = ["FROM", "TO"])]
+    pub(crate) range: Option<Vec<OsString>>,
+    /// Print what the keys held
+    #[arg(long)]
+    pub(crate) prev: bool,
+}
+
+pub(crate) async fn run(arguments: DelArguments, globals: &Globals) -> Result<(), Failure> {
+    let client = connect::client(globals)?;
+    let mut delete = Delete::range(range(&arguments));
+    if arguments.prev {
+        delete = delete.with_previous();
+    }
+    let outcome = client.delete(delete).await.map_err(|error| match &arguments.key {
+        Some(key) => Failure::of_write(&error, key),
+        None => Failure::from(error),
+    })?;
+    if let Some(key) = arguments.key.filter(|_| outcome.deleted == 0) {
+        return Err(Failure::new(Code::NotFound, format!("key not found: {}", quoted(&key)))
+            .with_next("raftkv-cli scan --keys-only, to see which keys exist"));
+    }
+    let mut output = Output::standard();
+    output.write(|out| print(out, &outcome, arguments.prev, globals.output))?;
+    output.finish()
+}
+
+fn range(arguments: &DelArguments) -> Range {
+    if let Some(key) = &arguments.key {
+        return Range::key(bytes_of(key.clone()));
+    }
+    if let Some(prefix) = &arguments.prefix {
+        return Range::prefix(bytes_of(prefix.clone()));
+    }
+    let ends = arguments.range.as_deref().expect("clap wants exactly one of key, prefix and range");
+    let [from, to] = ends else { panic!("clap wants two values for a range, there are {}", ends.len()) };
+    Range::between(bytes_of(from.clone()), bytes_of(to.clone()))
+}
+
+fn print(out: &mut dyn Write, outcome: &DeleteOutcome, prev: bool, format: Option<Format>) -> io::Result<()> {
+    let is_json = format == Some(Format::Json);
+    if prev {
+        for kv in &outcome.previous {
+            if is_json {
+                record::write_line(out, kv, Parts::KeyAndValue)?;
+            } else {
+                out.write_all(&kv.key)?;
+                out.write_all(b"\t")?;
+                out.write_all(&kv.value)?;
+                out.write_all(b"\n")?;
+            }
+        }
+        return Ok(());
+    }
+    if is_json {
+        let object = json!({ "deleted": outcome.deleted, "revision": outcome.revision, "index": outcome.index });
+        return writeln!(out, "{object}");
+    }
+    writeln!(out, "{}", outcome.deleted)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+    use bytes::Bytes;
+    use client::KeyValue;
+
+    fn outcome() -> DeleteOutcome {
+        let kv = |key: &'static [u8]| KeyValue {
+            key: Bytes::from_static(key),
+            value: Bytes::from_static(b"v"),
+            create_revision: 1,
+            mod_revision: 1,
+            version: 1,
+            lease: None,
+        };
+        DeleteOutcome { revision: 5, index: 9, deleted: 2, previous: vec![kv(b"a"), kv(b"b")] }
+    }
+
+    fn printed(prev: bool, format: Option<Format>) -> String {
+        let mut out = Vec::new();
+        print(&mut out, &outcome(), prev, format).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn prints_the_number_or_what_was_there() {
+        assert_eq!(printed(false, None), "2\n");
+        assert_eq!(printed(true, Some(Format::Plain)), "a\tv\nb\tv\n");
+        assert_eq!(printed(true, Some(Format::Json)).lines().count(), 2);
+        assert_eq!(printed(false, Some(Format::Json)), "{\"deleted\":2,\"index\":9,\"revision\":5}\n");
+    }
+
+    #[test]
+    fn what_to_delete() {
+        let of = |key: Option<&str>, prefix: Option<&str>, ends: Option<[&str; 2]>| {
+            range(&DelArguments {
+                key: key.map(Into::into),
+                prefix: prefix.map(Into::into),
+                range: ends.map(|ends| ends.map(Into::into).to_vec()),
+                prev: false,
+            })
+        };
+        assert_eq!(of(Some("k"), None, None), Range::key("k"));
+        assert_eq!(of(None, Some("k/"), None), Range::prefix("k/"));
+        assert_eq!(of(None, None, Some(["a", "m"])), Range::between("a", "m"));
+    }
+}

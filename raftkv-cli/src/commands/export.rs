@@ -1,0 +1,156 @@
+//! `export`: everything, or a prefix, as NDJSON at one revision.
+//!
+//! A file is written under another name beside it, synced, and renamed when complete: it is there whole or not at all.
+
+use crate::arguments::Globals;
+use crate::connect;
+use crate::failure::{Code, Failure};
+use crate::output::Output;
+use crate::record::{self, Parts};
+use crate::source::bytes_of;
+use clap::Args;
+use client::{Range, Scan, ScanStream};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use tempfile::NamedTempFile;
+
+/// Bytes gathered before they are written.
+const BUFFER_BYTES: usize = 256 << 10;
+/// Pairs between two movements of the progress bar.
+const PROGRESS_EVERY: u64 = 256;
+
+/// Write all pairs as NDJSON, consistent at one revision
+///
+/// Each line is an object as `scan -o json` prints it, and `import` reads it. A file appears when it is complete, readable by its owner only,
+/// and replaces one of that name.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  raftkv-cli export backup.ndjson
+  raftkv-cli export --prefix service/ | zstd > services.ndjson.zst")]
+pub(crate) struct ExportArguments {
+    /// The file, or - for standard output
+    #[arg(value_name = "FILE|-", default_value = "-")]
+    pub(crate) file: PathBuf,
+    /// Only keys that begin with this
+    #[arg(long, value_name = "PREFIX")]
+    pub(crate) prefix: Option<OsString>,
+}
+
+pub(crate) async fn run(arguments: ExportArguments, globals: &Globals) -> Result<(), Failure> {
+    let client = connect::client(globals)?;
+    let range = arguments.prefix.map_or_else(Range::all, |prefix| Range::prefix(bytes_of(prefix)));
+    let scan = client.scan(Scan::new(range)).await?;
+    if arguments.file == Path::new("-") {
+        return to_standard_output(scan).await;
+    }
+    let (exported, revision) = tokio::select! {
+        outcome = to_file(&arguments.file, scan) => outcome?,
+        // The unfinished file goes with the future. Without a handler the signal ends the process by itself.
+        Ok(()) = tokio::signal::ctrl_c() => return Err(Failure::new(Code::Interrupted, "interrupted; no file was written")),
+    };
+    let shown = arguments.file.display();
+    // The file is the data; this is for people.
+    let _told = writeln!(io::stderr(), "{exported} pairs at revision {revision} exported to {shown}");
+    Ok(())
+}
+
+async fn to_standard_output(mut scan: ScanStream) -> Result<(), Failure> {
+    let mut output = Output::standard();
+    while let Some(kv) = scan.next().await? {
+        output.write(|out| record::write_line(out, &kv, Parts::KeyAndValue))?;
+    }
+    output.finish()
+}
+
+async fn to_file(path: &Path, mut scan: ScanStream) -> Result<(u64, u64), Failure> {
+    let shown = path.display().to_string();
+    let failed = |cause: io::Error| Failure::io(&shown, &cause);
+    let mut file = AtomicFile::create(path).map_err(failed)?;
+    let bar = progress();
+    let mut exported = 0;
+    while let Some(kv) = scan.next().await? {
+        record::write_line(&mut file.out, &kv, Parts::KeyAndValue).map_err(failed)?;
+        exported += 1;
+        if exported % PROGRESS_EVERY == 0 {
+            bar.set_position(exported);
+        }
+    }
+    file.publish().map_err(failed)?;
+    bar.finish_and_clear();
+    Ok((exported, scan.revision()))
+}
+
+/// How many there will be is not known.
+fn progress() -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{spinner} {human_pos} pairs ({per_sec})").expect("it is well-formed");
+    ProgressBar::new_spinner().with_style(style)
+}
+
+/// A file that appears under its name when it is complete, and is removed if that never comes.
+struct AtomicFile {
+    out: BufWriter<NamedTempFile>,
+    path: PathBuf,
+    directory: PathBuf,
+}
+
+impl AtomicFile {
+    fn create(path: &Path) -> io::Result<AtomicFile> {
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let directory = parent.unwrap_or(Path::new(".")).to_owned();
+        let file = tempfile::Builder::new().prefix(".raftkv-export-").tempfile_in(&directory)?;
+        Ok(AtomicFile { out: BufWriter::with_capacity(BUFFER_BYTES, file), path: path.to_owned(), directory })
+    }
+
+    /// Data before name, name before success: a crash leaves the old file or the new one.
+    fn publish(self) -> io::Result<()> {
+        let file = self.out.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.as_file().sync_all()?;
+        file.persist(&self.path).map_err(|error| error.error)?;
+        File::open(&self.directory)?.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    fn names(directory: &Path) -> Vec<OsString> {
+        std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name()).collect()
+    }
+
+    #[test]
+    fn a_complete_file_replaces_the_old_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("backup.ndjson");
+        std::fs::write(&path, "old").unwrap();
+        let mut file = AtomicFile::create(&path).unwrap();
+        file.out.write_all(b"new").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        file.publish().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        assert_eq!(names(directory.path()), ["backup.ndjson"]);
+    }
+
+    #[test]
+    fn an_incomplete_file_leaves_nothing_behind() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("backup.ndjson");
+        let mut file = AtomicFile::create(&path).unwrap();
+        file.out.write_all(b"half").unwrap();
+        drop(file);
+        assert!(names(directory.path()).is_empty());
+    }
+
+    #[test]
+    fn a_missing_directory_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(AtomicFile::create(&directory.path().join("none/backup.ndjson")).is_err());
+    }
+}

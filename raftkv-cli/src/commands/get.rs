@@ -1,0 +1,146 @@
+//! `get`: read one key.
+
+use crate::arguments::{self, Globals};
+use crate::connect;
+use crate::failure::{Code, Failure, quoted};
+use crate::output::{Format, Output, printable, table, write_table};
+use crate::record::{self, Parts};
+use crate::source::bytes_of;
+use clap::Args;
+use client::{Get, KeyValue, Level};
+use std::ffi::OsString;
+use std::io::{self, Write};
+
+/// Characters of a value in a table.
+const SHOWN_MAX: usize = 200;
+
+/// Read one key
+///
+/// Writes exactly the stored bytes; on a terminal, a line end after them. Ends with 3 if the key does not exist.
+///
+/// Any node answers linearizable reads. With --level stale the first endpoint answers with what it has applied, even without a leader.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  raftkv-cli get color
+  raftkv-cli get photo > photo.jpg
+  raftkv-cli get color -o json
+  raftkv-cli get color --rev 12 --meta
+  raftkv-cli get color --level stale=2s --endpoints n3:7400")]
+pub(crate) struct GetArguments {
+    /// The key: any bytes
+    pub(crate) key: OsString,
+    /// As it was at this revision
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) rev: Option<u64>,
+    /// How current the answer has to be: linearizable, stale or stale=AGE
+    #[arg(long, value_name = "LEVEL", default_value = "linearizable", value_parser = arguments::level)]
+    pub(crate) level: Level,
+    /// Print revisions and version to standard error
+    #[arg(long)]
+    pub(crate) meta: bool,
+}
+
+pub(crate) async fn run(arguments: GetArguments, globals: &Globals) -> Result<(), Failure> {
+    let client = connect::client(globals)?;
+    let mut get = Get::new(bytes_of(arguments.key.clone())).level(arguments.level);
+    if let Some(revision) = arguments.rev {
+        get = get.at_revision(revision);
+    }
+    let Some(kv) = client.get(get).await?.kv else {
+        let cause = format!("key not found: {}", quoted(&arguments.key));
+        return Err(
+            Failure::new(Code::NotFound, cause).with_next("raftkv-cli scan --keys-only, to see which keys exist")
+        );
+    };
+    if arguments.meta {
+        // The value counts; that standard error is closed does not.
+        let _told = write_meta(&mut io::stderr(), &kv);
+    }
+    let mut output = Output::standard();
+    let is_terminal = output.is_terminal();
+    output.write(|out| print(out, &kv, globals.output, is_terminal))?;
+    output.finish()
+}
+
+fn write_meta(out: &mut dyn Write, kv: &KeyValue) -> io::Result<()> {
+    writeln!(out, "create_revision: {}", kv.create_revision)?;
+    writeln!(out, "mod_revision: {}", kv.mod_revision)?;
+    writeln!(out, "version: {}", kv.version)?;
+    match kv.lease {
+        Some(lease) => writeln!(out, "lease: {lease}"),
+        None => writeln!(out, "lease: none"),
+    }
+}
+
+fn print(out: &mut dyn Write, kv: &KeyValue, format: Option<Format>, is_terminal: bool) -> io::Result<()> {
+    match format {
+        Some(Format::Json) => record::write_line(out, kv, Parts::KeyAndValue),
+        Some(Format::Table) => {
+            let mut rows = table(&["KEY", "VALUE", "CREATED", "CHANGED", "VERSION", "LEASE"]);
+            rows.add_row([
+                printable(&kv.key, SHOWN_MAX),
+                printable(&kv.value, SHOWN_MAX),
+                kv.create_revision.to_string(),
+                kv.mod_revision.to_string(),
+                kv.version.to_string(),
+                kv.lease.map_or("-".to_owned(), |lease| lease.to_string()),
+            ]);
+            write_table(out, &rows)
+        }
+        Some(Format::Plain) | None => {
+            out.write_all(&kv.value)?;
+            if is_terminal { out.write_all(b"\n") } else { Ok(()) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+    use bytes::Bytes;
+
+    fn printed(value: &'static [u8], format: Option<Format>, is_terminal: bool) -> Vec<u8> {
+        let (key, value) = (Bytes::from_static(b"k"), Bytes::from_static(value));
+        let kv = KeyValue { key, value, create_revision: 1, mod_revision: 2, version: 2, lease: None };
+        let mut out = Vec::new();
+        print(&mut out, &kv, format, is_terminal).unwrap();
+        out
+    }
+
+    #[test]
+    fn a_program_gets_exactly_the_stored_bytes() {
+        for value in [&b""[..], b"\n", b"a\0\xff"] {
+            assert_eq!(printed(value, None, false), value);
+            assert_eq!(printed(value, Some(Format::Plain), false), value);
+        }
+    }
+
+    #[test]
+    fn a_terminal_gets_a_line() {
+        assert_eq!(printed(b"green", None, true), b"green\n");
+    }
+
+    #[test]
+    fn json_is_one_line() {
+        let line = printed(b"a\nb", Some(Format::Json), false);
+        assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
+        let object: serde_json::Value = serde_json::from_slice(&line).unwrap();
+        assert_eq!((object["value"].as_str(), object["mod_revision"].as_u64()), (Some("a\nb"), Some(2)));
+    }
+
+    #[test]
+    fn metadata_is_complete() {
+        let kv = KeyValue {
+            key: Bytes::new(),
+            value: Bytes::new(),
+            create_revision: 1,
+            mod_revision: 2,
+            version: 3,
+            lease: None,
+        };
+        let mut out = Vec::new();
+        write_meta(&mut out, &kv).unwrap();
+        assert_eq!(out, b"create_revision: 1\nmod_revision: 2\nversion: 3\nlease: none\n");
+    }
+}

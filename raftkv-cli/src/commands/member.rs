@@ -1,0 +1,76 @@
+//! `member`: who belongs to the cluster.
+
+use crate::arguments::Globals;
+use crate::connect;
+use crate::failure::Failure;
+use crate::output::{Format, Output, table, write_table};
+use clap::Subcommand;
+use client::Member;
+use serde_json::json;
+use std::io::{self, Write};
+
+/// What to do with members.
+#[derive(Debug, Subcommand)]
+pub(crate) enum MemberCommand {
+    /// List the members with their addresses
+    List,
+}
+
+pub(crate) async fn run(command: MemberCommand, globals: &Globals) -> Result<(), Failure> {
+    match command {
+        MemberCommand::List => {
+            let client = connect::client(globals)?;
+            let members = client.member_list().await?;
+            let mut output = Output::standard();
+            output.write(|out| print(out, &members, globals.output.unwrap_or(Format::Table)))?;
+            output.finish()
+        }
+    }
+}
+
+fn print(out: &mut dyn Write, members: &[Member], format: Format) -> io::Result<()> {
+    let fields = |member: &Member| {
+        let Member { id, name, kind, peer_address, client_address } = member.clone();
+        [id.to_string(), name, kind, peer_address, client_address]
+    };
+    match format {
+        Format::Table => {
+            let mut rows = table(&["ID", "NAME", "KIND", "PEER ADDRESS", "CLIENT ADDRESS"]);
+            rows.add_rows(members.iter().map(fields));
+            write_table(out, &rows)
+        }
+        Format::Plain => members.iter().try_for_each(|member| writeln!(out, "{}", fields(member).join("\t"))),
+        Format::Json => members.iter().try_for_each(|member| {
+            let Member { id, name, kind, peer_address, client_address } = member;
+            let object = json!({
+                "id": id, "name": name, "kind": kind, "peer_address": peer_address, "client_address": client_address
+            });
+            writeln!(out, "{object}")
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    #[test]
+    fn all_forms_hold_all_fields() {
+        let member = Member {
+            id: 2,
+            name: "n2".into(),
+            peer_address: "10.0.0.2:7401".into(),
+            client_address: "10.0.0.2:7400".into(),
+            kind: "voter".into(),
+        };
+        for format in [Format::Table, Format::Plain, Format::Json] {
+            let mut out = Vec::new();
+            print(&mut out, std::slice::from_ref(&member), format).unwrap();
+            let text = String::from_utf8(out).unwrap();
+            for field in ["2", "n2", "voter", "10.0.0.2:7401", "10.0.0.2:7400"] {
+                assert!(text.contains(field), "{format:?} lacks {field}: {text}");
+            }
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! One file for each command.
+
+pub(crate) mod bench;
+pub(crate) mod del;
+pub(crate) mod export;
+pub(crate) mod get;
+pub(crate) mod import;
+pub(crate) mod member;
+pub(crate) mod put;
+pub(crate) mod scan;
+pub(crate) mod status;
+pub(crate) mod version;

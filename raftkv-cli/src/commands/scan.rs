@@ -1,0 +1,239 @@
+//! `scan`: read a range as a stream, in bounded memory.
+
+use crate::arguments::{self, Globals};
+use crate::connect;
+use crate::failure::Failure;
+use crate::output::{Format, Output, printable, table, write_table};
+use crate::record::{self, Parts};
+use crate::source::bytes_of;
+use clap::Args;
+use client::{KeyValue, Level, Range, Scan};
+use serde_json::json;
+use std::ffi::OsString;
+use std::io::{self, Write};
+
+/// Rows that share the widths of their columns: what a table keeps in memory.
+const ROWS_AT_ONCE: usize = 1000;
+/// Characters of a key or a value in a table.
+const SHOWN_MAX: usize = 72;
+
+/// Read a range of keys, in order, all at one revision
+///
+/// -o table shows keys and values shortened and escaped, and is what a terminal gets. -o plain writes `KEY<tab>VALUE` lines with the bytes
+/// as they are. -o json writes one object a line and is exact for any bytes; it is what `import` reads.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  raftkv-cli scan --prefix service/
+  raftkv-cli scan --from a --to m --limit 10 --reverse
+  raftkv-cli scan --count
+  raftkv-cli scan --prefix log/ --keys-only -o plain | head
+  raftkv-cli scan --rev 12 -o json")]
+pub(crate) struct ScanArguments {
+    /// Every key that begins with this
+    #[arg(long, value_name = "PREFIX", conflicts_with_all = ["from", "to"])]
+    pub(crate) prefix: Option<OsString>,
+    /// The first key, inclusive
+    #[arg(long, value_name = "KEY")]
+    pub(crate) from: Option<OsString>,
+    /// The end, exclusive
+    #[arg(long, value_name = "KEY")]
+    pub(crate) to: Option<OsString>,
+    /// At most so many
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) limit: Option<u64>,
+    /// Without values
+    #[arg(long, conflicts_with = "count")]
+    pub(crate) keys_only: bool,
+    /// Only how many there are
+    #[arg(long)]
+    pub(crate) count: bool,
+    /// From the last key to the first
+    #[arg(long)]
+    pub(crate) reverse: bool,
+    /// As it was at this revision
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) rev: Option<u64>,
+    /// How current the answer has to be: linearizable, stale or stale=AGE
+    #[arg(long, value_name = "LEVEL", default_value = "linearizable", value_parser = arguments::level)]
+    pub(crate) level: Level,
+}
+
+pub(crate) async fn run(arguments: ScanArguments, globals: &Globals) -> Result<(), Failure> {
+    let client = connect::client(globals)?;
+    let mut stream = client.scan(request(&arguments)).await?;
+    let mut output = Output::standard();
+    let default = if output.is_terminal() { Format::Table } else { Format::Plain };
+    let format = globals.output.unwrap_or(default);
+    if arguments.count {
+        while stream.next().await?.is_some() {}
+        let summary = stream.summary().expect("a scan that has ended has a summary");
+        output.write(|out| match format {
+            Format::Json => writeln!(out, "{}", json!({ "count": summary.count, "revision": summary.revision })),
+            Format::Table | Format::Plain => writeln!(out, "{}", summary.count),
+        })?;
+        return output.finish();
+    }
+    let parts = if arguments.keys_only { Parts::KeyOnly } else { Parts::KeyAndValue };
+    let mut printer = Printer::new(format, parts);
+    while let Some(kv) = stream.next().await? {
+        output.write(|out| printer.print(out, kv))?;
+    }
+    output.write(|out| printer.finish(out))?;
+    output.finish()
+}
+
+fn request(arguments: &ScanArguments) -> Scan {
+    let bytes = |argument: &Option<OsString>| argument.clone().map(bytes_of);
+    let range = match bytes(&arguments.prefix) {
+        Some(prefix) => Range::prefix(prefix),
+        None => Range { start: bytes(&arguments.from).unwrap_or_default(), end: bytes(&arguments.to) },
+    };
+    let mut scan = Scan::new(range).limit(arguments.limit.unwrap_or(0)).level(arguments.level);
+    if arguments.keys_only {
+        scan = scan.keys_only();
+    }
+    if arguments.count {
+        scan = scan.count_only();
+    }
+    if arguments.reverse {
+        scan = scan.reverse();
+    }
+    match arguments.rev {
+        Some(revision) => scan.at_revision(revision),
+        None => scan,
+    }
+}
+
+/// Writes pairs as they come.
+struct Printer {
+    format: Format,
+    parts: Parts,
+    /// Of a table: rows whose widths are not settled yet.
+    rows: Vec<KeyValue>,
+    headed: bool,
+}
+
+impl Printer {
+    fn new(format: Format, parts: Parts) -> Printer {
+        Printer { format, parts, rows: Vec::new(), headed: false }
+    }
+
+    fn print(&mut self, out: &mut dyn Write, kv: KeyValue) -> io::Result<()> {
+        match self.format {
+            Format::Json => record::write_line(out, &kv, self.parts),
+            Format::Plain => {
+                out.write_all(&kv.key)?;
+                if self.parts == Parts::KeyAndValue {
+                    out.write_all(b"\t")?;
+                    out.write_all(&kv.value)?;
+                }
+                out.write_all(b"\n")
+            }
+            Format::Table => {
+                // Shortened at once: a thousand large values are not for keeping.
+                self.rows.push(shortened(kv));
+                if self.rows.len() >= ROWS_AT_ONCE { self.finish(out) } else { Ok(()) }
+            }
+        }
+    }
+
+    fn finish(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        if self.rows.is_empty() {
+            return Ok(());
+        }
+        let with_value = self.parts == Parts::KeyAndValue;
+        let headers: &[&str] =
+            if with_value { &["KEY", "VALUE", "CHANGED", "VERSION"] } else { &["KEY", "CHANGED", "VERSION"] };
+        let mut rows = table(if self.headed { &[] } else { headers });
+        self.headed = true;
+        for kv in self.rows.drain(..) {
+            let mut row = vec![printable(&kv.key, SHOWN_MAX)];
+            if with_value {
+                row.push(printable(&kv.value, SHOWN_MAX));
+            }
+            row.extend([kv.mod_revision.to_string(), kv.version.to_string()]);
+            rows.add_row(row);
+        }
+        write_table(out, &rows)
+    }
+}
+
+/// A character has at most four bytes; one more than is shown, so that the cut is seen.
+fn shortened(mut kv: KeyValue) -> KeyValue {
+    let bytes_max = 4 * (SHOWN_MAX + 1);
+    if kv.value.len() > bytes_max {
+        // A copy: a slice would keep the whole value.
+        kv.value = bytes::Bytes::copy_from_slice(&kv.value[..bytes_max]);
+    }
+    kv
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+    use bytes::Bytes;
+
+    fn pair(key: &[u8], value: &[u8]) -> KeyValue {
+        let (key, value) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
+        KeyValue { key, value, create_revision: 1, mod_revision: 4, version: 2, lease: None }
+    }
+
+    fn printed(format: Format, parts: Parts, pairs: &[(&[u8], &[u8])]) -> Vec<u8> {
+        let mut printer = Printer::new(format, parts);
+        let mut out = Vec::new();
+        for (key, value) in pairs {
+            printer.print(&mut out, pair(key, value)).unwrap();
+        }
+        printer.finish(&mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn plain_lines_hold_the_bytes_as_they_are() {
+        assert_eq!(printed(Format::Plain, Parts::KeyAndValue, &[(b"a", b"\xff"), (b"b", b"")]), b"a\t\xff\nb\t\n");
+        assert_eq!(printed(Format::Plain, Parts::KeyOnly, &[(b"a", b""), (b"b", b"")]), b"a\nb\n");
+    }
+
+    #[test]
+    fn json_is_one_object_a_line() {
+        let out = printed(Format::Json, Parts::KeyAndValue, &[(b"a", b"1\n2"), (b"b", b"\xff")]);
+        let lines: Vec<serde_json::Value> =
+            out.split_inclusive(|byte| *byte == b'\n').map(|line| serde_json::from_slice(line).unwrap()).collect();
+        assert_eq!((lines.len(), lines[0]["value"].as_str()), (2, Some("1\n2")));
+        assert_eq!(lines[1]["value_base64"], "/w==");
+    }
+
+    #[test]
+    fn a_table_has_one_header_however_long_it_is() {
+        let pairs: Vec<(&[u8], &[u8])> = vec![(b"key", b"value"); 2 * ROWS_AT_ONCE + 1];
+        let text = String::from_utf8(printed(Format::Table, Parts::KeyAndValue, &pairs)).unwrap();
+        assert_eq!(text.lines().count(), pairs.len() + 1);
+        assert_eq!(text.matches("KEY").count(), 1);
+        assert!(printed(Format::Table, Parts::KeyAndValue, &[]).is_empty());
+    }
+
+    #[test]
+    fn a_table_keeps_no_more_of_a_value_than_it_shows() {
+        let kept = shortened(pair(b"k", &vec![b'v'; 8 << 20]));
+        assert!(kept.value.len() <= 4 * (SHOWN_MAX + 1), "{} bytes are kept", kept.value.len());
+        let text = String::from_utf8(printed(Format::Table, Parts::KeyAndValue, &[(b"k", &[b'v'; 5000])])).unwrap();
+        assert!(text.contains('…'), "{text}");
+    }
+
+    #[test]
+    fn flags_become_the_request() {
+        let arguments = ScanArguments {
+            prefix: None,
+            from: Some("a".into()),
+            to: None,
+            limit: Some(3),
+            keys_only: true,
+            count: false,
+            reverse: true,
+            rev: Some(9),
+            level: Level::Linearizable,
+        };
+        assert_eq!(request(&arguments), Scan::new(Range::from("a")).limit(3).keys_only().reverse().at_revision(9));
+    }
+}

@@ -1,0 +1,255 @@
+//! `status`: every member, each asked for itself.
+
+use crate::arguments::Globals;
+use crate::connect;
+use crate::failure::{Code, Failure};
+use crate::output::{Format, Output, human_bytes, table, write_table};
+use client::{MemberStatus, Status};
+use serde_json::json;
+use std::fmt::Write as _;
+use std::io::{self, Write};
+
+const HEADERS: [&str; 12] =
+    ["NODE", "NAME", "ADDRESS", "ROLE", "TERM", "LEADER", "APPLIED", "COMMIT", "REVISION", "LOG", "STATE", "VERSION"];
+
+pub(crate) async fn run(globals: &Globals) -> Result<(), Failure> {
+    let client = connect::client(globals)?;
+    let lines = client.cluster_status().await?;
+    let mut output = Output::standard();
+    let is_json = globals.output == Some(Format::Json);
+    output.write(|out| print(out, &lines, globals.output.unwrap_or(Format::Table)))?;
+    output.flush()?;
+    if !is_json {
+        let mut stderr = io::stderr();
+        for (name, error) in lines.iter().filter_map(|line| Some((title(line), line.status.as_ref().err()?))) {
+            // The table says that it is unreachable; why is for people, and goes beside the data.
+            let _told = writeln!(stderr, "{name}: {error} (endpoint {})", error.endpoint());
+        }
+    }
+    output.finish()?;
+    health(&lines)
+}
+
+fn title(line: &MemberStatus) -> String {
+    match &line.member {
+        Some(member) => format!("node {} {}", member.id, member.name),
+        None => "unknown node".to_owned(),
+    }
+}
+
+/// Whether the cluster can take a write: a leader is known in the newest term, and a majority of the voters answers.
+fn health(lines: &[MemberStatus]) -> Result<(), Failure> {
+    let answers = || lines.iter().filter_map(|line| line.status.as_ref().ok());
+    let voters = lines.iter().filter(|line| line.member.as_ref().is_some_and(|member| member.kind == "voter"));
+    let (mut all, mut reachable) = (0_usize, 0_usize);
+    for voter in voters {
+        all += 1;
+        reachable += usize::from(voter.status.is_ok());
+    }
+    let newest = answers().map(|status| status.term).max();
+    let leader = answers().filter(|status| Some(status.term) == newest).find_map(|status| status.leader);
+    let endpoints = lines.iter().map(|line| line.address.as_str()).collect::<Vec<_>>().join(",");
+    let mut cause = String::new();
+    if newest.is_none() {
+        cause.push_str("no node answers");
+    } else if reachable * 2 <= all {
+        write!(cause, "{reachable} of {all} voters answer: no majority, so nothing can be written")
+            .expect("a string takes everything");
+    } else if leader.is_none() {
+        cause.push_str("no leader is known: an election is under way");
+    } else {
+        return Ok(());
+    }
+    let next = "raftkv-cli status again in a second; if it stays, see the log of the nodes that do not answer";
+    Err(Failure::new(Code::Unavailable, cause).at(endpoints).with_next(next))
+}
+
+fn print(out: &mut dyn Write, lines: &[MemberStatus], format: Format) -> io::Result<()> {
+    match format {
+        Format::Table => {
+            let mut rows = table(&HEADERS);
+            rows.add_rows(lines.iter().map(|line| row(line, human_bytes)));
+            write_table(out, &rows)
+        }
+        Format::Plain => {
+            lines.iter().try_for_each(|line| writeln!(out, "{}", row(line, |bytes| bytes.to_string()).join("\t")))
+        }
+        Format::Json => lines.iter().try_for_each(|line| writeln!(out, "{}", object(line))),
+    }
+}
+
+fn row(line: &MemberStatus, size: impl Fn(u64) -> String) -> Vec<String> {
+    let dash = || "-".to_owned();
+    let id = line.member.as_ref().map(|member| member.id.to_string());
+    let name = line.member.as_ref().map(|member| member.name.clone());
+    let mut row = vec![id.unwrap_or_else(dash), name.unwrap_or_else(dash), line.address.clone()];
+    match &line.status {
+        Ok(status) => row.extend([
+            status.role.clone(),
+            status.term.to_string(),
+            status.leader.map_or_else(dash, |leader| leader.to_string()),
+            status.applied.to_string(),
+            status.commit.to_string(),
+            status.revision.to_string(),
+            size(status.log_bytes),
+            size(status.state_bytes),
+            status.version.clone(),
+        ]),
+        Err(_) => {
+            row.push("unreachable".to_owned());
+            row.extend((row.len()..HEADERS.len()).map(|_| dash()));
+        }
+    }
+    row
+}
+
+fn object(line: &MemberStatus) -> serde_json::Value {
+    let member = line.member.as_ref();
+    let mut object = json!({
+        "name": member.map(|member| member.name.as_str()),
+        "id": member.map(|member| member.id),
+        "address": line.address,
+        "reachable": line.status.is_ok(),
+        "error": line.status.as_ref().err().map(ToString::to_string),
+    });
+    if let Ok(status) = &line.status {
+        let Status { role, term, leader, applied, commit, flushed, revision, .. } = status;
+        let more = json!({
+            "cluster": status.cluster,
+            "role": role,
+            "term": term,
+            "leader": leader,
+            "applied": applied,
+            "commit": commit,
+            "flushed": flushed,
+            "revision": revision,
+            "state_hash": hex(&status.state_hash),
+            "log_first": status.log_first,
+            "log_last": status.log_last,
+            "log_bytes": status.log_bytes,
+            "state_bytes": status.state_bytes,
+            "version": status.version,
+            "uptime_ms": u64::try_from(status.uptime.as_millis()).unwrap_or(u64::MAX),
+        });
+        let (Some(all), serde_json::Value::Object(more)) = (object.as_object_mut(), more) else {
+            unreachable!("both are objects")
+        };
+        all.extend(more);
+    }
+    object
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("a string takes everything");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+    use client::{Error, Member};
+    use std::time::Duration;
+
+    fn line(id: u64, status: Result<Status, Error>) -> MemberStatus {
+        let address = format!("n{id}:7400");
+        let member = Member {
+            id,
+            name: format!("n{id}"),
+            peer_address: format!("n{id}:7401"),
+            client_address: address.clone(),
+            kind: "voter".into(),
+        };
+        MemberStatus { member: Some(member), address, status }
+    }
+
+    fn up(term: u64, leader: Option<u64>) -> Result<Status, Error> {
+        Ok(Status {
+            cluster: "main".into(),
+            node: 1,
+            name: "n1".into(),
+            version: "0.1.0".into(),
+            role: "follower".into(),
+            term,
+            leader,
+            log_first: 1,
+            log_last: 9,
+            commit: 8,
+            applied: 7,
+            flushed: 6,
+            revision: 5,
+            state_hash: vec![0x0a, 0xff],
+            members: Vec::new(),
+            uptime: Duration::from_millis(1234),
+            state_bytes: 2048,
+            log_bytes: 4096,
+        })
+    }
+
+    fn down() -> Result<Status, Error> {
+        Err(Error::Unavailable { endpoint: "n3:7400".into(), cause: "unreachable".into() })
+    }
+
+    #[test]
+    fn a_leader_and_a_majority_are_health() {
+        assert!(health(&[line(1, up(2, Some(1))), line(2, up(2, Some(1))), line(3, down())]).is_ok());
+        assert!(health(&[line(1, up(2, Some(1)))]).is_ok());
+    }
+
+    #[test]
+    fn less_is_unavailable_and_says_why() {
+        for (lines, wanted) in [
+            (vec![line(1, up(2, Some(1))), line(2, down()), line(3, down())], "1 of 3 voters"),
+            (vec![line(1, up(2, None)), line(2, up(2, None)), line(3, down())], "no leader"),
+            (vec![line(1, up(3, None)), line(2, up(2, Some(3))), line(3, down())], "no leader"),
+            (vec![MemberStatus { member: None, ..line(1, down()) }], "no node answers"),
+        ] {
+            let failure = health(&lines).unwrap_err();
+            assert_eq!(failure.code, Code::Unavailable);
+            assert!(failure.cause.contains(wanted), "{failure} lacks {wanted}");
+        }
+    }
+
+    #[test]
+    fn json_has_the_promised_fields() {
+        let object = object(&line(1, up(2, Some(1))));
+        for field in [
+            "name",
+            "id",
+            "address",
+            "reachable",
+            "error",
+            "role",
+            "term",
+            "leader",
+            "applied",
+            "commit",
+            "flushed",
+            "revision",
+            "state_hash",
+            "log_first",
+            "log_last",
+            "log_bytes",
+            "state_bytes",
+            "version",
+            "uptime_ms",
+        ] {
+            assert!(object.get(field).is_some(), "{field} is missing: {object}");
+        }
+        assert_eq!(object["state_hash"], "0aff");
+        assert_eq!(object["uptime_ms"], 1234);
+        assert!(object["error"].is_null());
+    }
+
+    #[test]
+    fn a_node_that_is_down_is_shown_as_such() {
+        let down = line(3, down());
+        let object = object(&down);
+        assert_eq!((object["reachable"].as_bool(), object["id"].as_u64()), (Some(false), Some(3)));
+        assert!(object["error"].as_str().is_some_and(|error| error.contains("unreachable")));
+        let row = row(&down, human_bytes);
+        assert_eq!((row.len(), row[3].as_str()), (HEADERS.len(), "unreachable"));
+    }
+}

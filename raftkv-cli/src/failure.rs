@@ -1,0 +1,224 @@
+//! What a command that fails comes to: an exit code for programs, two lines for people.
+
+use client::Error;
+use std::ffi::OsStr;
+use std::fmt;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+
+/// Exit codes: a contract, since scripts act on them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Code {
+    /// Nobody reads what we write, like `head` after its last line: a quiet end, and no failure.
+    ReaderGone,
+    /// None of the others.
+    Other,
+    /// Arguments that make no sense, or over a limit.
+    Usage,
+    /// The key does not exist.
+    NotFound,
+    /// The write's condition did not hold.
+    PreconditionFailed,
+    /// Nobody answered, or overloaded. A write was certainly not applied.
+    Unavailable,
+    /// A write may or may not have been applied.
+    OutcomeUnknown,
+    /// Certificates or permissions.
+    Permission,
+    /// Damaged data.
+    Corruption,
+    /// Ctrl-C, where there was something to tidy up first.
+    Interrupted,
+}
+
+impl Code {
+    /// The number that the process ends with. 8, refused as unsafe, belongs to commands that change the cluster.
+    pub(crate) fn number(self) -> u8 {
+        match self {
+            Code::ReaderGone => 0,
+            Code::Other => 1,
+            Code::Usage => 2,
+            Code::NotFound => 3,
+            Code::PreconditionFailed => 4,
+            Code::Unavailable => 5,
+            Code::OutcomeUnknown => 6,
+            Code::Permission => 7,
+            Code::Corruption => 9,
+            // As a shell reports a command that the signal has ended.
+            Code::Interrupted => 130,
+        }
+    }
+}
+
+/// Why a command failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failure {
+    /// What the process ends with.
+    pub(crate) code: Code,
+    /// What happened.
+    pub(crate) cause: String,
+    /// Where.
+    pub(crate) endpoint: Option<String>,
+    /// What to try next.
+    pub(crate) next: Option<String>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "error: {}", self.cause)?;
+        if let Some(endpoint) = &self.endpoint {
+            write!(f, " (endpoint {endpoint})")?;
+        }
+        if let Some(next) = &self.next {
+            write!(f, "\n  try: {next}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Failure {
+    pub(crate) fn new(code: Code, cause: impl Into<String>) -> Failure {
+        Failure { code, cause: cause.into(), endpoint: None, next: None }
+    }
+
+    pub(crate) fn other(cause: impl Into<String>) -> Failure {
+        Failure::new(Code::Other, cause)
+    }
+
+    pub(crate) fn usage(cause: impl Into<String>) -> Failure {
+        Failure::new(Code::Usage, cause)
+    }
+
+    pub(crate) fn with_next(mut self, next: impl Into<String>) -> Failure {
+        self.next = Some(next.into());
+        self
+    }
+
+    pub(crate) fn at(mut self, endpoint: impl Into<String>) -> Failure {
+        self.endpoint = Some(endpoint.into());
+        self
+    }
+
+    /// A failed read or write of a local file, or of a standard stream.
+    pub(crate) fn io(what: &str, cause: &io::Error) -> Failure {
+        if cause.kind() == io::ErrorKind::BrokenPipe {
+            return Failure::new(Code::ReaderGone, "nobody reads the output any more");
+        }
+        Failure::other(format!("{what}: {cause}"))
+    }
+
+    /// The failure of a write to one key: the next command looks at that key.
+    pub(crate) fn of_write(error: &Error, key: &OsStr) -> Failure {
+        let failure = Failure::from(error.clone());
+        if matches!(error, Error::OutcomeUnknown { .. } | Error::PreconditionFailed { .. }) {
+            failure.with_next(format!("raftkv-cli get --meta {}", quoted(key)))
+        } else {
+            failure
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        let code = code_of(&error);
+        let next = match error {
+            Error::Unavailable { .. } | Error::TimedOut { .. } => {
+                "raftkv-cli status, to see which nodes answer; --timeout 30s, to wait longer".to_owned()
+            }
+            Error::OutcomeUnknown { .. } => "raftkv-cli get KEY --meta, to see whether the write happened".to_owned(),
+            Error::Tls { .. } | Error::Permission { .. } => {
+                ". DIR/env, or --ca, --cert and --key with files issued for this cluster's clients".to_owned()
+            }
+            Error::PreconditionFailed { .. } => "raftkv-cli get KEY --meta, and decide anew".to_owned(),
+            Error::CompactedRevision { .. } | Error::FutureRevision { .. } => {
+                "raftkv-cli status, for the current revision".to_owned()
+            }
+            Error::TooLarge { .. } | Error::Invalid { .. } | Error::Internal { .. } | Error::Corrupt { .. } => {
+                error.next_step().to_owned()
+            }
+        };
+        Failure::new(code, error.to_string()).at(error.endpoint()).with_next(next)
+    }
+}
+
+fn code_of(error: &Error) -> Code {
+    match error {
+        // A read that had no answer changed nothing, so it counts as unavailable.
+        Error::Unavailable { .. } | Error::TimedOut { .. } => Code::Unavailable,
+        Error::OutcomeUnknown { .. } => Code::OutcomeUnknown,
+        Error::Tls { .. } | Error::Permission { .. } => Code::Permission,
+        Error::TooLarge { .. } | Error::Invalid { .. } => Code::Usage,
+        Error::PreconditionFailed { .. } => Code::PreconditionFailed,
+        Error::CompactedRevision { .. } | Error::FutureRevision { .. } | Error::Internal { .. } => Code::Other,
+        Error::Corrupt { .. } => Code::Corruption,
+    }
+}
+
+/// An argument as a shell takes it back.
+pub(crate) fn quoted(argument: &OsStr) -> String {
+    let text = argument.to_string_lossy();
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-:=@%+,".contains(byte);
+    if !argument.is_empty() && argument.as_bytes().iter().all(is_plain) && !text.starts_with('-') {
+        return text.into_owned();
+    }
+    let dashes = if text.starts_with('-') { "-- " } else { "" };
+    format!("{dashes}'{}'", text.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use client::Part;
+    use std::time::Duration;
+
+    #[test]
+    fn exit_codes_are_the_contract() {
+        let endpoint = || "n1:1".to_owned();
+        let cause = || "because".to_owned();
+        let cases = [
+            (Error::Unavailable { endpoint: endpoint(), cause: cause() }, 5),
+            (Error::TimedOut { endpoint: endpoint(), after: Duration::from_secs(5), cause: cause() }, 5),
+            (Error::OutcomeUnknown { endpoint: endpoint(), cause: cause() }, 6),
+            (Error::Tls { endpoint: endpoint(), cause: cause() }, 7),
+            (Error::Permission { endpoint: endpoint(), cause: cause() }, 7),
+            (Error::TooLarge { endpoint: endpoint(), part: Part::Value, bytes: None, limit: 8 }, 2),
+            (Error::Invalid { endpoint: endpoint(), cause: cause() }, 2),
+            (Error::PreconditionFailed { endpoint: endpoint(), existing: None }, 4),
+            (Error::CompactedRevision { endpoint: endpoint(), cause: cause() }, 1),
+            (Error::FutureRevision { endpoint: endpoint(), cause: cause() }, 1),
+            (Error::Internal { endpoint: endpoint(), cause: cause() }, 1),
+            (Error::Corrupt { endpoint: endpoint(), cause: cause() }, 9),
+        ];
+        for (error, number) in cases {
+            let failure = Failure::from(error);
+            assert_eq!(failure.code.number(), number, "{failure}");
+            let text = failure.to_string();
+            assert!(text.starts_with("error: ") && text.contains("(endpoint n1:1)"), "{text}");
+            assert!(text.lines().nth(1).is_some_and(|line| line.starts_with("  try: ")), "{text}");
+        }
+        assert_eq!(Code::NotFound.number(), 3);
+        assert_eq!(Code::ReaderGone.number(), 0);
+    }
+
+    #[test]
+    fn a_limit_is_in_the_message() {
+        let error = Error::TooLarge { endpoint: "n1:1".into(), part: Part::Key, bytes: Some(5000), limit: 4096 };
+        assert!(Failure::from(error).to_string().contains("the limit is 4096 bytes"));
+    }
+
+    #[test]
+    fn an_unknown_write_points_at_its_own_key() {
+        let error = Error::OutcomeUnknown { endpoint: "n1:1".into(), cause: "the connection broke".into() };
+        let failure = Failure::of_write(&error, OsStr::new("it's here"));
+        assert_eq!(failure.next.as_deref(), Some(r"raftkv-cli get --meta 'it'\''s here'"));
+        assert_eq!(Failure::of_write(&error, OsStr::new("-x")).next.as_deref(), Some("raftkv-cli get --meta -- '-x'"));
+    }
+
+    #[test]
+    fn a_reader_that_left_is_no_failure() {
+        let broken = io::Error::from(io::ErrorKind::BrokenPipe);
+        assert_eq!(Failure::io("standard output", &broken).code.number(), 0);
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        assert_eq!(Failure::io("standard output", &full).code.number(), 1);
+    }
+}
