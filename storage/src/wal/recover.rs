@@ -464,6 +464,11 @@ impl Active {
         const STEP_BYTES: u64 = 1 << 20;
         let Segment { file, path, header, .. } = &*self.segment;
         let error = |source| LogError::io("rewrite the end of", path, source);
+        // A file that was cut short gets its length back, and with it the padding of its last record.
+        let length = file.length().map_err(error)?;
+        if length < header.length {
+            write_zeros(&**file, length, header.length - length).map_err(error)?;
+        }
         let mut buffer = Vec::new();
         let mut offset = self.last_write.start;
         while offset < self.last_write.end {
@@ -475,10 +480,6 @@ impl Active {
         }
         if let Some((from, to)) = self.dirty {
             write_zeros(&**file as &dyn DiskFile, from, to - from).map_err(error)?;
-        }
-        let length = file.length().map_err(error)?;
-        if length < header.length {
-            write_zeros(&**file, length, header.length - length).map_err(error)?;
         }
         file.sync().map_err(error)
     }
