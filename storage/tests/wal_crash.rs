@@ -8,8 +8,8 @@ mod wal_common;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use raft::{HardState, LogIndex, LogPosition, NodeId, Term};
+use raftkv_storage::wal::{LogError, LogStore, LogWrite, OpenError, SegmentedLog};
 use std::sync::Arc;
-use storage::wal::{LogError, LogStore, LogWrite, OpenError, SegmentedLog};
 use wal_common::{Fault, FaultDisk, Model, read_all, run, small_config};
 
 #[derive(Clone, Debug)]

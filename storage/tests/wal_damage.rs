@@ -6,9 +6,9 @@
 mod wal_common;
 
 use raft::{GroupId, HardState, NodeId, Term};
+use raftkv_storage::wal::{Damage, LogConfig, LogError, LogStore, LogWrite, OpenError, RecoveredLog, SegmentedLog};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use storage::wal::{Damage, LogConfig, LogError, LogStore, LogWrite, OpenError, RecoveredLog, SegmentedLog};
 use wal_common::{Fault, FaultDisk, Model, entries_write, entry, open, position, run, small_config};
 
 const FIRST: &str = "00000000000000000001.wal";
@@ -254,7 +254,7 @@ fn damage_under_an_open_log_poisons_it_at_the_read() {
     let mut files = disk.files();
     let at = files[FIRST].iter().rposition(|byte| *byte != 0).unwrap();
     files.get_mut(FIRST).unwrap()[at - 3] ^= 1;
-    let segment = storage::wal::disk::Disk::open(&disk, FIRST).unwrap();
+    let segment = raftkv_storage::wal::disk::Disk::open(&disk, FIRST).unwrap();
     segment.write_at(&mut [std::io::IoSlice::new(&files[FIRST][at - 3..=at])], at as u64 - 3).unwrap();
     let range = raft::LogRange { first: raft::LogIndex(1), last: raft::LogIndex(1) };
     let error = log.reader().entries(range, 1).unwrap_err();

@@ -5,8 +5,10 @@
 mod wal_common;
 
 use raft::{GroupId, HardState, LogIndex, LogRange, NodeId, Term};
+use raftkv_storage::wal::{
+    Inspection, LogConfig, LogError, LogStore, LogWrite, OpenError, RecordKind, SegmentedLog, Verdict,
+};
 use std::sync::atomic::{AtomicBool, Ordering};
-use storage::wal::{Inspection, LogConfig, LogError, LogStore, LogWrite, OpenError, RecordKind, SegmentedLog, Verdict};
 use wal_common::{Model, entries_write, entry, position, run};
 
 fn config() -> LogConfig {

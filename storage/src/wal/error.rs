@@ -71,9 +71,10 @@ pub enum LogError {
 impl LogError {
     pub(super) fn io(operation: &'static str, file: &Path, source: io::Error) -> LogError {
         let file = file.to_path_buf();
-        match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => LogError::DiskFull { operation, file, source },
-            _ => LogError::Io { operation, file, source },
+        if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+            LogError::DiskFull { operation, file, source }
+        } else {
+            LogError::Io { operation, file, source }
         }
     }
 }

@@ -67,10 +67,9 @@ impl Factory {
             self.retire(&[(prepared.name.clone(), prepared.header.length)])?;
         }
         let length = length_min.max(self.config.segment_bytes).next_multiple_of(FIRST_RECORD);
-        if length == self.config.segment_bytes.next_multiple_of(FIRST_RECORD) {
-            if let Some(spare) = self.spares.pop() {
-                return self.reuse(&spare, sequence, length);
-            }
+        let usual = length == self.config.segment_bytes.next_multiple_of(FIRST_RECORD);
+        if let Some(spare) = usual.then(|| self.spares.pop()).flatten() {
+            return self.reuse(&spare, sequence, length);
         }
         self.create(sequence, length)
     }

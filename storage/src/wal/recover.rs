@@ -4,7 +4,7 @@
 //! stops, look behind for proof that the missing write had been flushed; compare with the high-water mark.
 
 use super::contents::{Contents, RecordItem, objection_to_hard_state};
-use super::disk::{Disk, DiskFile};
+use super::disk::Disk;
 use super::error::{Damage, LogError, OpenError};
 use super::factory::write_zeros;
 use super::format::{
@@ -153,6 +153,13 @@ struct Stop {
     /// The first record that is not valid.
     offset: u64,
     damage: Damage,
+}
+
+/// What stands behind the end of a log, once it is known to be harmless.
+struct Behind {
+    /// Bytes that are not zero.
+    dirty: Option<(u64, u64)>,
+    torn_tail: Option<TornTail>,
 }
 
 struct Replay<'a> {
@@ -319,12 +326,13 @@ impl<'a> Replay<'a> {
         if let Some((at, stop)) = &previous {
             let segment = &segments[*at];
             let found = self.look_behind(segment, stop)?;
-            torn_tail = found.1;
-            active = Some(Active { segment: Arc::clone(segment), last_write: stop.last_write.clone(), dirty: found.0 });
+            torn_tail = found.torn_tail;
+            active =
+                Some(Active { segment: Arc::clone(segment), last_write: stop.last_write.clone(), dirty: found.dirty });
         }
         if let Some((at, stop)) = &incomplete {
             let found = self.look_behind(&segments[*at], stop)?;
-            torn_tail = torn_tail.or(found.1);
+            torn_tail = torn_tail.or(found.torn_tail);
             for later in &segments[at + 1..] {
                 if later_write(later, self.write_sequence).map_err(read_error(later))?.is_some() {
                     return Err(corrupt(&segments[*at], stop.offset, stop.damage));
@@ -339,7 +347,7 @@ impl<'a> Replay<'a> {
     }
 
     /// Looks for proof that the write that is missing after `stop` had been flushed. Returns what is dirty behind it, and a torn tail.
-    fn look_behind(&self, segment: &Segment, stop: &Stop) -> Result<(Option<(u64, u64)>, Option<TornTail>), OpenError> {
+    fn look_behind(&self, segment: &Segment, stop: &Stop) -> Result<Behind, OpenError> {
         let mut window = Window::new(Arc::clone(&segment.file)).map_err(read_error(segment))?;
         let from = stop.last_write.end;
         let found = tail(&mut window, segment, from, self.write_sequence).map_err(read_error(segment))?;
@@ -354,7 +362,7 @@ impl<'a> Replay<'a> {
             (torn, _) => torn,
         };
         let torn_tail = end.map(|end| TornTail { file: segment.path.clone(), offset: from, bytes: end - from });
-        Ok((found.dirty, torn_tail))
+        Ok(Behind { dirty: found.dirty, torn_tail })
     }
 }
 
@@ -414,15 +422,14 @@ impl Scan {
         if let Some(active) = &self.active {
             active.settle()?;
         }
-        let mut next = self.spares.iter().map(|(number, _)| number + 1).max().unwrap_or(1);
+        let free = self.spares.iter().map(|(number, _)| number + 1).max().unwrap_or(1);
         // The newest first, each durably: a gap in the sequence must never leave an empty segment behind it.
-        for name in std::mem::take(&mut self.surplus).into_iter().rev() {
+        for (number, name) in (free..).zip(std::mem::take(&mut self.surplus).into_iter().rev()) {
             let path = disk.path(&name);
-            let spare = spare_name(next);
+            let spare = spare_name(number);
             disk.rename(&name, &spare).map_err(|source| LogError::io("recycle", &path, source))?;
             disk.sync_directory().map_err(|source| LogError::io("flush the directory of", &path, source))?;
-            self.spares.push((next, spare));
-            next += 1;
+            self.spares.push((number, spare));
         }
         self.discard_spares(disk, config)?;
         disk.sync_directory().map_err(|source| LogError::io("flush the directory", &disk.path(""), source))?;
@@ -479,7 +486,7 @@ impl Active {
             offset += step;
         }
         if let Some((from, to)) = self.dirty {
-            write_zeros(&**file as &dyn DiskFile, from, to - from).map_err(error)?;
+            write_zeros(&**file, from, to - from).map_err(error)?;
         }
         file.sync().map_err(error)
     }

@@ -63,12 +63,12 @@ pub(super) fn header_at(window: &mut Window, epoch: u64, offset: u64) -> io::Res
 }
 
 /// The record at `offset`, checked: header, length, body, group.
-pub(super) fn record_at<'a>(
-    window: &'a mut Window,
+pub(super) fn record_at(
+    window: &mut Window,
     epoch: u64,
     group: GroupId,
     offset: u64,
-) -> io::Result<Result<(RecordHeader, &'a [u8]), Invalid>> {
+) -> io::Result<Result<(RecordHeader, &[u8]), Invalid>> {
     let header = match header_at(window, epoch, offset)? {
         Ok(header) => header,
         Err(damage) => return Ok(Err(damage.into())),

@@ -5,12 +5,12 @@
 
 use bytes::Bytes;
 use raft::{Entry, EntryKind, HardState, LogIndex, LogPosition, LogRange, Term};
+use raftkv_storage::wal::disk::{Disk, DiskFile};
+use raftkv_storage::wal::{LogConfig, LogStore, LogWrite, Preparation, RecoveredLog, SegmentedLog};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
-use storage::wal::disk::{Disk, DiskFile};
-use storage::wal::{LogConfig, LogStore, LogWrite, Preparation, RecoveredLog, SegmentedLog};
 
 const SECTOR: usize = 512;
 
