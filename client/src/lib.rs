@@ -1,1 +1,64 @@
-//! client
+//! The async Rust client of raftkv.
+//!
+//! A [`Client`] needs the address of one node and a client certificate. It finds the leader by itself, learns the other members while it
+//! runs, and goes on with them when nodes fail. It is cheap to clone, and all clones share its connections.
+//!
+//! ```no_run
+//! use client::{Client, CredentialPaths, Credentials};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let credentials = Credentials::load(&CredentialPaths {
+//!     authority: "admin/ca.pem".into(),
+//!     certificate: "admin/client.pem".into(),
+//!     key: "admin/client.key".into(),
+//! })?;
+//! let client = Client::builder().endpoints(["10.0.0.1:7400"]).credentials(credentials).build()?;
+//!
+//! let put = client.put(("color", "green")).await?;
+//! let found = client.get("color").await?.kv.expect("it was just written");
+//! assert_eq!((found.value.as_ref(), found.mod_revision), (b"green".as_slice(), put.revision));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What happens to a write
+//!
+//! The client never guesses. A write that returns `Ok` is durable on a majority. Of one that fails, [`Error`] says which it is:
+//! certainly not applied ([`Error::is_certainly_not_applied`]), or [`Error::OutcomeUnknown`]. Only what was certainly not applied is tried
+//! again by the client itself, until the deadline; a request that may have arrived is never sent a second time. Reads change nothing and
+//! are tried again freely.
+//!
+//! # Where requests go
+//!
+//! Writes go to the leader. Linearizable reads go to any node, which asks the leader for the right index: each client stays with one node
+//! for as long as it answers. Stale reads go to the endpoints as they were given, the first one first, and never to learned ones: who asks
+//! for the state of one node gets that node's.
+//!
+//! # Bounds
+//!
+//! A client holds at most [`CONNECTIONS_MAX`] connections to a node and knows at most [`ENDPOINTS_MAX`] nodes; requests in flight are
+//! bounded for each connection by [`CALLS_MAX`]. A scan holds one reply at a time.
+//!
+//! Absent: sessions, with which a write of unknown outcome can be repeated safely; watches; leases; transactions of several keys.
+
+mod builder;
+mod client;
+mod directory;
+mod endpoint;
+mod error;
+mod policy;
+mod request;
+mod route;
+mod scan;
+mod status;
+mod value;
+
+pub use builder::{BuildError, Builder, CONNECTIONS_MAX, TIMEOUT_DEFAULT};
+pub use client::Client;
+pub use directory::ENDPOINTS_MAX;
+pub use error::{Error, Part};
+pub use request::{Condition, Delete, Get, Level, Put, Range, Scan};
+pub use scan::{ScanStream, ScanSummary};
+pub use status::{Member, MemberStatus, Status};
+pub use transport::{CALLS_MAX, CredentialPaths, Credentials, CredentialsError};
+pub use value::{DeleteOutcome, Found, KeyValue, PutOutcome};

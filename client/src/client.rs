@@ -1,0 +1,380 @@
+//! The client itself: one request from the call to its answer, over as many attempts as the policy allows.
+
+use crate::builder::Builder;
+use crate::directory::{Address, Directory};
+use crate::endpoint::{Connected, Endpoint};
+use crate::error::{Error, Part};
+use crate::policy::{self, Failure, Purpose, judge};
+use crate::request::{Delete, Excess, Get, Level, Put, Scan};
+use crate::route::Route;
+use crate::scan::ScanStream;
+use crate::value::{DeleteOutcome, Found, PutOutcome, header};
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+use std::time::Duration;
+use tokio::time::Instant;
+use transport::proto::client as wire;
+use transport::{CallError, Credentials, Request, Response, ScanError};
+
+/// How long a client lives before it asks for the members the first time: a program that makes one request need not.
+const LEARN_AFTER: Duration = Duration::from_secs(1);
+/// How often it asks afterwards.
+const LEARN_EVERY: Duration = Duration::from_secs(30);
+
+/// A client of one cluster. Cheap to clone; clones share connections and what they know.
+///
+/// Every method may be called from many tasks at the same time. Dropping a future gives up waiting for the answer; a write that was
+/// already sent may still be applied.
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    credentials: Credentials,
+    timeout: Duration,
+    connections: usize,
+    directory: RwLock<Directory>,
+    endpoints: RwLock<HashMap<Address, Arc<Endpoint>>>,
+    learning: AtomicBool,
+}
+
+/// What one attempt does.
+pub(crate) enum Work {
+    /// One request, one answer.
+    Call(Request),
+    /// Open a scan and read its first reply.
+    Scan(wire::ScanRequest),
+}
+
+/// What it brings.
+pub(crate) enum Done {
+    Call(Response),
+    Scan(Box<OpenScan>),
+}
+
+/// A scan that a node has begun to answer.
+pub(crate) struct OpenScan {
+    pub(crate) first: wire::ScanReply,
+    pub(crate) stream: transport::ScanStream,
+    pub(crate) address: Address,
+    /// Dropping the last handle would close the connection under the stream.
+    pub(crate) _connected: Arc<Connected>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("directory", &*self.directory()).field("timeout", &self.shared.timeout).finish()
+    }
+}
+
+impl Client {
+    /// Begins a new client.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    pub(crate) fn new(
+        endpoints: Vec<Address>,
+        credentials: Credentials,
+        timeout: Duration,
+        connections: usize,
+    ) -> Client {
+        let shared = Shared {
+            credentials,
+            timeout,
+            connections,
+            directory: RwLock::new(Directory::new(endpoints)),
+            endpoints: RwLock::default(),
+            learning: AtomicBool::new(false),
+        };
+        Client { shared: Arc::new(shared) }
+    }
+
+    /// Writes one key. When it returns, the write is durable on a majority of the nodes.
+    ///
+    /// ```no_run
+    /// # async fn example(client: client::Client) -> Result<(), client::Error> {
+    /// use client::{Error, Put};
+    /// client.put(("color", "green")).await?;
+    /// match client.put(Put::new("lock", "me").if_absent()).await {
+    ///     Ok(_) => println!("it is mine"),
+    ///     Err(Error::PreconditionFailed { existing, .. }) => println!("somebody was faster: {existing:?}"),
+    ///     Err(other) => return Err(other),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::PreconditionFailed`] when its condition does not hold; [`Error::OutcomeUnknown`] when it may or may not have been applied;
+    /// after any other, it was certainly not applied.
+    pub async fn put(&self, put: impl Into<Put>) -> Result<PutOutcome, Error> {
+        let (address, response) = self.call(Purpose::Write, put.into().into_wire()).await?;
+        let Response::Put(reply) = response else { return Err(nonsense(Purpose::Write, &address)) };
+        let previous = reply.previous.map(Into::into);
+        if !reply.succeeded {
+            return Err(Error::PreconditionFailed { endpoint: address.to_string(), existing: previous.map(Box::new) });
+        }
+        let (revision, index) = header(reply.header);
+        Ok(PutOutcome { revision, index, previous })
+    }
+
+    /// Reads one key.
+    ///
+    /// ```no_run
+    /// # async fn example(client: client::Client) -> Result<(), client::Error> {
+    /// use client::{Get, Level};
+    /// let found = client.get("color").await?;
+    /// println!("{:?} at revision {}", found.kv.map(|kv| kv.value), found.revision);
+    /// let nearby = client.get(Get::new("color").level(Level::Stale { age_max: None })).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// When no node answers in time, or the revision asked for is not kept or still to come. A key that does not exist is no error.
+    pub async fn get(&self, get: impl Into<Get>) -> Result<Found, Error> {
+        let get = get.into();
+        let purpose = read_purpose(get.read_level());
+        let (address, response) = self.call(purpose, get.into_wire()).await?;
+        let Response::Get(reply) = response else { return Err(nonsense(purpose, &address)) };
+        Ok(Found { revision: header(reply.header).0, kv: reply.kv.map(Into::into) })
+    }
+
+    /// Deletes one key or a range, all at one revision.
+    ///
+    /// ```no_run
+    /// # async fn example(client: client::Client) -> Result<(), client::Error> {
+    /// use client::{Delete, Range};
+    /// let outcome = client.delete(Delete::range(Range::prefix("session/"))).await?;
+    /// println!("{} sessions deleted", outcome.deleted);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Client::put`]. Deleting nothing is no error.
+    pub async fn delete(&self, delete: Delete) -> Result<DeleteOutcome, Error> {
+        let (address, response) = self.call(Purpose::Write, delete.into_wire()).await?;
+        let Response::Delete(reply) = response else { return Err(nonsense(Purpose::Write, &address)) };
+        let (revision, index) = header(reply.header);
+        let previous = reply.previous.into_iter().map(Into::into).collect();
+        Ok(DeleteOutcome { revision, index, deleted: reply.deleted, previous })
+    }
+
+    /// Begins to read a range. Pairs come as they are asked for, so a range of any size takes little memory here.
+    ///
+    /// ```no_run
+    /// # async fn example(client: client::Client) -> Result<(), client::Error> {
+    /// use client::{Range, Scan};
+    /// let mut scan = client.scan(Scan::new(Range::prefix("service/"))).await?;
+    /// while let Some(kv) = scan.next().await? {
+    ///     println!("{:?} = {:?}", kv.key, kv.value);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// When no node begins to answer in time, or the revision asked for is not kept or still to come.
+    pub async fn scan(&self, scan: Scan) -> Result<ScanStream, Error> {
+        ScanStream::open(self.clone(), scan).await
+    }
+
+    /// How long a request may take.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        self.shared.timeout
+    }
+
+    /// One request with one answer, to its end.
+    pub(crate) async fn call(&self, purpose: Purpose, request: Request) -> Result<(Address, Response), Error> {
+        let (address, done) = self.run(purpose, &Work::Call(request)).await?;
+        match done {
+            Done::Call(response) => Ok((address, response)),
+            Done::Scan(_) => unreachable!("a call brings a response"),
+        }
+    }
+
+    /// Attempts until success, the deadline, or an error that trying again does not mend.
+    pub(crate) async fn run(&self, purpose: Purpose, work: &Work) -> Result<(Address, Done), Error> {
+        let deadline = Instant::now() + self.shared.timeout;
+        let mut route = Route::new(purpose);
+        loop {
+            let now = Instant::now();
+            if now >= deadline {
+                return Err(route.give_up(&self.directory(), self.shared.timeout));
+            }
+            let next = route.next(&self.directory(), now.into_std());
+            let Some(address) = next else {
+                let pause = route.end_round(rand::random())?;
+                tracing::debug!(round = route.round(), pause_ms = pause.as_millis(), "no node took the request yet");
+                tokio::time::sleep(pause.min(deadline - now)).await;
+                continue;
+            };
+            let endpoint = self.endpoint(&address);
+            match self.attempt(&endpoint, purpose, work, route.round(), deadline).await {
+                Ok(done) => {
+                    self.settle(purpose, &address);
+                    return Ok((address, done));
+                }
+                Err(failure) => {
+                    tracing::debug!(endpoint = %address, ?failure, "attempt failed");
+                    let verdict = judge(purpose, &address, failure);
+                    route.failed(&mut self.directory_mut(), &address, verdict, std::time::Instant::now())?;
+                }
+            }
+        }
+    }
+
+    /// One attempt at one node. A connection that had ended unnoticed is replaced once: nothing was sent on it.
+    pub(crate) async fn attempt(
+        &self,
+        endpoint: &Endpoint,
+        purpose: Purpose,
+        work: &Work,
+        round: u32,
+        deadline: Instant,
+    ) -> Result<Done, Failure> {
+        let mut redialled = false;
+        loop {
+            let remaining = deadline.saturating_duration_since(Instant::now());
+            let dial_timeout = policy::dial_timeout(round, remaining);
+            let dialled = endpoint.connection(&self.shared.credentials, dial_timeout).await;
+            let connected = dialled.map_err(Failure::Connect)?;
+            self.start_learning();
+            let remaining = deadline.saturating_duration_since(Instant::now());
+            let patience = match purpose {
+                Purpose::Write => remaining,
+                Purpose::Read | Purpose::StaleRead => policy::read_attempt_timeout(remaining),
+            };
+            let outcome = match work {
+                Work::Call(request) => call(&connected, request, patience).await.map(Done::Call),
+                Work::Scan(request) => open_scan(&connected, endpoint.address(), request, patience).await,
+            };
+            match outcome {
+                Err(Failure::NotSent(_)) if !redialled => {
+                    endpoint.discard(&connected);
+                    redialled = true;
+                }
+                Err(failure @ (Failure::NotSent(_) | Failure::Lost(_) | Failure::Silent(_))) => {
+                    endpoint.discard(&connected);
+                    return Err(failure);
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// Notes a success, which is usually nothing new.
+    fn settle(&self, purpose: Purpose, address: &Address) {
+        if !self.directory().is_settled(purpose, address) {
+            self.directory_mut().answered(purpose, address, std::time::Instant::now());
+        }
+    }
+
+    pub(crate) fn endpoint(&self, address: &Address) -> Arc<Endpoint> {
+        let known = &self.shared.endpoints;
+        if let Some(endpoint) = known.read().unwrap_or_else(PoisonError::into_inner).get(address) {
+            return endpoint.clone();
+        }
+        let mut known = known.write().unwrap_or_else(PoisonError::into_inner);
+        let connections = self.shared.connections;
+        known.entry(address.clone()).or_insert_with(|| Arc::new(Endpoint::new(address.clone(), connections))).clone()
+    }
+
+    pub(crate) fn directory(&self) -> RwLockReadGuard<'_, Directory> {
+        self.shared.directory.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn directory_mut(&self) -> RwLockWriteGuard<'_, Directory> {
+        self.shared.directory.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes over a members list, and lets go of the connections to nodes that are on none.
+    pub(crate) fn learn<'a>(&self, client_addresses: impl IntoIterator<Item = &'a str>) {
+        let mut directory = self.directory_mut();
+        directory.learn(client_addresses);
+        let mut endpoints = self.shared.endpoints.write().unwrap_or_else(PoisonError::into_inner);
+        endpoints.retain(|address, _| directory.all().any(|known| known == address));
+    }
+
+    fn start_learning(&self) {
+        if !self.shared.learning.load(Ordering::Relaxed) && !self.shared.learning.swap(true, Ordering::Relaxed) {
+            tokio::spawn(keep_learning(Arc::downgrade(&self.shared)));
+        }
+    }
+}
+
+/// Keeps the members known for as long as the client lives, so that the endpoints given at the start need not.
+async fn keep_learning(shared: Weak<Shared>) {
+    let mut pause = LEARN_AFTER;
+    loop {
+        tokio::time::sleep(pause).await;
+        let Some(shared) = shared.upgrade() else { return };
+        // A failure leaves what is known as it is; the next round asks again. `status` hands the members to `learn`.
+        if let Err(error) = (Client { shared }).status().await {
+            tracing::debug!(%error, "the members could not be asked for");
+        }
+        pause = LEARN_EVERY;
+    }
+}
+
+async fn call(connected: &Connected, request: &Request, patience: Duration) -> Result<Response, Failure> {
+    if let Some(excess) = connected.limits.excess(request) {
+        return Err(Failure::Excess(excess));
+    }
+    match tokio::time::timeout(patience, connected.connection.call(request.clone())).await {
+        Ok(Ok(Response::Error(error))) => Err(Failure::Node(error)),
+        Ok(Ok(response)) => Ok(response),
+        Ok(Err(CallError::NotSent { cause })) => Err(Failure::NotSent(cause)),
+        Ok(Err(CallError::OutcomeUnknown { cause })) => Err(Failure::Lost(cause)),
+        Ok(Err(CallError::TooLarge { bytes, limit })) => {
+            Err(Failure::Excess(Excess { part: Part::Request, bytes: bytes as u64, limit: limit as u64 }))
+        }
+        Err(_) => Err(Failure::Silent(patience)),
+    }
+}
+
+async fn open_scan(
+    connected: &Arc<Connected>,
+    address: &Address,
+    request: &wire::ScanRequest,
+    patience: Duration,
+) -> Result<Done, Failure> {
+    let opening = async {
+        // A scan is a read: that it may have been sent does no harm, so a connection that had ended is worth a second dial.
+        let opened = connected.connection.scan(request).await;
+        let mut stream = opened.map_err(|error| scan_failure(error, Failure::NotSent))?;
+        let first = stream.next().await.map_err(|error| scan_failure(error, Failure::Lost))?;
+        let first = first.ok_or(Failure::Nonsense)?;
+        let connected = connected.clone();
+        Ok(Done::Scan(Box::new(OpenScan { first, stream, address: address.clone(), _connected: connected })))
+    };
+    tokio::time::timeout(patience, opening).await.unwrap_or(Err(Failure::Silent(patience)))
+}
+
+pub(crate) fn scan_failure(error: ScanError, broken: impl FnOnce(String) -> Failure) -> Failure {
+    match error {
+        ScanError::Node(error) => Failure::Node(error),
+        ScanError::Broken { cause } => broken(cause),
+    }
+}
+
+pub(crate) fn read_purpose(level: Level) -> Purpose {
+    match level {
+        Level::Linearizable => Purpose::Read,
+        Level::Stale { .. } => Purpose::StaleRead,
+    }
+}
+
+/// An answer of the wrong kind, as an error.
+pub(crate) fn nonsense(purpose: Purpose, address: &Address) -> Error {
+    match judge(purpose, address, Failure::Nonsense) {
+        policy::Verdict::Fail(error) | policy::Verdict::Retry { error, .. } => error,
+    }
+}

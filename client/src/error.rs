@@ -1,0 +1,239 @@
+//! What went wrong, and above all: what happened to the write.
+
+use crate::value::KeyValue;
+use std::fmt;
+use std::time::Duration;
+
+/// Which part of a request is over a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The key.
+    Key,
+    /// The value, or the value of a condition.
+    Value,
+    /// The request as a whole.
+    Request,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Part::Key => "key",
+            Part::Value => "value",
+            Part::Request => "request",
+        })
+    }
+}
+
+/// Why a request has no result. Each names the endpoint that it was last tried at, the cause, and with [`Error::next_step`] what to do.
+///
+/// Everything but [`Error::OutcomeUnknown`] means for a write: certainly not applied.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// No node took the request until the deadline: none answers, there is no leader, or they are overloaded.
+    #[error("unavailable: {cause}")]
+    Unavailable {
+        /// Where it was last tried.
+        endpoint: String,
+        /// The cause.
+        cause: String,
+    },
+    /// The write was sent and its answer did not come: it may be applied, now or later, or not.
+    #[error("the outcome of the write is unknown: {cause}")]
+    OutcomeUnknown {
+        /// Where it was sent.
+        endpoint: String,
+        /// The cause.
+        cause: String,
+    },
+    /// A read had no answer before the deadline.
+    #[error("no answer within {}: {cause}", Human(*after))]
+    TimedOut {
+        /// Where it was last tried.
+        endpoint: String,
+        /// The deadline.
+        after: Duration,
+        /// The last attempt's end.
+        cause: String,
+    },
+    /// No connection because of certificates: ours, or the node's.
+    #[error("{cause}")]
+    Tls {
+        /// Where it was tried.
+        endpoint: String,
+        /// The cause.
+        cause: String,
+    },
+    /// The node knows who we are and says no.
+    #[error("permission denied: {cause}")]
+    Permission {
+        /// Who said so.
+        endpoint: String,
+        /// The cause.
+        cause: String,
+    },
+    /// Over a limit of the node.
+    #[error("{}", too_large(*part, *bytes, *limit))]
+    TooLarge {
+        /// Whose limit it is.
+        endpoint: String,
+        /// What is too large.
+        part: Part,
+        /// Its bytes, where known.
+        bytes: Option<u64>,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The write's condition did not hold; nothing was written.
+    #[error("the condition did not hold: {}", describe(existing.as_deref()))]
+    PreconditionFailed {
+        /// Who said so.
+        endpoint: String,
+        /// What the key holds; `None` when it does not exist.
+        existing: Option<Box<KeyValue>>,
+    },
+    /// The revision asked for has been compacted away.
+    #[error("{cause}")]
+    CompactedRevision {
+        /// Who said so.
+        endpoint: String,
+        /// The cause.
+        cause: String,
+    },
+    /// The revision asked for is still to come.
+    #[error("{cause}")]
+    FutureRevision {
+        /// Who said so.
+        endpoint: String,
+        /// The cause.
+        cause: String,
+    },
+    /// The request makes no sense, or the node does not know it.
+    #[error("the node does not take the request: {cause}")]
+    Invalid {
+        /// Who said so.
+        endpoint: String,
+        /// The cause.
+        cause: String,
+    },
+    /// Something is wrong inside the node, or between it and this client.
+    #[error("internal error: {cause}")]
+    Internal {
+        /// Where.
+        endpoint: String,
+        /// The cause.
+        cause: String,
+    },
+    /// The node found stored data damaged.
+    #[error("corrupt data: {cause}")]
+    Corrupt {
+        /// Where.
+        endpoint: String,
+        /// The cause.
+        cause: String,
+    },
+}
+
+impl Error {
+    /// The node that it happened with, as `host:port`.
+    #[must_use]
+    pub fn endpoint(&self) -> &str {
+        match self {
+            Error::Unavailable { endpoint, .. }
+            | Error::OutcomeUnknown { endpoint, .. }
+            | Error::TimedOut { endpoint, .. }
+            | Error::Tls { endpoint, .. }
+            | Error::Permission { endpoint, .. }
+            | Error::TooLarge { endpoint, .. }
+            | Error::PreconditionFailed { endpoint, .. }
+            | Error::CompactedRevision { endpoint, .. }
+            | Error::FutureRevision { endpoint, .. }
+            | Error::Invalid { endpoint, .. }
+            | Error::Internal { endpoint, .. }
+            | Error::Corrupt { endpoint, .. } => endpoint,
+        }
+    }
+
+    /// Whether the write, if it was one, has certainly not been applied and never will be: it may be repeated as it is.
+    #[must_use]
+    pub fn is_certainly_not_applied(&self) -> bool {
+        !matches!(self, Error::OutcomeUnknown { .. })
+    }
+
+    /// Whether certificates or permissions are the cause: trying again changes nothing.
+    #[must_use]
+    pub fn is_permission(&self) -> bool {
+        matches!(self, Error::Tls { .. } | Error::Permission { .. })
+    }
+
+    /// What to do about it, in a sentence.
+    #[must_use]
+    pub fn next_step(&self) -> &'static str {
+        match self {
+            Error::Unavailable { .. } | Error::TimedOut { .. } => {
+                "check that a majority of the nodes runs and that an endpoint is reachable, then repeat the request"
+            }
+            Error::OutcomeUnknown { .. } => "read the key to see whether the write happened before repeating it",
+            Error::Tls { .. } => "use the CA file, certificate and key that were issued for this cluster's clients",
+            Error::Permission { .. } => "use a certificate that is allowed to do this",
+            Error::TooLarge { .. } => "send less, or raise the limit in the configuration of every node",
+            Error::PreconditionFailed { .. } => "read the key again and decide anew",
+            Error::CompactedRevision { .. } => "read at a newer revision",
+            Error::FutureRevision { .. } => "read at a revision that exists, or without one",
+            Error::Invalid { .. } => "correct the request; if client and node differ in version, use the same",
+            Error::Internal { .. } => "see the node's log",
+            Error::Corrupt { .. } => "see the node's log; do not delete anything, the other nodes hold the data",
+        }
+    }
+}
+
+fn too_large(part: Part, bytes: Option<u64>, limit: u64) -> String {
+    match bytes {
+        Some(bytes) => format!("the {part} is too large: {bytes} bytes, the limit is {limit} bytes"),
+        None => format!("the {part} is too large: the limit is {limit} bytes"),
+    }
+}
+
+fn describe(existing: Option<&KeyValue>) -> String {
+    match existing {
+        Some(kv) => format!("the key exists with mod_revision {} and version {}", kv.mod_revision, kv.version),
+        None => "the key does not exist".to_owned(),
+    }
+}
+
+/// A duration as people write it.
+pub(crate) struct Human(pub(crate) Duration);
+
+impl fmt::Display for Human {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let milliseconds = self.0.as_millis();
+        if milliseconds % 1000 == 0 { write!(f, "{} s", milliseconds / 1000) } else { write!(f, "{milliseconds} ms") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_unknown_outcome_leaves_a_doubt() {
+        let endpoint = || "n1:1".to_owned();
+        let unknown = Error::OutcomeUnknown { endpoint: endpoint(), cause: "the connection broke".into() };
+        assert!(!unknown.is_certainly_not_applied());
+        let refused = Error::Unavailable { endpoint: endpoint(), cause: "no leader".into() };
+        assert!(refused.is_certainly_not_applied());
+        assert_eq!(refused.endpoint(), "n1:1");
+    }
+
+    #[test]
+    fn messages_carry_the_limit_and_the_existing_revision() {
+        let too_large =
+            Error::TooLarge { endpoint: "n1:1".into(), part: Part::Value, bytes: Some(9_000_000), limit: 8_388_608 };
+        assert_eq!(too_large.to_string(), "the value is too large: 9000000 bytes, the limit is 8388608 bytes");
+        let absent = Error::PreconditionFailed { endpoint: "n1:1".into(), existing: None };
+        assert_eq!(absent.to_string(), "the condition did not hold: the key does not exist");
+        let timed_out =
+            Error::TimedOut { endpoint: "n1:1".into(), after: Duration::from_millis(1500), cause: "silence".into() };
+        assert_eq!(timed_out.to_string(), "no answer within 1500 ms: silence");
+    }
+}

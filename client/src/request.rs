@@ -1,0 +1,447 @@
+//! What can be asked. Each request is a value that is built up and handed to the [`Client`](crate::Client).
+
+use crate::error::Part;
+use bytes::Bytes;
+use std::time::Duration;
+use transport::Request;
+use transport::proto::client as wire;
+
+/// How current a read has to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Level {
+    /// Sees every write that was acknowledged before it began.
+    #[default]
+    Linearizable,
+    /// Whatever the node asked has applied.
+    Stale {
+        /// Refuse to answer with state older than this; milliseconds count.
+        age_max: Option<Duration>,
+    },
+}
+
+impl Level {
+    fn wire(self) -> (i32, Option<u64>) {
+        match self {
+            Level::Linearizable => (wire::ReadLevel::Linearizable.into(), None),
+            Level::Stale { age_max } => {
+                let age_ms_max = age_max.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+                (wire::ReadLevel::Stale.into(), age_ms_max)
+            }
+        }
+    }
+}
+
+/// What must hold for a write to happen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// The key does not exist.
+    Absent,
+    /// The key's `mod_revision` is this.
+    Revision(u64),
+    /// The key exists with this value.
+    Value(Bytes),
+}
+
+impl From<Condition> for wire::Condition {
+    fn from(condition: Condition) -> wire::Condition {
+        use wire::condition::Kind;
+        let kind = match condition {
+            Condition::Absent => Kind::Absent(true),
+            Condition::Revision(revision) => Kind::ModRevision(revision),
+            Condition::Value(value) => Kind::Value(value),
+        };
+        wire::Condition { kind: Some(kind) }
+    }
+}
+
+/// Write one key.
+///
+/// ```
+/// use client::Put;
+/// let put = Put::new("leader", "n1").if_absent().with_previous();
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Put {
+    key: Bytes,
+    value: Bytes,
+    condition: Option<Condition>,
+    previous: bool,
+}
+
+impl Put {
+    /// Write `value` under `key`.
+    pub fn new(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Put {
+        Put { key: key.into(), value: value.into(), condition: None, previous: false }
+    }
+
+    /// Only under this condition.
+    #[must_use]
+    pub fn only_if(mut self, condition: Condition) -> Put {
+        self.condition = Some(condition);
+        self
+    }
+
+    /// Only if the key does not exist.
+    #[must_use]
+    pub fn if_absent(self) -> Put {
+        self.only_if(Condition::Absent)
+    }
+
+    /// Only if the key was last changed at this revision.
+    #[must_use]
+    pub fn if_revision(self, revision: u64) -> Put {
+        self.only_if(Condition::Revision(revision))
+    }
+
+    /// Only if the key exists and holds this value.
+    #[must_use]
+    pub fn if_value(self, value: impl Into<Bytes>) -> Put {
+        self.only_if(Condition::Value(value.into()))
+    }
+
+    /// Answer with what the key held before.
+    #[must_use]
+    pub fn with_previous(mut self) -> Put {
+        self.previous = true;
+        self
+    }
+
+    pub(crate) fn into_wire(self) -> Request {
+        Request::Put(wire::PutRequest {
+            key: self.key,
+            value: self.value,
+            condition: self.condition.map(Into::into),
+            previous: self.previous,
+        })
+    }
+}
+
+impl<K: Into<Bytes>, V: Into<Bytes>> From<(K, V)> for Put {
+    fn from((key, value): (K, V)) -> Put {
+        Put::new(key, value)
+    }
+}
+
+/// Read one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Get {
+    key: Bytes,
+    revision: Option<u64>,
+    level: Level,
+}
+
+impl Get {
+    /// Read `key` as it is.
+    pub fn new(key: impl Into<Bytes>) -> Get {
+        Get { key: key.into(), revision: None, level: Level::Linearizable }
+    }
+
+    /// Read it as it was at this revision.
+    #[must_use]
+    pub fn at_revision(mut self, revision: u64) -> Get {
+        self.revision = Some(revision);
+        self
+    }
+
+    /// How current the answer has to be.
+    #[must_use]
+    pub fn level(mut self, level: Level) -> Get {
+        self.level = level;
+        self
+    }
+
+    pub(crate) fn read_level(&self) -> Level {
+        self.level
+    }
+
+    pub(crate) fn into_wire(self) -> Request {
+        let (level, age_ms_max) = self.level.wire();
+        Request::Get(wire::GetRequest { key: self.key, revision: self.revision, level, age_ms_max })
+    }
+}
+
+impl<K: Into<Bytes>> From<K> for Get {
+    fn from(key: K) -> Get {
+        Get::new(key)
+    }
+}
+
+/// Keys from a first one to before a last one, in the order of their bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Range {
+    /// The first key, inclusive.
+    pub start: Bytes,
+    /// The end, exclusive. `None` goes on to the last key.
+    pub end: Option<Bytes>,
+}
+
+impl Range {
+    /// Every key.
+    #[must_use]
+    pub fn all() -> Range {
+        Range::default()
+    }
+
+    /// One key.
+    pub fn key(key: impl Into<Bytes>) -> Range {
+        let start = key.into();
+        let end = successor(&start);
+        Range { start, end: Some(end) }
+    }
+
+    /// Every key that begins with these bytes.
+    pub fn prefix(prefix: impl Into<Bytes>) -> Range {
+        let start = prefix.into();
+        let end = prefix_end(&start);
+        Range { start, end }
+    }
+
+    /// From `start`, inclusive, to `end`, exclusive.
+    pub fn between(start: impl Into<Bytes>, end: impl Into<Bytes>) -> Range {
+        Range { start: start.into(), end: Some(end.into()) }
+    }
+
+    /// From `start`, inclusive, to the last key.
+    pub fn from(start: impl Into<Bytes>) -> Range {
+        Range { start: start.into(), end: None }
+    }
+
+    pub(crate) fn into_wire(self) -> wire::KeyRange {
+        wire::KeyRange { start: self.start, end: self.end }
+    }
+}
+
+/// The first key after `key`.
+pub(crate) fn successor(key: &[u8]) -> Bytes {
+    let mut next = Vec::with_capacity(key.len() + 1);
+    next.extend_from_slice(key);
+    next.push(0);
+    next.into()
+}
+
+/// The first key after all that begin with `prefix`; none when nothing can follow, as for "" and 0xff 0xff.
+fn prefix_end(prefix: &[u8]) -> Option<Bytes> {
+    let last = prefix.iter().rposition(|byte| *byte != 0xff)?;
+    let mut end = prefix[..=last].to_vec();
+    end[last] += 1;
+    Some(end.into())
+}
+
+/// Delete keys.
+///
+/// ```
+/// use client::{Delete, Range};
+/// let one = Delete::key("color");
+/// let many = Delete::range(Range::prefix("session/")).with_previous();
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delete {
+    range: Range,
+    previous: bool,
+}
+
+impl Delete {
+    /// Delete one key.
+    pub fn key(key: impl Into<Bytes>) -> Delete {
+        Delete::range(Range::key(key))
+    }
+
+    /// Delete every key in a range, all at one revision.
+    #[must_use]
+    pub fn range(range: Range) -> Delete {
+        Delete { range, previous: false }
+    }
+
+    /// Answer with what the keys held.
+    #[must_use]
+    pub fn with_previous(mut self) -> Delete {
+        self.previous = true;
+        self
+    }
+
+    pub(crate) fn into_wire(self) -> Request {
+        Request::Delete(wire::DeleteRequest { range: Some(self.range.into_wire()), previous: self.previous })
+    }
+}
+
+/// Read a range, in order, all at one revision.
+///
+/// ```
+/// use client::{Range, Scan};
+/// let newest = Scan::new(Range::prefix("log/")).reverse().limit(10);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scan {
+    pub(crate) range: Range,
+    /// 0: none.
+    pub(crate) limit: u64,
+    pub(crate) reverse: bool,
+    pub(crate) keys_only: bool,
+    pub(crate) count_only: bool,
+    pub(crate) revision: Option<u64>,
+    pub(crate) level: Level,
+}
+
+impl Scan {
+    /// Read everything in `range`.
+    #[must_use]
+    pub fn new(range: Range) -> Scan {
+        let level = Level::Linearizable;
+        Scan { range, limit: 0, reverse: false, keys_only: false, count_only: false, revision: None, level }
+    }
+
+    /// At most so many pairs; 0 means no limit.
+    #[must_use]
+    pub fn limit(mut self, pairs_max: u64) -> Scan {
+        self.limit = pairs_max;
+        self
+    }
+
+    /// From the last key to the first.
+    #[must_use]
+    pub fn reverse(mut self) -> Scan {
+        self.reverse = true;
+        self
+    }
+
+    /// Without the values.
+    #[must_use]
+    pub fn keys_only(mut self) -> Scan {
+        self.keys_only = true;
+        self
+    }
+
+    /// Only how many there are: no pairs come, and [`ScanSummary::count`](crate::ScanSummary) tells.
+    #[must_use]
+    pub fn count_only(mut self) -> Scan {
+        self.count_only = true;
+        self
+    }
+
+    /// As it was at this revision.
+    #[must_use]
+    pub fn at_revision(mut self, revision: u64) -> Scan {
+        self.revision = Some(revision);
+        self
+    }
+
+    /// How current the answer has to be.
+    #[must_use]
+    pub fn level(mut self, level: Level) -> Scan {
+        self.level = level;
+        self
+    }
+
+    pub(crate) fn to_wire(&self) -> wire::ScanRequest {
+        let (level, age_ms_max) = self.level.wire();
+        wire::ScanRequest {
+            range: Some(self.range.clone().into_wire()),
+            limit: self.limit,
+            reverse: self.reverse,
+            keys_only: self.keys_only,
+            count_only: self.count_only,
+            revision: self.revision,
+            level,
+            age_ms_max,
+        }
+    }
+}
+
+/// What a node takes, as it said when the connection was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limits {
+    pub(crate) key_bytes_max: u64,
+    pub(crate) value_bytes_max: u64,
+}
+
+/// A part of a request that is over a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Excess {
+    pub(crate) part: Part,
+    pub(crate) bytes: u64,
+    pub(crate) limit: u64,
+}
+
+impl Limits {
+    /// What of a request is too long. Ends of ranges are left to the node: they are not stored, and the end of a single key is
+    /// one byte longer than the key.
+    pub(crate) fn excess(&self, request: &Request) -> Option<Excess> {
+        match request {
+            Request::Put(put) => self.key_excess(&put.key).or_else(|| self.value_excess(&put.value)).or_else(|| {
+                match put.condition.as_ref().and_then(|condition| condition.kind.as_ref()) {
+                    Some(wire::condition::Kind::Value(value)) => self.value_excess(value),
+                    Some(wire::condition::Kind::Absent(_) | wire::condition::Kind::ModRevision(_)) | None => None,
+                }
+            }),
+            Request::Get(get) => self.key_excess(&get.key),
+            Request::Delete(delete) => delete.range.as_ref().and_then(|range| self.key_excess(&range.start)),
+            Request::Status(_) => None,
+        }
+    }
+
+    fn key_excess(&self, key: &[u8]) -> Option<Excess> {
+        excess(Part::Key, key.len(), self.key_bytes_max)
+    }
+
+    fn value_excess(&self, value: &[u8]) -> Option<Excess> {
+        excess(Part::Value, value.len(), self.value_bytes_max)
+    }
+}
+
+/// A limit of zero was not told: the node will say itself.
+fn excess(part: Part, bytes: usize, limit: u64) -> Option<Excess> {
+    let bytes = bytes as u64;
+    (limit > 0 && bytes > limit).then_some(Excess { part, bytes, limit })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_ends_before_the_first_key_that_does_not_have_it() {
+        let cases: [(&[u8], Option<&[u8]>); 6] = [
+            (b"a", Some(b"b")),
+            (b"a/", Some(b"a0")),
+            (b"a\xff", Some(b"b")),
+            (b"a\xff\xff", Some(b"b")),
+            (b"\xff\xff", None),
+            (b"", None),
+        ];
+        for (prefix, end) in cases {
+            assert_eq!(Range::prefix(prefix.to_vec()).end.as_deref(), end, "prefix {prefix:?}");
+        }
+    }
+
+    #[test]
+    fn the_range_of_a_key_holds_that_key_alone() {
+        let range = Range::key("k");
+        assert_eq!((range.start.as_ref(), range.end.as_deref()), (b"k".as_slice(), Some(b"k\0".as_slice())));
+    }
+
+    #[test]
+    fn what_is_exactly_at_a_limit_passes_and_one_byte_more_does_not() {
+        let limits = Limits { key_bytes_max: 4, value_bytes_max: 8 };
+        let put = |key: usize, value: usize| Put::new(vec![b'k'; key], vec![b'v'; value]).into_wire();
+        assert_eq!(limits.excess(&put(4, 8)), None);
+        assert_eq!(limits.excess(&put(5, 8)), Some(Excess { part: Part::Key, bytes: 5, limit: 4 }));
+        assert_eq!(limits.excess(&put(4, 9)), Some(Excess { part: Part::Value, bytes: 9, limit: 8 }));
+        let conditional = Put::new("k", "v").if_value(vec![b'v'; 9]).into_wire();
+        assert_eq!(limits.excess(&conditional), Some(Excess { part: Part::Value, bytes: 9, limit: 8 }));
+        assert_eq!(limits.excess(&Delete::key("abcd").into_wire()), None);
+        assert_eq!(limits.excess(&Get::new("abcde").into_wire()).map(|excess| excess.part), Some(Part::Key));
+    }
+
+    #[test]
+    fn a_limit_that_was_not_told_limits_nothing() {
+        let limits = Limits { key_bytes_max: 0, value_bytes_max: 0 };
+        assert_eq!(limits.excess(&Put::new(vec![0; 9000], vec![0; 9000]).into_wire()), None);
+    }
+
+    #[test]
+    fn ages_travel_in_milliseconds() {
+        let request = Get::new("k").level(Level::Stale { age_max: Some(Duration::from_secs(2)) }).into_wire();
+        let Request::Get(get) = request else { panic!("a get became {request:?}") };
+        assert_eq!((get.level, get.age_ms_max), (wire::ReadLevel::Stale.into(), Some(2000)));
+    }
+}

@@ -1,0 +1,193 @@
+//! A range, read as a stream.
+//!
+//! All of a scan is at one revision. If its node fails half-way, the scan goes on at another one, at the same revision, after the last key
+//! that came; the caller sees no seam.
+
+use crate::client::{Client, Done, OpenScan, Work, nonsense, read_purpose, scan_failure};
+use crate::error::Error;
+use crate::policy::{Failure, Verdict, judge};
+use crate::request::{Scan, successor};
+use crate::value::{KeyValue, header};
+use bytes::Bytes;
+use transport::proto::client as wire;
+
+/// How often a scan goes on elsewhere without having got anything in between.
+const RESUMPTIONS_MAX: u32 = 3;
+
+/// What is known at the end of a scan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScanSummary {
+    /// The revision that it read at.
+    pub revision: u64,
+    /// Pairs that came, or with `count_only`, pairs in the range.
+    pub count: u64,
+    /// Whether the limit left some out.
+    pub more: bool,
+}
+
+/// The pairs of a scan, as they come.
+pub struct ScanStream {
+    client: Client,
+    scan: Scan,
+    open: OpenScan,
+    /// Pairs that have come and have not been asked for, in reverse.
+    ready: Vec<KeyValue>,
+    revision: u64,
+    received: u64,
+    last_key: Option<Bytes>,
+    resumptions: u32,
+    summary: Option<ScanSummary>,
+}
+
+impl ScanStream {
+    pub(crate) async fn open(client: Client, scan: Scan) -> Result<ScanStream, Error> {
+        let open = begin(&client, &scan).await?;
+        let revision = scan.revision.unwrap_or_else(|| header(open.first.header).0);
+        let mut stream = ScanStream {
+            client,
+            scan,
+            open,
+            ready: Vec::new(),
+            revision,
+            received: 0,
+            last_key: None,
+            resumptions: 0,
+            summary: None,
+        };
+        stream.take_first();
+        Ok(stream)
+    }
+
+    /// The next pair; none after the last one.
+    ///
+    /// # Errors
+    /// When the scan cannot go on at any node: what came before is right, but not the whole answer.
+    pub async fn next(&mut self) -> Result<Option<KeyValue>, Error> {
+        loop {
+            if let Some(kv) = self.ready.pop() {
+                return Ok(Some(kv));
+            }
+            if self.summary.is_some() {
+                return Ok(None);
+            }
+            self.receive().await?;
+        }
+    }
+
+    /// The revision that the scan reads at.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// What is known at the end: there once [`ScanStream::next`] has returned none.
+    #[must_use]
+    pub fn summary(&self) -> Option<ScanSummary> {
+        self.summary
+    }
+
+    /// Gets one more reply, from another node if need be.
+    async fn receive(&mut self) -> Result<(), Error> {
+        let patience = self.client.timeout();
+        let failure = match tokio::time::timeout(patience, self.open.stream.next()).await {
+            Ok(Ok(Some(reply))) => {
+                self.take(reply);
+                return Ok(());
+            }
+            Ok(Ok(None)) => Failure::Lost("the scan ended without its last reply".to_owned()),
+            Ok(Err(error)) => scan_failure(error, Failure::Lost),
+            Err(_) => Failure::Silent(patience),
+        };
+        let error = match judge(read_purpose(self.scan.level), &self.open.address, failure) {
+            Verdict::Fail(error) => return Err(error),
+            Verdict::Retry { error, .. } => error,
+        };
+        tracing::debug!(endpoint = %self.open.address, %error, received = self.received, "the scan goes on anew");
+        self.resumptions += 1;
+        if self.resumptions > RESUMPTIONS_MAX {
+            return Err(error);
+        }
+        let rest = rest_of(&self.scan, self.revision, self.received, self.last_key.as_ref());
+        let Some(rest) = rest else { return Err(error) };
+        self.open = begin(&self.client, &rest).await?;
+        self.take_first();
+        Ok(())
+    }
+
+    fn take_first(&mut self) {
+        let first = std::mem::take(&mut self.open.first);
+        self.take(first);
+    }
+
+    fn take(&mut self, reply: wire::ScanReply) {
+        if !reply.kvs.is_empty() {
+            self.resumptions = 0;
+        }
+        self.received += reply.kvs.len() as u64;
+        self.last_key = reply.kvs.last().map(|kv| kv.key.clone()).or(self.last_key.take());
+        self.ready.extend(reply.kvs.into_iter().rev().map(KeyValue::from));
+        if reply.last {
+            let count = if self.scan.count_only { reply.count } else { self.received };
+            self.summary = Some(ScanSummary { revision: self.revision, count, more: reply.more });
+        }
+    }
+}
+
+async fn begin(client: &Client, scan: &Scan) -> Result<OpenScan, Error> {
+    let purpose = read_purpose(scan.level);
+    match client.run(purpose, &Work::Scan(scan.to_wire())).await? {
+        (_, Done::Scan(open)) => Ok(*open),
+        (address, Done::Call(_)) => Err(nonsense(purpose, &address)),
+    }
+}
+
+/// What is left of a scan after `received` pairs, the last of them `last_key`. None when the limit is reached: then only whether
+/// there is more is not known, and no scan tells that.
+fn rest_of(scan: &Scan, revision: u64, received: u64, last_key: Option<&Bytes>) -> Option<Scan> {
+    let mut rest = scan.clone();
+    rest.revision = Some(revision);
+    if let Some(last_key) = last_key {
+        if scan.reverse {
+            rest.range.end = Some(last_key.clone());
+        } else {
+            rest.range.start = successor(last_key);
+        }
+    }
+    if scan.limit > 0 {
+        rest.limit = scan.limit.checked_sub(received).filter(|left| *left > 0)?;
+    }
+    Some(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+    use crate::request::Range;
+
+    #[test]
+    fn a_scan_goes_on_after_the_last_key_at_the_same_revision() {
+        let scan = Scan::new(Range::between("a", "z")).limit(10);
+        let rest = rest_of(&scan, 7, 4, Some(&"k".into())).unwrap();
+        assert_eq!(rest, Scan::new(Range::between("k\0", "z")).limit(6).at_revision(7));
+    }
+
+    #[test]
+    fn a_reverse_scan_goes_on_before_the_last_key() {
+        let scan = Scan::new(Range::from("a")).reverse();
+        let rest = rest_of(&scan, 7, 4, Some(&"k".into())).unwrap();
+        assert_eq!(rest, Scan::new(Range::between("a", "k")).reverse().at_revision(7));
+    }
+
+    #[test]
+    fn a_scan_that_broke_off_before_its_first_pair_starts_over() {
+        let scan = Scan::new(Range::prefix("a"));
+        assert_eq!(rest_of(&scan, 7, 0, None).unwrap(), scan.at_revision(7));
+    }
+
+    #[test]
+    fn a_scan_that_has_reached_its_limit_does_not_go_on_without_one() {
+        let scan = Scan::new(Range::all()).limit(4);
+        assert_eq!(rest_of(&scan, 7, 4, Some(&"k".into())), None);
+    }
+}
