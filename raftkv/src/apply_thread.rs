@@ -101,7 +101,8 @@ impl ApplyThread {
     ) -> Result<LogIndex, FatalError> {
         let mut first = range.first;
         while first <= range.last {
-            let entries = self.log.entries(LogRange { first, last: range.last }, READ_BYTES_MAX).map_err(FatalError::Log)?;
+            let entries =
+                self.log.entries(LogRange { first, last: range.last }, READ_BYTES_MAX).map_err(FatalError::Log)?;
             first = self.apply_entries(&entries, waiters, outcomes)?.next();
         }
         Ok(range.last)
@@ -113,7 +114,9 @@ impl ApplyThread {
         waiters: &mut VecDeque<EntryWaiters>,
         outcomes: &mut Vec<Applied>,
     ) -> Result<LogIndex, FatalError> {
-        let last = entries.last().expect("an apply run has entries: the core hands out no empty range, the log reads at least one");
+        let last = entries
+            .last()
+            .expect("an apply run has entries: the core hands out no empty range, the log reads at least one");
         outcomes.clear();
         self.state.machine().apply(entries, outcomes).map_err(FatalError::State)?;
         self.state.publish();

@@ -210,12 +210,7 @@ impl Config {
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
         let mut config = Config::parse(&text, path)?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        for relative in [
-            &mut config.node.data_dir,
-            &mut config.tls.ca,
-            &mut config.tls.cert,
-            &mut config.tls.key,
-        ] {
+        for relative in [&mut config.node.data_dir, &mut config.tls.ca, &mut config.tls.cert, &mut config.tls.key] {
             *relative = folder.join(&*relative);
         }
         Ok(config)
@@ -299,7 +294,8 @@ impl Config {
         if let Some(http) = self.node.listen_http
             && !http.ip().is_loopback()
         {
-            let problem = format!("{http} is not a loopback address; the status page has no TLS and stays on the machine");
+            let problem =
+                format!("{http} is not a loopback address; the status page has no TLS and stays on the machine");
             return Err(("node.listen_http", problem));
         }
         self.check_members()
@@ -321,7 +317,8 @@ impl Config {
             for address in [&member.client, &member.peer] {
                 check_address(address).map_err(|problem| ("cluster.members", problem))?;
             }
-            if let Some(twin) = members[..position].iter().find(|other| other.id == member.id || other.name == member.name)
+            if let Some(twin) =
+                members[..position].iter().find(|other| other.id == member.id || other.name == member.name)
             {
                 let problem = format!(
                     "members `{}` ({}) and `{}` ({}) share an id or a name; each needs its own",
@@ -342,12 +339,17 @@ impl Config {
 /// Whether `name` can name a node, and so a folder.
 #[must_use]
 pub fn is_node_name(name: &str) -> bool {
-    (1..=63).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    (1..=63).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
 }
 
 /// Checks that `address` is `HOST:PORT`, and returns both.
 pub fn check_address(address: &str) -> Result<(&str, u16), String> {
-    let problem = || format!("`{address}` is not an address; write HOST:PORT, such as 10.0.0.1:7420, [::1]:7420 or kv1.example.org:7420");
+    let problem = || {
+        format!(
+            "`{address}` is not an address; write HOST:PORT, such as 10.0.0.1:7420, [::1]:7420 or kv1.example.org:7420"
+        )
+    };
     let (host, port) = address.rsplit_once(':').ok_or_else(problem)?;
     let port: u16 = port.parse().map_err(|_| problem())?;
     let bare_ipv6 = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));

@@ -20,11 +20,13 @@ mod jobs;
 mod waiting;
 
 pub use input::{Input, WriteCommand, WriteCondition, WriteRequest};
-pub use jobs::{ApplyJob, ApplyEntries, EntryWaiters, PersistJob};
+pub use jobs::{ApplyEntries, ApplyJob, EntryWaiters, PersistJob};
 pub use waiting::{ReadRefusal, ReadWaiter, WriteOutcome, WriteRefusal, WriteWaiter};
 
 use freshness::FreshnessTracker;
-use raft::{Actions, Changed, Event, Instant, LogIndex, LogPosition, LogRange, Message, Node, NodeId, ProposeError, Role};
+use raft::{
+    Actions, Changed, Event, Instant, LogIndex, LogPosition, LogRange, Message, Node, NodeId, ProposeError, Role,
+};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use storage::command::BatchEncoder;
@@ -251,10 +253,8 @@ impl<H: Host> Driver<H> {
     }
 
     fn on_message(&mut self, now: Instant, from: NodeId, message: Message) {
-        let word = match &message.body {
-            raft::Body::Append { commit, .. } => Some((message.term, *commit)),
-            _ => None,
-        };
+        let word =
+            if let raft::Body::Append { commit, .. } = &message.body { Some((message.term, *commit)) } else { None };
         self.step(now, Event::Receive { from, message });
         if let Some((term, commit)) = word {
             let status = self.node.status();
@@ -298,7 +298,11 @@ impl<H: Host> Driver<H> {
         let payload = self.batch.take();
         self.step(now, Event::Propose { payload });
         // Only Event::Propose fills the waiters' fate, and it always does: a proposal is answered in the step that makes it.
-        assert!(self.batch_waiters.is_empty(), "{} waiters of a proposal were left without an answer", self.batch_waiters.len());
+        assert!(
+            self.batch_waiters.is_empty(),
+            "{} waiters of a proposal were left without an answer",
+            self.batch_waiters.len()
+        );
     }
 
     fn step(&mut self, now: Instant, event: Event) {
@@ -313,7 +317,8 @@ impl<H: Host> Driver<H> {
             self.send(send);
         }
         if let Some(persist) = actions.persist.take() {
-            let entries = self.cached(persist.entries).expect("entries to persist are in the core's cache until durable");
+            let entries =
+                self.cached(persist.entries).expect("entries to persist are in the core's cache until durable");
             self.host.persist(PersistJob {
                 hard_state: persist.hard_state,
                 hard_state_sequence: persist.hard_state_sequence,
@@ -364,7 +369,9 @@ impl<H: Host> Driver<H> {
         if !entries.is_empty()
             && let raft::Body::Append { entries: attached, .. } = &mut message.body
         {
-            *attached = self.cached(entries).expect("the core names only cached entries; loaded ones are in the message already");
+            *attached = self
+                .cached(entries)
+                .expect("the core names only cached entries; loaded ones are in the message already");
         }
         self.host.send(to, message);
     }

@@ -1,7 +1,7 @@
 //! Why a node did not start.
 
 use crate::config::ConfigError;
-use crate::exit::{CORRUPTION, ExitStatus, OTHER, TLS, UNSAFE, USAGE};
+use crate::exit::{CORRUPTION, ExitStatus, OTHER, TLS, UNSAFE, USAGE, log_is_damaged, store_is_damaged};
 use raft::{LogIndex, LogPosition};
 use std::io;
 use std::net::SocketAddr;
@@ -57,7 +57,9 @@ pub enum StartError {
         path: PathBuf,
     },
     /// The log starts after what was applied.
-    #[error("the log starts after entry {log_start}, but the state machine has applied only up to entry {applied}: part of the state is missing; nothing was changed; restore the data directory, or replace the node")]
+    #[error(
+        "the log starts after entry {log_start}, but the state machine has applied only up to entry {applied}: part of the state is missing; nothing was changed; restore the data directory, or replace the node"
+    )]
     Gap {
         /// What is applied.
         applied: LogPosition,
@@ -65,7 +67,9 @@ pub enum StartError {
         log_start: LogPosition,
     },
     /// The log ends before what was applied from it.
-    #[error("the log ends at entry {log_last}, or differs from what the state machine has applied, entry {applied}: this node has lost entries it acknowledged and must not vote; nothing was changed; restore the data directory, or replace the node")]
+    #[error(
+        "the log ends at entry {log_last}, or differs from what the state machine has applied, entry {applied}: this node has lost entries it acknowledged and must not vote; nothing was changed; restore the data directory, or replace the node"
+    )]
     LogBehindState {
         /// What is applied.
         applied: LogPosition,
@@ -101,7 +105,9 @@ impl StartError {
             StartError::Config(_) => USAGE,
             StartError::Credentials(_) | StartError::OtherIdentity { .. } => TLS,
             StartError::DataDirectory(error) => match error {
-                DirectoryError::InUse { .. } | DirectoryError::OtherCluster { .. } | DirectoryError::OtherNode { .. } => UNSAFE,
+                DirectoryError::InUse { .. }
+                | DirectoryError::OtherCluster { .. }
+                | DirectoryError::OtherNode { .. } => UNSAFE,
                 DirectoryError::IdentityMissing { .. } | DirectoryError::Damaged { .. } => CORRUPTION,
                 DirectoryError::Io { .. }
                 | DirectoryError::AlreadyCreated { .. }
@@ -109,8 +115,8 @@ impl StartError {
                 | DirectoryError::UnknownFormat { .. }
                 | DirectoryError::ClusterName { .. } => OTHER,
             },
-            StartError::Log(error) if error.is_corruption() => CORRUPTION,
-            StartError::Store(error) if error.is_corruption() => CORRUPTION,
+            StartError::Log(error) if log_is_damaged(error) => CORRUPTION,
+            StartError::Store(error) if store_is_damaged(error) => CORRUPTION,
             StartError::LogMissing { .. } | StartError::Gap { .. } | StartError::LogBehindState { .. } => CORRUPTION,
             StartError::Membership { .. } => UNSAFE,
             StartError::Directory { .. }

@@ -3,7 +3,7 @@
 //! After one of these nothing is acknowledged any more: the thread that met it has stopped, so the events that an
 //! acknowledgement needs cannot come. The server's owner learns of it from [`Server::failed`](crate::Server::failed) and ends the process.
 
-use crate::exit::{CORRUPTION, ExitStatus, OTHER};
+use crate::exit::{CORRUPTION, ExitStatus, OTHER, log_failure_is_damage, state_is_damaged};
 use crate::state::InstallError;
 use storage::state::StateError;
 use storage::wal::LogError;
@@ -34,8 +34,8 @@ impl FatalError {
     #[must_use]
     pub fn exit_status(&self) -> ExitStatus {
         match self {
-            FatalError::Log(error) if error.is_corruption() => CORRUPTION,
-            FatalError::State(error) if error.is_corruption() => CORRUPTION,
+            FatalError::Log(error) if log_failure_is_damage(error) => CORRUPTION,
+            FatalError::State(error) if state_is_damaged(error) => CORRUPTION,
             FatalError::Log(_) | FatalError::State(_) | FatalError::Install(_) | FatalError::Panicked { .. } => OTHER,
         }
     }

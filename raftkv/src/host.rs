@@ -1,8 +1,8 @@
 //! The driver's host in a real process: threads, sockets, files.
 
 use crate::apply_thread::StateJob;
+use crate::clock::Freshness;
 use crate::driver::{ApplyJob, Host, Input, PersistJob, ReadWaiter};
-use crate::clock::{Freshness};
 use crate::inbox::Inbox;
 use crate::log_thread::LogJob;
 use crate::observer::Observer;

@@ -26,7 +26,11 @@ const ANSWER_BYTES_MAX: u64 = 64 << 10;
 pub(crate) type StatusSource = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Option<NodeStatus>> + Send>> + Send + Sync>;
 
 /// Serves the page on `listener` until `stopped` resolves.
-pub(crate) async fn serve(listener: TcpListener, source: StatusSource, stopped: impl Future<Output = ()> + Send + 'static) {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    source: StatusSource,
+    stopped: impl Future<Output = ()> + Send + 'static,
+) {
     let router = Router::new().route("/status", get(status)).route("/health", get(health)).with_state(source);
     if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stopped).await {
         tracing::warn!("the status page failed: {error}");

@@ -10,7 +10,8 @@
 //! `OUT` and renamed at the end, so a crash leaves nothing that looks finished.
 
 use crate::config::{
-    ClusterConfig, Config, FILE_NAME, LoggingConfig, MemberConfig, NodeConfig, StorageConfig, TlsConfig, check_address, is_node_name,
+    ClusterConfig, Config, FILE_NAME, LoggingConfig, MemberConfig, NodeConfig, StorageConfig, TlsConfig, check_address,
+    is_node_name,
 };
 use anyhow::{Context, bail};
 use raft::NodeId;
@@ -53,14 +54,21 @@ impl FromStr for NodeSpec {
         let address = if without_port { format!("{address}:{DEFAULT_CLIENT_PORT}") } else { address.to_owned() };
         let (host, port) = check_address(&address)?;
         if port > u16::MAX - 2 {
-            return Err(format!("port {port} leaves no room for the peer port ({port}+1) and the status port ({port}+2)"));
+            return Err(format!(
+                "port {port} leaves no room for the peer port ({port}+1) and the status port ({port}+2)"
+            ));
         }
         Ok(NodeSpec { name: name.to_owned(), host: host.to_owned(), port })
     }
 }
 
 /// Writes the directories of a new cluster below `out`. Returns each node's directory.
-pub fn provision(out: &Path, cluster: &ClusterId, nodes: &[NodeSpec], settings: ClusterSettings) -> anyhow::Result<Vec<PathBuf>> {
+pub fn provision(
+    out: &Path,
+    cluster: &ClusterId,
+    nodes: &[NodeSpec],
+    settings: ClusterSettings,
+) -> anyhow::Result<Vec<PathBuf>> {
     refuse_existing(out)?;
     let members = members(nodes)?;
     let authority = Authority::create(cluster.clone()).context("cannot create the certificate authority")?;
@@ -74,7 +82,8 @@ pub fn provision(out: &Path, cluster: &ClusterId, nodes: &[NodeSpec], settings: 
     name.push(format!(".{}.tmp", std::process::id()));
     let staging = parent.join(name);
     make_directory(&staging)?;
-    let written = write_all(&staging, &authority, cluster, nodes, &members, settings).and_then(|()| put_in_place(&staging, out));
+    let written =
+        write_all(&staging, &authority, cluster, nodes, &members, settings).and_then(|()| put_in_place(&staging, out));
     if let Err(error) = written {
         // Best effort: what could not be written is reported, the leftovers have a telling name.
         let _ = fs::remove_dir_all(&staging);
@@ -128,7 +137,10 @@ fn refuse_existing(out: &Path) -> anyhow::Result<()> {
 
 fn members(nodes: &[NodeSpec]) -> anyhow::Result<Vec<MemberConfig>> {
     if nodes.is_empty() || nodes.len() > 7 {
-        bail!("{} nodes; one to seven are possible, and three or five are wise: repeat --node NAME=HOST:PORT", nodes.len());
+        bail!(
+            "{} nodes; one to seven are possible, and three or five are wise: repeat --node NAME=HOST:PORT",
+            nodes.len()
+        );
     }
     for (position, node) in nodes.iter().enumerate() {
         for other in &nodes[..position] {
@@ -138,7 +150,9 @@ fn members(nodes: &[NodeSpec]) -> anyhow::Result<Vec<MemberConfig>> {
             if other.host == node.host && other.port.abs_diff(node.port) < 3 {
                 bail!(
                     "`{}` and `{}` would share ports on {}: each node takes three in a row (clients, peers, status page)",
-                    other.name, node.name, node.host
+                    other.name,
+                    node.name,
+                    node.host
                 );
             }
         }
@@ -167,7 +181,9 @@ fn write_all(
 
     let admin = staging.join("admin");
     make_directory(&admin)?;
-    let issued = authority.issue_client("admin", Validity::lasting(LEAF_VALIDITY)).context("cannot issue the admin certificate")?;
+    let issued = authority
+        .issue_client("admin", Validity::lasting(LEAF_VALIDITY))
+        .context("cannot issue the admin certificate")?;
     write_pair(&admin, "client", authority, &issued)?;
     let endpoints: Vec<&str> = members.iter().map(|member| member.client.as_str()).collect();
     write_file(&admin.join("env"), &admin_env(&endpoints), 0o644)?;
@@ -299,7 +315,8 @@ mod tests {
         let nodes = [spec("n1=127.0.0.1:7420"), spec("n2=kv2.example:7420")];
         let cluster = random_cluster_id();
         let folders = provision(&out, &cluster, &nodes, ClusterSettings::default()).unwrap();
-        let configs: Vec<Config> = folders.iter().map(|folder| Config::load(&folder.join(FILE_NAME)).unwrap()).collect();
+        let configs: Vec<Config> =
+            folders.iter().map(|folder| Config::load(&folder.join(FILE_NAME)).unwrap()).collect();
         assert_eq!(configs[0].cluster_digest(), configs[1].cluster_digest());
         assert_eq!(configs[0].node.listen_client, "127.0.0.1:7420".parse().unwrap());
         assert_eq!(configs[1].node.listen_peer, "0.0.0.0:7421".parse().unwrap());
@@ -313,7 +330,8 @@ mod tests {
     fn nothing_is_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("precious"), "x").unwrap();
-        let error = provision(folder.path(), &random_cluster_id(), &[spec("n1=h:1")], ClusterSettings::default()).unwrap_err();
+        let error =
+            provision(folder.path(), &random_cluster_id(), &[spec("n1=h:1")], ClusterSettings::default()).unwrap_err();
         assert!(error.to_string().contains("not empty"), "{error}");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }

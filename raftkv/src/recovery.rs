@@ -98,7 +98,8 @@ fn reconcile(
     if applied.index < restored.log_start.index {
         return Err(StartError::Gap { applied, log_start: restored.log_start });
     }
-    let unfinished = unfinished_install(data_dir).map_err(|source| StartError::Directory { path: data_dir.into(), source })?;
+    let unfinished =
+        unfinished_install(data_dir).map_err(|source| StartError::Directory { path: data_dir.into(), source })?;
     if term_at(&restored, applied.index) != Some(applied.term) {
         if unfinished != Some(applied) {
             return Err(StartError::LogBehindState { applied, log_last: restored.log_last });

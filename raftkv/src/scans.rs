@@ -40,7 +40,7 @@ pub(crate) async fn run_scan(job: ScanJob, mut responder: ScanResponder) {
             Ok(reply) => responder.send(reply).await,
             Err(cause) => {
                 // A client that is gone does not need the error.
-                let _ = responder.send_error(read_failed(&cause)).await;
+                let _ = responder.send_error(*read_failed(&cause)).await;
                 return;
             }
         };

@@ -44,8 +44,8 @@ use storage::wal::LogStore;
 use tokio::sync::{mpsc, oneshot, watch};
 use transport::proto::client as wire;
 use transport::{
-    ClientLimits, ClientListener, CredentialPaths, Credentials, FetchConfig, Inbound, InboundHandler, PeerConfig, PeerLimits,
-    PeerLinks, SnapshotClient,
+    ClientLimits, ClientListener, CredentialPaths, Credentials, FetchConfig, Inbound, InboundHandler, PeerConfig,
+    PeerLimits, PeerLinks, SnapshotClient,
 };
 
 /// Threads that serve reads: a read may wait for the disk, so there are more of them than one.
@@ -82,9 +82,10 @@ impl Server {
     /// See [`StartError`]: each names the cause and the next step, and [`StartError::exit_status`] the exit code.
     pub async fn start(config: Config, observer: Box<dyn Observer>) -> Result<Server, StartError> {
         let credentials = load_credentials(&config)?;
-        let (config, recovered) = tokio::task::spawn_blocking(move || recover(&config).map(|recovered| (config, recovered)))
-            .await
-            .expect("recovery does not panic, and the runtime does not stop meanwhile")?;
+        let (config, recovered) =
+            tokio::task::spawn_blocking(move || recover(&config).map(|recovered| (config, recovered)))
+                .await
+                .expect("recovery does not panic, and the runtime does not stop meanwhile")?;
         let clock = Clock::start();
         let (failures, failed) = FailureReporter::new();
         let (inbox, mail) = Inbox::new();
@@ -220,10 +221,16 @@ impl Server {
         tracing::info!("handing leadership over");
         self.inbox.push(Input::TransferLeadership { target: None });
         let mut role = self.role.clone();
-        let handed_over = role.wait_for(|changed| changed.is_some_and(|changed| changed.leader.is_some_and(|leader| leader != self.id)));
+        let handed_over = role
+            .wait_for(|changed| changed.is_some_and(|changed| changed.leader.is_some_and(|leader| leader != self.id)));
         match tokio::time::timeout(self.election_timeout * 2, handed_over).await {
-            Ok(Ok(changed)) => tracing::info!(leader = changed.and_then(|changed| changed.leader).map(|id| id.0), "leadership is handed over"),
-            Ok(Err(_)) | Err(_) => tracing::warn!("nobody took leadership over in time; the others elect a leader by themselves"),
+            Ok(Ok(changed)) => tracing::info!(
+                leader = changed.and_then(|changed| changed.leader).map(|id| id.0),
+                "leadership is handed over"
+            ),
+            Ok(Err(_)) | Err(_) => {
+                tracing::warn!("nobody took leadership over in time; the others elect a leader by themselves")
+            }
         }
     }
 }

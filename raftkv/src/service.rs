@@ -4,10 +4,12 @@
 //! are served by the read threads once that is applied; stale reads go to the read threads at once. Nothing here blocks, and no
 //! request costs a task, except scans, which stream.
 
-use crate::driver::{Input, ReadRefusal, ReadWaiter, WriteCommand, WriteCondition, WriteOutcome, WriteRefusal, WriteRequest};
+use crate::clock::Freshness;
+use crate::driver::{
+    Input, ReadRefusal, ReadWaiter, WriteCommand, WriteCondition, WriteOutcome, WriteRefusal, WriteRequest,
+};
 use crate::inbox::Inbox;
 use crate::scans::{ScanJob, run_scan};
-use crate::clock::Freshness;
 use crate::shared_state::SharedState;
 use crate::status::StatusReporter;
 use bytes::Bytes;
@@ -67,11 +69,11 @@ impl ClientService for Service {
         match request {
             Request::Put(request) => match self.put_command(request) {
                 Ok(command) => self.write(command, responder),
-                Err(error) => responder.answer(Response::Error(error)),
+                Err(error) => responder.answer(Response::Error(*error)),
             },
             Request::Delete(request) => match self.delete_command(request) {
                 Ok(command) => self.write(command, responder),
-                Err(error) => responder.answer(Response::Error(error)),
+                Err(error) => responder.answer(Response::Error(*error)),
             },
             Request::Get(request) => self.get(request, responder),
             Request::Status(_) => {
@@ -93,7 +95,7 @@ impl ClientService for Service {
         let job = ScanJob { range, request, shared: self.shared.clone() };
         let (ready, wait) = tokio::sync::oneshot::channel();
         let members = self.members.clone();
-        match checked.and_then(|()| level) {
+        match checked.and(level) {
             Ok(level) => self.read(
                 level,
                 Box::new(move |allowed| {
@@ -104,15 +106,20 @@ impl ClientService for Service {
             Err(error) => drop(ready.send(Err(error))),
         }
         self.runtime.spawn(async move {
-            let allowed = wait.await.unwrap_or_else(|_| Err(error(ErrorCode::Unavailable, "the node is stopping; try another one")));
+            let allowed = wait
+                .await
+                .unwrap_or_else(|_| Err(error(ErrorCode::Unavailable, "the node is stopping; try another one")));
             match allowed {
                 Ok(()) => run_scan(job, responder).await,
                 // A client that is gone does not need the error.
-                Err(error) => drop(responder.send_error(error).await),
+                Err(error) => drop(responder.send_error(*error).await),
             }
         });
     }
 }
+
+/// A request refused: boxed, because it is large and rare.
+type Refused = Box<wire::Error>;
 
 /// How fresh a read must be.
 #[derive(Debug, Clone, Copy)]
@@ -122,7 +129,7 @@ enum ReadLevel {
 }
 
 impl ReadLevel {
-    fn of(level: wire::ReadLevel, age_ms_max: Option<u64>) -> Result<ReadLevel, wire::Error> {
+    fn of(level: wire::ReadLevel, age_ms_max: Option<u64>) -> Result<ReadLevel, Refused> {
         match (level, age_ms_max) {
             (wire::ReadLevel::Linearizable, None) => Ok(ReadLevel::Linearizable),
             (wire::ReadLevel::Linearizable, Some(_)) => {
@@ -140,17 +147,18 @@ impl Service {
         let waiter = Box::new(move |result: Result<WriteOutcome, WriteRefusal>| {
             responder.answer(match result {
                 Ok(outcome) => write_reply(outcome, is_put),
-                Err(refusal) => Response::Error(write_refused(refusal, &members)),
+                Err(refusal) => Response::Error(*write_refused(refusal, &members)),
             });
         });
         self.inbox.push(Input::Write(WriteRequest { command, waiter }));
     }
 
     fn get(&self, request: wire::GetRequest, responder: Responder) {
-        let level = self.check_key(&request.key, false).and_then(|()| ReadLevel::of(request.level(), request.age_ms_max));
+        let level =
+            self.check_key(&request.key, false).and_then(|()| ReadLevel::of(request.level(), request.age_ms_max));
         let level = match level {
             Ok(level) => level,
-            Err(error) => return responder.answer(Response::Error(error)),
+            Err(error) => return responder.answer(Response::Error(*error)),
         };
         let (shared, members) = (self.shared.clone(), self.members.clone());
         self.read(
@@ -158,7 +166,7 @@ impl Service {
             Box::new(move |allowed| {
                 responder.answer(match allowed {
                     Ok(()) => get_reply(&shared, &request),
-                    Err(refusal) => Response::Error(read_refused(refusal, &members)),
+                    Err(refusal) => Response::Error(*read_refused(refusal, &members)),
                 });
             }),
         );
@@ -179,7 +187,7 @@ impl Service {
         }
     }
 
-    fn put_command(&self, request: wire::PutRequest) -> Result<WriteCommand, wire::Error> {
+    fn put_command(&self, request: wire::PutRequest) -> Result<WriteCommand, Refused> {
         self.check_key(&request.key, false)?;
         self.check_value(&request.value)?;
         let condition = match request.condition.map(|condition| condition.kind) {
@@ -197,7 +205,7 @@ impl Service {
         Ok(WriteCommand::Put { key: request.key, value: request.value, condition, previous: request.previous })
     }
 
-    fn delete_command(&self, request: wire::DeleteRequest) -> Result<WriteCommand, wire::Error> {
+    fn delete_command(&self, request: wire::DeleteRequest) -> Result<WriteCommand, Refused> {
         let range = request.range.ok_or_else(|| error(ErrorCode::Invalid, "a delete needs a range of keys"))?;
         self.check_key(&range.start, true)?;
         if let Some(end) = &range.end {
@@ -207,7 +215,7 @@ impl Service {
     }
 
     /// The end of a range may be one byte longer than a key: the key itself and the zero byte after it.
-    fn check_key(&self, key: &Bytes, is_bound: bool) -> Result<(), wire::Error> {
+    fn check_key(&self, key: &Bytes, is_bound: bool) -> Result<(), Refused> {
         if key.is_empty() && !is_bound {
             return Err(error(ErrorCode::Invalid, "the key is empty; a key has at least one byte"));
         }
@@ -218,7 +226,7 @@ impl Service {
         Ok(())
     }
 
-    fn check_value(&self, value: &Bytes) -> Result<(), wire::Error> {
+    fn check_value(&self, value: &Bytes) -> Result<(), Refused> {
         let limit = self.limits.value_bytes_max;
         if value.len() as u64 > limit { Err(too_large("value", value.len(), limit)) } else { Ok(()) }
     }
@@ -244,7 +252,7 @@ fn write_reply(done: WriteOutcome, is_put: bool) -> Response {
         }),
         CommandOutcome::Invalid { reason } => {
             let what = if is_put { "put" } else { "delete" };
-            Response::Error(error(ErrorCode::Invalid, format!("the {what} makes no sense: {reason}")))
+            Response::Error(*error(ErrorCode::Invalid, format!("the {what} makes no sense: {reason}")))
         }
     }
 }
@@ -256,7 +264,7 @@ fn get_reply(shared: &SharedState, request: &wire::GetRequest) -> Response {
             header: Some(wire::Header { revision: reader.revision(), index: 0 }),
             kv: found.map(key_value),
         }),
-        Err(cause) => Response::Error(read_failed(&cause)),
+        Err(cause) => Response::Error(*read_failed(&cause)),
     }
 }
 
@@ -273,7 +281,7 @@ pub(crate) fn key_value(kv: KeyValue) -> wire::KeyValue {
 }
 
 /// A read that the state machine could not answer.
-pub(crate) fn read_failed(cause: &ReadError) -> wire::Error {
+pub(crate) fn read_failed(cause: &ReadError) -> Refused {
     let code = match cause {
         ReadError::Compacted { .. } => ErrorCode::Compacted,
         ReadError::Future { .. } => ErrorCode::FutureRevision,
@@ -283,25 +291,25 @@ pub(crate) fn read_failed(cause: &ReadError) -> wire::Error {
     error(code, cause.to_string())
 }
 
-fn error(code: ErrorCode, message: impl Into<String>) -> wire::Error {
-    wire::Error { code: code.into(), message: message.into(), leader: None, limit: 0 }
+fn error(code: ErrorCode, message: impl Into<String>) -> Refused {
+    Box::new(wire::Error { code: code.into(), message: message.into(), leader: None, limit: 0 })
 }
 
-fn too_large(what: &str, bytes: usize, limit: u64) -> wire::Error {
+fn too_large(what: &str, bytes: usize, limit: u64) -> Refused {
     let message = format!("the {what} has {bytes} bytes; the limit of this cluster is {limit} bytes");
-    wire::Error { code: ErrorCode::TooLarge.into(), message, leader: None, limit }
+    Box::new(wire::Error { code: ErrorCode::TooLarge.into(), message, leader: None, limit })
 }
 
-fn not_leader(leader: Option<NodeId>, members: &BTreeMap<NodeId, wire::Member>) -> wire::Error {
+fn not_leader(leader: Option<NodeId>, members: &BTreeMap<NodeId, wire::Member>) -> Refused {
     let leader = leader.and_then(|leader| members.get(&leader).cloned());
     let message = match &leader {
         Some(leader) => format!("this node does not lead; {} does, at {}", leader.name, leader.client_address),
         None => "this node does not lead, and it knows of no leader at this moment".to_owned(),
     };
-    wire::Error { code: ErrorCode::NotLeader.into(), message, leader, limit: 0 }
+    Box::new(wire::Error { code: ErrorCode::NotLeader.into(), message, leader, limit: 0 })
 }
 
-fn write_refused(refusal: WriteRefusal, members: &BTreeMap<NodeId, wire::Member>) -> wire::Error {
+fn write_refused(refusal: WriteRefusal, members: &BTreeMap<NodeId, wire::Member>) -> Refused {
     match refusal {
         WriteRefusal::NotLeader { leader } => not_leader(leader, members),
         WriteRefusal::Overloaded | WriteRefusal::Stopping => error(ErrorCode::Unavailable, refusal.to_string()),
@@ -309,7 +317,7 @@ fn write_refused(refusal: WriteRefusal, members: &BTreeMap<NodeId, wire::Member>
     }
 }
 
-fn read_refused(refusal: ReadRefusal, members: &BTreeMap<NodeId, wire::Member>) -> wire::Error {
+fn read_refused(refusal: ReadRefusal, members: &BTreeMap<NodeId, wire::Member>) -> Refused {
     match refusal {
         ReadRefusal::NotLeader { leader } => not_leader(leader, members),
         ReadRefusal::Stopping | ReadRefusal::TooOld { .. } => error(ErrorCode::Unavailable, refusal.to_string()),

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use storage::state::StateStore;
-use transport::{OpenSnapshot, SnapshotSource, describe_directory};
 use transport::SnapshotClient;
+use transport::{OpenSnapshot, SnapshotSource, describe_directory};
 
 /// Snapshots given out at a time; more peers than this ask again later.
 const OPEN_MAX: usize = 2;
@@ -101,7 +101,8 @@ pub(crate) struct SnapshotFetcher {
 impl SnapshotFetcher {
     /// Starts fetching; the driver hears how it ended.
     pub(crate) fn fetch(&self, fetch: FetchSnapshot) {
-        let (client, store, inbox, cluster) = (self.client.clone(), self.store.clone(), self.inbox.clone(), self.cluster.clone());
+        let (client, store, inbox, cluster) =
+            (self.client.clone(), self.store.clone(), self.inbox.clone(), self.cluster.clone());
         let address = self.addresses.get(&fetch.from).cloned();
         self.runtime.spawn(async move {
             let received = match address {

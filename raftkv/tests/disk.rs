@@ -89,7 +89,8 @@ async fn a_flipped_bit_in_acknowledged_records_stops_the_node_and_nothing_is_del
     let status = cluster.nodes[0].wait();
     assert_eq!(status.code(), Some(9), "{}", cluster.nodes[0].log());
     let log = cluster.nodes[0].log();
-    let line = log.lines().rev().find(|line| line.starts_with("error:")).unwrap_or_else(|| panic!("no error line in\n{log}"));
+    let line =
+        log.lines().rev().find(|line| line.starts_with("error:")).unwrap_or_else(|| panic!("no error line in\n{log}"));
     let name = file.file_name().unwrap().to_str().unwrap();
     assert!(line.contains(name), "names the file: {line}");
     assert!(line.contains(&offset.to_string()), "names the offset {offset}: {line}");
@@ -115,10 +116,18 @@ async fn a_log_that_lost_acknowledged_records_stops_the_node() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_process_on_the_same_data_is_refused() {
     let cluster = Cluster::start(1).await;
-    let output = std::process::Command::new(common::RAFTKV).args(["start", "--dir"]).arg(&cluster.nodes[0].folder).output().unwrap();
+    let output = std::process::Command::new(common::RAFTKV)
+        .args(["start", "--dir"])
+        .arg(&cluster.nodes[0].folder)
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(8), "{}", common::stderr(&output));
     let pid = cluster.nodes[0].child.as_ref().unwrap().id();
-    assert!(common::stderr(&output).contains(&pid.to_string()), "names the process that holds it: {}", common::stderr(&output));
+    assert!(
+        common::stderr(&output).contains(&pid.to_string()),
+        "names the process that holds it: {}",
+        common::stderr(&output)
+    );
     assert!(cluster.nodes[0].status().await.is_some(), "the first process goes on");
 }
 

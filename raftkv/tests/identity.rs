@@ -36,11 +36,8 @@ async fn a_certificate_of_another_cluster_is_refused() {
     let other = Cluster::provision(1);
     let admin = other.out().join("admin");
     let own_ca = cluster.out().join("admin/ca.crt");
-    let output = put(
-        cluster.nodes[0].client_address(),
-        &own_ca,
-        Some((&admin.join("client.crt"), &admin.join("client.key"))),
-    );
+    let output =
+        put(cluster.nodes[0].client_address(), &own_ca, Some((&admin.join("client.crt"), &admin.join("client.key"))));
     // The command line sees before it dials that the certificate is not from the authority given with it.
     assert_eq!(output.status.code(), Some(7), "{}", stderr(&output));
     let both_foreign = put(

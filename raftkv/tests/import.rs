@@ -47,13 +47,14 @@ fn packages() -> Vec<(Vec<u8>, Vec<u8>)> {
 
 /// Files of the crates' sources: of every crate some, the largest and the binary ones first.
 fn files(value_bytes_max: u64) -> Vec<PathBuf> {
-    let home = std::env::var_os("CARGO_HOME").map_or_else(
-        || PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cargo"),
-        PathBuf::from,
-    );
+    let home = std::env::var_os("CARGO_HOME")
+        .map_or_else(|| PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cargo"), PathBuf::from);
     let mut found = Vec::new();
     collect(&home.join("registry/src"), value_bytes_max, &mut found);
-    let is_text = |path: &Path| path.extension().is_some_and(|ending| ["rs", "toml", "md", "txt", "h", "c", "cc"].iter().any(|text| ending == *text));
+    let is_text = |path: &Path| {
+        path.extension()
+            .is_some_and(|ending| ["rs", "toml", "md", "txt", "h", "c", "cc"].iter().any(|text| ending == *text))
+    };
     found.sort();
     let (text, binary): (Vec<_>, Vec<_>) = found.into_iter().partition(|path| is_text(path));
     let step = (text.len() / FILES_MAX).max(1);
@@ -73,7 +74,10 @@ fn collect(folder: &Path, bytes_max: u64, found: &mut Vec<PathBuf>) {
 }
 
 /// Runs `work` on every item, a bounded number at once.
-async fn for_each<T: Send + 'static, F: Future<Output = ()> + Send + 'static>(items: Vec<T>, work: impl Fn(usize, T) -> F) {
+async fn for_each<T: Send + 'static, F: Future<Output = ()> + Send + 'static>(
+    items: Vec<T>,
+    work: impl Fn(usize, T) -> F,
+) {
     let permits = Arc::new(tokio::sync::Semaphore::new(CONCURRENCY));
     let mut tasks = tokio::task::JoinSet::new();
     for (number, item) in items.into_iter().enumerate() {
@@ -95,7 +99,11 @@ async fn verify(clients: &[Client], expected: &BTreeMap<Vec<u8>, Hash>) {
     for_each(items, |number, (key, hash)| {
         let client = clients[(number + 1) % clients.len()].clone();
         async move {
-            let found = client.get(key.clone()).await.unwrap().unwrap_or_else(|| panic!("{} is lost", String::from_utf8_lossy(&key)));
+            let found = client
+                .get(key.clone())
+                .await
+                .unwrap()
+                .unwrap_or_else(|| panic!("{} is lost", String::from_utf8_lossy(&key)));
             assert_eq!(sha256(&found.value), hash, "{} came back changed", String::from_utf8_lossy(&key));
         }
     })
@@ -109,7 +117,9 @@ async fn real_data_survives_through_every_node_and_a_kill_of_all() {
     let mut data = packages();
     let files = files(cluster.nodes[0].config.cluster.value_bytes_max);
     assert!(files.len() >= FILES_MIN, "only {} files under Cargo's registry", files.len());
-    data.extend(files.iter().map(|path| (format!("file{}", path.display()).into_bytes(), std::fs::read(path).unwrap())));
+    data.extend(
+        files.iter().map(|path| (format!("file{}", path.display()).into_bytes(), std::fs::read(path).unwrap())),
+    );
     assert!(data.iter().any(|(_, value)| std::str::from_utf8(value).is_err()), "there are binary files among them");
     let expected: BTreeMap<Vec<u8>, Hash> = data.iter().map(|(key, value)| (key.clone(), sha256(value))).collect();
     // In the map's order, so that `verify` reads every key from another node than it was written through.
@@ -141,7 +151,12 @@ async fn the_command_line_stores_files_as_they_are() {
     let part = &binary[..binary.len().min(4 << 20)];
     let file = cluster.folder.path().join("part");
     std::fs::write(&file, part).unwrap();
-    let put = cluster.cli_at(cluster.nodes[0].client_address()).args(["put", "bin/part"]).arg(format!("@{}", file.display())).output().unwrap();
+    let put = cluster
+        .cli_at(cluster.nodes[0].client_address())
+        .args(["put", "bin/part"])
+        .arg(format!("@{}", file.display()))
+        .output()
+        .unwrap();
     assert!(put.status.success(), "{}", common::stderr(&put));
     let got = cluster.cli_at(cluster.nodes[2].client_address()).args(["get", "bin/part"]).output().unwrap();
     assert!(got.status.success(), "{}", common::stderr(&got));

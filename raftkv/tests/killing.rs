@@ -82,7 +82,11 @@ async fn acknowledged_writes_survive_a_minute_of_kills() {
         let client = cluster.client_at(node);
         for ledger in &ledgers {
             for (key, acknowledged) in &ledger.acknowledged {
-                let found = client.get_stale(key.clone()).await.unwrap().unwrap_or_else(|| panic!("{key} is lost on node {node}"));
+                let found = client
+                    .get_stale(key.clone())
+                    .await
+                    .unwrap()
+                    .unwrap_or_else(|| panic!("{key} is lost on node {node}"));
                 let value: u64 = std::str::from_utf8(&found.value).unwrap().parse().unwrap();
                 let unknown = ledger.unknown.get(key).is_some_and(|numbers| numbers.contains(&value));
                 assert!(

@@ -10,6 +10,7 @@
 
 pub mod checks;
 pub mod machine;
+pub mod rig;
 
 use checks::Checks;
 use machine::{Disk, Machine};
@@ -129,7 +130,10 @@ impl Cluster {
         for id in (1..=size).map(NodeId) {
             let disk = Disk::new(membership.clone());
             let seed = cluster.dice.next();
-            cluster.machines.insert(id, Machine::new(small_config(id), disk, cluster.now, seed));
+            // Clocks do not run equally fast, so what one node takes for a timeout is another's half.
+            let election_timeout = Duration::from_millis(100 + 100 * cluster.dice.below(4));
+            let config = Config { election_timeout, ..small_config(id) };
+            cluster.machines.insert(id, Machine::new(config, disk, cluster.now, seed));
         }
         cluster
     }

@@ -50,7 +50,8 @@ struct NodeProcess {
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     // The nodes are spawned by this thread and die with it, so everything stays on it.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?;
     let (folder, temporary) = match &arguments.dir {
         Some(folder) => (folder.clone(), false),
         None => (std::env::temp_dir().join(format!("raftkv-demo-{}", std::process::id())), true),
@@ -124,7 +125,10 @@ fn prepare(arguments: &Arguments, folder: &Path) -> anyhow::Result<Vec<String>> 
     } else {
         let last = arguments.base_port.checked_add(PORT_STRIDE * (arguments.nodes - 1) + 2);
         if last.is_none() {
-            bail!(anyhow::anyhow!("--base-port {} leaves no room for the nodes' ports", arguments.base_port).context(USAGE));
+            bail!(
+                anyhow::anyhow!("--base-port {} leaves no room for the nodes' ports", arguments.base_port)
+                    .context(USAGE)
+            );
         }
         (0..arguments.nodes).map(|number| arguments.base_port + PORT_STRIDE * number).collect()
     };
@@ -157,7 +161,8 @@ fn start(folder: &Path, name: &str) -> anyhow::Result<NodeProcess> {
         .process_group(0)
         .spawn()
         .with_context(|| format!("cannot start {name}"))?;
-    fs::write(own.join("pid"), format!("{}\n", child.id())).with_context(|| format!("cannot write {}/pid", own.display()))?;
+    fs::write(own.join("pid"), format!("{}\n", child.id()))
+        .with_context(|| format!("cannot write {}/pid", own.display()))?;
     Ok(NodeProcess { name: name.to_owned(), config, folder: own, child, ended: None })
 }
 
@@ -178,7 +183,8 @@ async fn wait_for_leader(nodes: &mut [NodeProcess]) -> anyhow::Result<()> {
             return Ok(());
         }
         if Instant::now() > deadline {
-            let logs: Vec<String> = nodes.iter().map(|node| format!("{}:\n{}", node.name, log_tail(&node.folder))).collect();
+            let logs: Vec<String> =
+                nodes.iter().map(|node| format!("{}:\n{}", node.name, log_tail(&node.folder))).collect();
             bail!("no leader after {} s\n{}", START_TIMEOUT.as_secs(), logs.join("\n"));
         }
         tokio::time::sleep(POLL_INTERVAL).await;
@@ -207,14 +213,23 @@ fn write_env(folder: &Path, nodes: &[NodeProcess]) -> anyhow::Result<()> {
         variables.iter().map(|(name, value)| format!("export {name}='{}'\n", value.replace('\'', "'\\''"))).collect();
     let path = folder.join("env");
     let temporary = folder.join(".env.tmp");
-    fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, &path)).with_context(|| format!("cannot write {}", path.display()))
+    fs::write(&temporary, text)
+        .and_then(|()| fs::rename(&temporary, &path))
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn greeting(folder: &Path, nodes: &[NodeProcess]) -> String {
-    let mut text = format!("\n{} nodes are running, each a process of its own, with mutual TLS between them:\n\n", nodes.len());
+    let mut text =
+        format!("\n{} nodes are running, each a process of its own, with mutual TLS between them:\n\n", nodes.len());
     for node in nodes {
         let member = node.config.own_member();
-        text.push_str(&format!("  {:4} clients {}  pid {}  {}\n", node.name, member.client, node.child.id(), node.folder.display()));
+        text.push_str(&format!(
+            "  {:4} clients {}  pid {}  {}\n",
+            node.name,
+            member.client,
+            node.child.id(),
+            node.folder.display()
+        ));
     }
     text.push_str(&format!(
         "\nTry, in another terminal:\n\n  . {}/env\n  raftkv-cli put greeting hello\n  raftkv-cli get greeting\n  raftkv-cli status\n\n\
@@ -229,7 +244,11 @@ fn report_ended(nodes: &mut [NodeProcess]) -> anyhow::Result<bool> {
     for node in nodes.iter_mut().filter(|node| node.ended.is_none()) {
         if let Some(status) = node.child.try_wait().context("cannot look after a node")? {
             node.ended = Some(status);
-            say(&format!("{} has ended ({status}); start it again with: raftkv start --dir {}\n", node.name, node.folder.display()));
+            say(&format!(
+                "{} has ended ({status}); start it again with: raftkv start --dir {}\n",
+                node.name,
+                node.folder.display()
+            ));
         }
     }
     Ok(nodes.iter().all(|node| node.ended.is_some()))

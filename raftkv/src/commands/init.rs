@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use transport::ClusterId;
 
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  raftkv init --dir out --node n1=10.0.0.1:7420 --node n2=10.0.0.2:7420 --node n3=10.0.0.3:7420")]
+#[command(
+    after_help = "Example:\n  raftkv init --dir out --node n1=10.0.0.1:7420 --node n2=10.0.0.2:7420 --node n3=10.0.0.3:7420"
+)]
 pub(crate) struct Arguments {
     /// Directory to create; must not exist or be empty
     #[arg(long, value_name = "OUT")]
@@ -38,7 +40,13 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let out = arguments.dir.display();
     let mut text = format!("Cluster {cluster} is provisioned in {out}.\n\n");
     for (folder, node) in folders.iter().zip(&arguments.nodes) {
-        text.push_str(&format!("  {}: copy {} to {} and run: raftkv start --dir {}\n", node.name, folder.display(), node.host, node.name));
+        text.push_str(&format!(
+            "  {}: copy {} to {} and run: raftkv start --dir {}\n",
+            node.name,
+            folder.display(),
+            node.host,
+            node.name
+        ));
     }
     text.push_str(&format!(
         "\nKeep {out}/ca/ca.key away from the nodes: whoever has it can join the cluster.\n\

@@ -10,7 +10,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  raftkv start --dir n1\n  raftkv start --config /etc/raftkv/raftkv.toml --data-dir /var/lib/raftkv")]
+#[command(
+    after_help = "Example:\n  raftkv start --dir n1\n  raftkv start --config /etc/raftkv/raftkv.toml --data-dir /var/lib/raftkv"
+)]
 pub(crate) struct Arguments {
     /// A node's directory as `raftkv init` writes it: its configuration is raftkv.toml in there
     #[arg(long, required_unless_present = "config", conflicts_with = "config")]
@@ -41,7 +43,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     start_logging(&config)?;
     abort_on_panic();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
     runtime.block_on(serve(config))
 }
 
@@ -73,7 +76,8 @@ fn notify(states: &[sd_notify::NotifyState<'_>]) {
 }
 
 fn die_with_parent(parent: i32) -> anyhow::Result<()> {
-    set_parent_process_death_signal(Some(Signal::KILL)).context("cannot ask the kernel to end this process with its parent")?;
+    set_parent_process_death_signal(Some(Signal::KILL))
+        .context("cannot ask the kernel to end this process with its parent")?;
     if getppid() != Pid::from_raw(parent) {
         bail!("process {parent} is not the parent, or has ended already");
     }
@@ -82,7 +86,12 @@ fn die_with_parent(parent: i32) -> anyhow::Result<()> {
 
 fn start_logging(config: &Config) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&config.logging.level)
-        .with_context(|| format!("logging.level: `{}` is not a level or filter; write error, warn, info, debug or trace", config.logging.level))
+        .with_context(|| {
+            format!(
+                "logging.level: `{}` is not a level or filter; write error, warn, info, debug or trace",
+                config.logging.level
+            )
+        })
         .context(USAGE)?;
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match config.logging.format {

@@ -218,7 +218,9 @@ impl Cluster {
             }
             let first = statuses.first().map(|status| status.state_applied);
             if statuses.len() == self.nodes.len()
-                && statuses.iter().all(|status| Some(status.state_applied) == first && status.commit == status.state_applied)
+                && statuses
+                    .iter()
+                    .all(|status| Some(status.state_applied) == first && status.commit == status.state_applied)
             {
                 return statuses;
             }
@@ -271,13 +273,15 @@ impl Cluster {
 
     fn client_with(&self, endpoints: Vec<String>) -> client::Client {
         let admin = self.out().join("admin");
-        let credentials = client::Credentials::load(
-            &admin.join("ca.crt"),
-            &admin.join("client.crt"),
-            &admin.join("client.key"),
-        )
-        .unwrap();
-        client::Client::builder().endpoints(endpoints).credentials(credentials).timeout(Duration::from_secs(10)).build().unwrap()
+        let credentials =
+            client::Credentials::load(&admin.join("ca.crt"), &admin.join("client.crt"), &admin.join("client.key"))
+                .unwrap();
+        client::Client::builder()
+            .endpoints(endpoints)
+            .credentials(credentials)
+            .timeout(Duration::from_secs(10))
+            .build()
+            .unwrap()
     }
 }
 

@@ -1,0 +1,341 @@
+//! Applying a run of log entries: one batch for all of them.
+//!
+//! Later commands must see what earlier ones of the same run wrote, but the engine shows a batch only once it is written. So a run
+//! starts by loading what every single-key command of it will touch, in one go, into an *overlay*; range deletes add what they
+//! find. From then on the overlay is the truth and the engine what the overlay does not know.
+//!
+//! The hash is chained per entry, over the hash before it, the entry's position and the bytes of every mutation, the overwritten
+//! values included. It does not depend on how entries are grouped into runs, and a node whose stored values differ finds out
+//! when they are overwritten at the latest.
+//!
+//! Caveat: a range delete holds everything it deletes in memory, values included, until the run is written.
+
+use super::engine::{Batch, Cursor, Engine, EngineError, Snapshot, Table};
+use super::error::{CorruptRow, StateError};
+use super::layout::{self, ChangeKind, KeyValue, RECORD_HEADER_BYTES, RecordHeader};
+use super::machine::CommandOutcome;
+use super::meta::{self, Progress};
+use crate::command::{BatchDecoder, Command, Condition, DecodeError, InvalidCommand, KeyRange};
+use bytes::Bytes;
+use raft::{Entry, EntryKind, LogPosition};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use xxhash_rust::xxh3::Xxh3;
+
+/// About what a command costs in the batch beyond its payload: keys written three times, headers, revisions.
+const BATCH_BYTES_PER_COMMAND: usize = 192;
+
+/// The commands of a run, decoded.
+pub(crate) struct DecodedRun<'a> {
+    /// Each entry with the end of its commands in `commands`.
+    entries: Vec<(LogPosition, usize)>,
+    commands: Vec<Result<Command<'a>, InvalidCommand>>,
+    payload_bytes: usize,
+}
+
+impl<'a> DecodedRun<'a> {
+    /// Decodes all entries, or fails at what must not be applied, before anything is.
+    pub(crate) fn decode(entries: &'a [Entry]) -> Result<DecodedRun<'a>, StateError> {
+        let mut run = DecodedRun { entries: Vec::with_capacity(entries.len()), commands: Vec::new(), payload_bytes: 0 };
+        for entry in entries {
+            match entry.kind {
+                EntryKind::Noop => {}
+                EntryKind::Membership => return Err(StateError::MembershipChange { index: entry.index }),
+                EntryKind::Command => {
+                    run.payload_bytes += entry.payload.len();
+                    for command in BatchDecoder::new(&entry.payload) {
+                        run.commands.push(match command {
+                            Ok(command) => Ok(command),
+                            Err(DecodeError::Invalid(invalid)) => Err(invalid),
+                            Err(DecodeError::Unknown(feature)) => {
+                                return Err(StateError::UnknownFeature { index: entry.index, feature });
+                            }
+                        });
+                    }
+                }
+            }
+            run.entries.push((entry.position(), run.commands.len()));
+        }
+        Ok(run)
+    }
+
+    /// The keys of all single-key commands, ascending and distinct.
+    fn keys(&self) -> Vec<&'a [u8]> {
+        let key = |command: &Result<Command<'a>, InvalidCommand>| match command {
+            Ok(Command::Put { key, .. }) => Some(*key),
+            Ok(Command::DeleteRange { range, .. }) => range.single_key(),
+            Err(_) => None,
+        };
+        let mut keys: Vec<_> = self.commands.iter().filter_map(key).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    }
+}
+
+/// What a key holds in the middle of a run.
+struct Slot<'a> {
+    header: RecordHeader,
+    value: SlotValue<'a>,
+}
+
+enum SlotValue<'a> {
+    /// Loaded: the whole record.
+    Stored(Bytes),
+    /// Put earlier in the run: the value, still in the log entry.
+    Logged(&'a [u8]),
+}
+
+impl<'a> Slot<'a> {
+    fn stored(key: &[u8], record: Bytes) -> Result<Slot<'a>, CorruptRow> {
+        let header = RecordHeader::decode(&record);
+        let header = header.map_err(|cause| CorruptRow::new(Table::Current, key, cause))?;
+        Ok(Slot { header, value: SlotValue::Stored(record) })
+    }
+
+    fn value(&self) -> &[u8] {
+        match &self.value {
+            SlotValue::Stored(record) => &record[RECORD_HEADER_BYTES..],
+            SlotValue::Logged(value) => value,
+        }
+    }
+
+    fn key_value(&self, key: &[u8]) -> KeyValue {
+        let value = match &self.value {
+            SlotValue::Stored(record) => record.slice(RECORD_HEADER_BYTES..),
+            SlotValue::Logged(value) => Bytes::copy_from_slice(value),
+        };
+        KeyValue::new(Bytes::copy_from_slice(key), self.header, value)
+    }
+}
+
+/// A run under way.
+pub(crate) struct Run<'a, E: Engine> {
+    engine: &'a E,
+    progress: Progress,
+    /// What is known of keys: `None` if they do not exist.
+    overlay: BTreeMap<Cow<'a, [u8]>, Option<Slot<'a>>>,
+    writer: Writer<E::Batch<'a>>,
+}
+
+impl<'a, E: Engine> Run<'a, E> {
+    /// Loads what the commands will touch.
+    pub(crate) fn start(engine: &'a E, progress: Progress, run: &DecodedRun<'a>) -> Result<Run<'a, E>, StateError> {
+        let keys = run.keys();
+        let records = match keys[..] {
+            [] => Vec::new(),
+            [key] => vec![engine.load(Table::Current, key)?],
+            _ => engine.load_many(Table::Current, &keys)?,
+        };
+        assert_eq!(records.len(), keys.len(), "the engine answered for another number of keys than asked");
+        let slot = |(key, record): (&'a [u8], Option<Bytes>)| {
+            let slot = record.map(|record| Slot::stored(key, record)).transpose()?;
+            Ok::<_, CorruptRow>((Cow::Borrowed(key), slot))
+        };
+        let overlay = keys.into_iter().zip(records).map(slot).collect::<Result<_, _>>()?;
+        let bytes_hint = run.payload_bytes + run.commands.len() * BATCH_BYTES_PER_COMMAND;
+        Ok(Run { engine, progress, overlay, writer: Writer::new(engine.batch(bytes_hint)) })
+    }
+
+    /// Applies entry after entry, and hands out the outcomes of each.
+    pub(crate) fn apply(
+        &mut self,
+        run: &DecodedRun<'a>,
+        mut outcome: impl FnMut(LogPosition, Vec<CommandOutcome>),
+    ) -> Result<(), StateError> {
+        let mut first = 0;
+        for (position, end) in &run.entries {
+            self.writer.start_entry(&self.progress.state_hash, *position);
+            let commands = &run.commands[first..*end];
+            let mut results = Vec::with_capacity(commands.len());
+            for command in commands {
+                results.push(self.command(command)?);
+            }
+            first = *end;
+            self.progress.applied = *position;
+            self.progress.state_hash = self.writer.hasher.digest128().to_be_bytes();
+            outcome(*position, results);
+        }
+        Ok(())
+    }
+
+    /// Writes everything, together with how far it brings the state.
+    pub(crate) fn finish(self) -> Result<Progress, EngineError> {
+        let Run { engine, progress, mut writer, .. } = self;
+        writer.batch.put(Table::Meta, meta::PROGRESS, &progress.encode());
+        engine.write(writer.batch)?;
+        Ok(progress)
+    }
+
+    fn command(&mut self, command: &Result<Command<'a>, InvalidCommand>) -> Result<CommandOutcome, StateError> {
+        match *command {
+            Ok(Command::Put { key, value, lease, condition, previous }) => {
+                Ok(self.put(key, value, lease, condition, previous))
+            }
+            Ok(Command::DeleteRange { range, previous }) => match range.single_key() {
+                Some(key) => Ok(self.delete_key(key, previous)),
+                None => self.delete_range(range, previous),
+            },
+            Err(reason) => Ok(CommandOutcome::Invalid { reason }),
+        }
+    }
+
+    fn put(
+        &mut self,
+        key: &'a [u8],
+        value: &'a [u8],
+        lease: u64,
+        condition: Option<Condition<'a>>,
+        previous: bool,
+    ) -> CommandOutcome {
+        let slot = self.overlay.get_mut(key).expect("every key of the run was loaded when it started");
+        if condition.is_some_and(|condition| !holds(condition, slot.as_ref())) {
+            return CommandOutcome::ConditionFailed { existing: slot.as_ref().map(|slot| slot.key_value(key)) };
+        }
+        let revision = self.progress.revision + 1;
+        self.progress.revision = revision;
+        let previous = slot.as_ref().filter(|_| previous).map(|slot| slot.key_value(key));
+        let (create_revision, version) = match slot {
+            Some(old) => {
+                self.writer.supersede(key, old, revision);
+                (old.header.create_revision, old.header.version + 1)
+            }
+            None => (revision, 1),
+        };
+        let header = RecordHeader { mod_revision: revision, create_revision, version, lease };
+        self.writer.put(key, &header, value);
+        *slot = Some(Slot { header, value: SlotValue::Logged(value) });
+        CommandOutcome::Put { revision, previous }
+    }
+
+    fn delete_key(&mut self, key: &'a [u8], previous: bool) -> CommandOutcome {
+        let slot = self.overlay.get_mut(key).expect("every key of the run was loaded when it started");
+        let Some(old) = slot.take() else {
+            return CommandOutcome::Deleted { count: 0, revision: self.progress.revision, previous: Vec::new() };
+        };
+        self.progress.revision += 1;
+        let revision = self.progress.revision;
+        self.writer.delete(key, &old, revision, 0);
+        let previous = if previous { vec![old.key_value(key)] } else { Vec::new() };
+        CommandOutcome::Deleted { count: 1, revision, previous }
+    }
+
+    fn delete_range(&mut self, range: KeyRange<'a>, previous: bool) -> Result<CommandOutcome, StateError> {
+        let mut deleted = Vec::new();
+        let mut count: u32 = 0;
+        if !range.is_empty() {
+            self.load_range(range)?;
+            let bounds = (Bound::Included(range.start), range.end.map_or(Bound::Unbounded, Bound::Excluded));
+            let revision = self.progress.revision + 1;
+            for (key, slot) in self.overlay.range_mut::<[u8], _>(bounds) {
+                let Some(old) = slot.take() else { continue };
+                self.writer.delete(key, &old, revision, count);
+                count = count.checked_add(1).expect("four billion keys do not fit the memory a range delete needs");
+                if previous {
+                    deleted.push(old.key_value(key));
+                }
+            }
+        }
+        if count > 0 {
+            self.progress.revision += 1;
+        }
+        let revision = self.progress.revision;
+        Ok(CommandOutcome::Deleted { count: u64::from(count), revision, previous: deleted })
+    }
+
+    /// Brings what the engine has in the range, and the overlay does not know better, into the overlay.
+    fn load_range(&mut self, range: KeyRange<'a>) -> Result<(), StateError> {
+        let snapshot = self.engine.snapshot();
+        let mut cursor = snapshot.cursor(Table::Current, range.start, range.end);
+        cursor.seek_first();
+        while let Some((key, record)) = cursor.item() {
+            if !self.overlay.contains_key(key) {
+                let slot = Slot::stored(key, Bytes::copy_from_slice(record))?;
+                self.overlay.insert(Cow::Owned(key.to_vec()), Some(slot));
+            }
+            cursor.next();
+        }
+        Ok(cursor.check()?)
+    }
+}
+
+fn holds(condition: Condition<'_>, slot: Option<&Slot<'_>>) -> bool {
+    match condition {
+        Condition::Absent => slot.is_none(),
+        Condition::ModRevision(revision) => slot.is_some_and(|slot| slot.header.mod_revision == revision),
+        Condition::Value(value) => slot.is_some_and(|slot| slot.value() == value),
+    }
+}
+
+/// Lays rows out, into the batch and into the hash.
+struct Writer<B> {
+    batch: B,
+    hasher: Xxh3,
+    row_key: Vec<u8>,
+    record: Vec<u8>,
+    change: Vec<u8>,
+}
+
+impl<B: Batch> Writer<B> {
+    fn new(batch: B) -> Writer<B> {
+        Writer { batch, hasher: Xxh3::new(), row_key: Vec::new(), record: Vec::new(), change: Vec::new() }
+    }
+
+    fn start_entry(&mut self, hash_before: &[u8; 16], position: LogPosition) {
+        self.hasher.reset();
+        self.hasher.update(hash_before);
+        self.hasher.update(&position.index.0.to_be_bytes());
+        self.hasher.update(&position.term.0.to_be_bytes());
+    }
+
+    /// Moves what a key holds to history.
+    fn supersede(&mut self, key: &[u8], old: &Slot<'_>, revision: u64) {
+        self.row_key.clear();
+        layout::history_key(key, revision, &mut self.row_key);
+        let record = match &old.value {
+            SlotValue::Stored(record) => &record[..],
+            SlotValue::Logged(value) => {
+                self.record.clear();
+                old.header.encode(value, &mut self.record);
+                &self.record[..]
+            }
+        };
+        hash_row(&mut self.hasher, Table::History, &self.row_key, record);
+        self.batch.put(Table::History, &self.row_key, record);
+    }
+
+    fn put(&mut self, key: &[u8], header: &RecordHeader, value: &[u8]) {
+        self.record.clear();
+        header.encode(value, &mut self.record);
+        hash_row(&mut self.hasher, Table::Current, key, &self.record);
+        self.batch.put(Table::Current, key, &self.record);
+        self.change(ChangeKind::Put, key, header.mod_revision, 0);
+    }
+
+    /// Deletes a key, as the `number`th change of the revision.
+    fn delete(&mut self, key: &[u8], old: &Slot<'_>, revision: u64, number: u32) {
+        self.supersede(key, old, revision);
+        self.batch.delete(Table::Current, key);
+        self.change(ChangeKind::Delete, key, revision, number);
+    }
+
+    fn change(&mut self, kind: ChangeKind, key: &[u8], revision: u64, number: u32) {
+        self.change.clear();
+        self.change.push(kind as u8);
+        self.change.extend_from_slice(key);
+        let row_key = layout::change_key(revision, number);
+        hash_row(&mut self.hasher, Table::Changes, &row_key, &self.change);
+        self.batch.put(Table::Changes, &row_key, &self.change);
+    }
+}
+
+fn hash_row(hasher: &mut Xxh3, table: Table, key: &[u8], value: &[u8]) {
+    let mut lengths = [0; 17];
+    lengths[0] = table as u8;
+    lengths[1..9].copy_from_slice(&(key.len() as u64).to_be_bytes());
+    lengths[9..].copy_from_slice(&(value.len() as u64).to_be_bytes());
+    hasher.update(&lengths);
+    hasher.update(key);
+    hasher.update(value);
+}

@@ -1,0 +1,280 @@
+//! The state machine: what the committed log means.
+//!
+//! Applying is deterministic: the same entries give the same rows, revisions, outcomes and hash on every node, however they are
+//! grouped into runs. No clock, no randomness and no limit of this node's configuration takes part; limits are enforced before
+//! a command enters the log.
+//!
+//! Revisions count as in etcd: an empty state is at revision 1, every command that changes something takes the next one, and a
+//! command that changes nothing (its condition does not hold, there is nothing to delete, it makes no sense) takes none.
+//!
+//! After an error from [`apply`](StateMachine::apply), nothing more is applied: part of the batch may or may not be written, and
+//! only a restart finds out.
+//!
+//! Absent so far: sessions, leases (the number is stored and means nothing yet), compaction of history, changes of the membership.
+
+use super::apply::{DecodedRun, Run};
+use super::engine::{Batch, Cursor, Engine, EngineError, Snapshot, Table};
+use super::error::{CorruptRow, StateError};
+use super::layout::{KeyValue, LayoutError};
+use super::meta::{self, Progress, STATE_FORMAT};
+use super::reader::StateReader;
+use super::rocks::{RocksEngine, RocksStatistics};
+use crate::command::InvalidCommand;
+use bytes::Bytes;
+use raft::{Entry, LogIndex, LogPosition, Membership};
+use std::path::Path;
+
+/// What a new state starts with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bootstrap {
+    /// The cluster's name: a state of another one is refused.
+    pub cluster: String,
+    /// The members the group starts with. Only for a new state; afterwards the state knows.
+    pub membership: Membership,
+}
+
+/// What became of one log entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// The entry.
+    pub index: LogIndex,
+    /// One outcome per command, in order; none if the entry carries no commands.
+    pub results: Vec<CommandOutcome>,
+}
+
+/// What became of one command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CommandOutcome {
+    /// The key was written.
+    Put {
+        /// The revision it got.
+        revision: u64,
+        /// What the key held before, if that was asked for and it existed.
+        previous: Option<KeyValue>,
+    },
+    /// The put's condition did not hold. Nothing was written.
+    ConditionFailed {
+        /// What the key holds.
+        existing: Option<KeyValue>,
+    },
+    /// Keys were deleted, or there were none.
+    Deleted {
+        /// How many.
+        count: u64,
+        /// The revision they were deleted at; if there were none, the revision the state is at.
+        revision: u64,
+        /// What they held, in key order, if that was asked for.
+        previous: Vec<KeyValue>,
+    },
+    /// The command makes no sense. Nothing was written.
+    Invalid {
+        /// Why not. After a truncated command, the rest of the entry could not be read.
+        reason: InvalidCommand,
+    },
+}
+
+/// The state machine on an engine.
+#[derive(Debug)]
+pub struct StateMachine<E: Engine = RocksEngine> {
+    reader: StateReader<E>,
+    cluster: String,
+    membership: Membership,
+    progress: Progress,
+    failed: bool,
+}
+
+impl<E: Engine> StateMachine<E> {
+    /// Opens the state in `engine`. An empty engine is set up from `bootstrap`, durably; one with another cluster's state is
+    /// refused.
+    pub fn open(engine: E, bootstrap: &Bootstrap) -> Result<StateMachine<E>, StateError> {
+        match StateMachine::load(engine)? {
+            Loaded::State(machine) if machine.cluster != bootstrap.cluster => {
+                Err(StateError::OtherCluster { expected: bootstrap.cluster.clone(), found: machine.cluster })
+            }
+            Loaded::State(machine) => Ok(machine),
+            Loaded::Nothing(engine) => {
+                set_up(&engine, bootstrap)?;
+                let (cluster, membership) = (bootstrap.cluster.clone(), bootstrap.membership.clone());
+                let progress = Progress::EMPTY;
+                let reader = StateReader::new(engine, progress.revision, 0);
+                Ok(StateMachine { reader, cluster, membership, progress, failed: false })
+            }
+        }
+    }
+
+    /// Opens the state in `engine` as it is, whatever cluster's it is, without writing anything.
+    pub fn open_existing(engine: E) -> Result<StateMachine<E>, StateError> {
+        match StateMachine::load(engine)? {
+            Loaded::State(machine) => Ok(machine),
+            Loaded::Nothing(_) => Err(StateError::Empty),
+        }
+    }
+
+    /// The last entry applied. Not necessarily durable: see [`flushed`](StateMachine::flushed).
+    #[must_use]
+    pub fn applied(&self) -> LogPosition {
+        self.progress.applied
+    }
+
+    /// The newest revision.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.progress.revision
+    }
+
+    /// The hash over everything applied, chained entry by entry. Equal on all nodes at the same applied index.
+    #[must_use]
+    pub fn state_hash(&self) -> [u8; 16] {
+        self.progress.state_hash
+    }
+
+    /// The committed membership as of [`applied`](StateMachine::applied).
+    #[must_use]
+    pub fn membership(&self) -> &Membership {
+        &self.membership
+    }
+
+    /// The cluster's name.
+    #[must_use]
+    pub fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
+    /// A reader, for any thread.
+    #[must_use]
+    pub fn reader(&self) -> StateReader<E> {
+        self.reader.clone()
+    }
+
+    /// Applies committed entries in one batch, and appends what became of each to `outcomes`. Readers see all of it or nothing.
+    ///
+    /// On an error nothing is appended, and nothing will be applied any more.
+    ///
+    /// # Panics
+    ///
+    /// If the entries do not follow on what is applied: a gap in the log is a bug, and what comes after it must not be applied.
+    pub fn apply(&mut self, entries: &[Entry], outcomes: &mut Vec<Applied>) -> Result<(), StateError> {
+        if self.failed {
+            return Err(StateError::FailedBefore);
+        }
+        self.assert_entries_follow(entries);
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let outcomes_before = outcomes.len();
+        match self.apply_run(entries, outcomes) {
+            Ok(progress) => {
+                assert!(
+                    progress.revision >= self.progress.revision,
+                    "revision went back from {} to {}",
+                    self.progress.revision,
+                    progress.revision
+                );
+                self.progress = progress;
+                self.reader.publish(progress.revision);
+                Ok(())
+            }
+            Err(error) => {
+                outcomes.truncate(outcomes_before);
+                self.failed = true;
+                Err(error)
+            }
+        }
+    }
+
+    /// The last entry whose effects are durable. The log may be truncated up to here and no further.
+    pub fn flushed(&self) -> Result<LogPosition, StateError> {
+        self.reader.flushed()
+    }
+
+    /// Makes everything applied durable; with `wait` false, only starts to. See [`StateReader::flush`] for doing it from
+    /// another thread.
+    pub fn flush(&mut self, wait: bool) -> Result<(), EngineError> {
+        self.reader.flush(wait)
+    }
+
+    fn apply_run(&self, entries: &[Entry], outcomes: &mut Vec<Applied>) -> Result<Progress, StateError> {
+        let decoded = DecodedRun::decode(entries)?;
+        let mut run = Run::start(self.reader.engine(), self.progress, &decoded)?;
+        run.apply(&decoded, |position, results| outcomes.push(Applied { index: position.index, results }))?;
+        Ok(run.finish()?)
+    }
+
+    fn assert_entries_follow(&self, entries: &[Entry]) {
+        let mut before = self.progress.applied;
+        for entry in entries {
+            let position = entry.position();
+            assert!(
+                position.index == before.index.next() && position.term >= before.term,
+                "entry {position} does not follow on entry {before}"
+            );
+            before = position;
+        }
+    }
+
+    fn load(engine: E) -> Result<Loaded<E>, StateError> {
+        let Some(format) = engine.load(Table::Meta, meta::FORMAT)? else {
+            return match first_table_with_rows(&engine)? {
+                None => Ok(Loaded::Nothing(engine)),
+                Some(table) => Err(StateError::DescriptionMissing { table }),
+            };
+        };
+        let found = meta::decode_format(&format)?;
+        if found != STATE_FORMAT {
+            return Err(StateError::UnknownFormat { found, known: STATE_FORMAT });
+        }
+        let progress = Progress::decode(&row(&engine, meta::PROGRESS)?)?;
+        let membership = meta::decode_membership(&row(&engine, meta::MEMBERSHIP)?)?;
+        let cluster = meta::decode_cluster(&row(&engine, meta::CLUSTER)?)?;
+        let compacted = meta::decode_compacted(&row(&engine, meta::COMPACTED)?)?;
+        let reader = StateReader::new(engine, progress.revision, compacted);
+        Ok(Loaded::State(StateMachine { reader, cluster, membership, progress, failed: false }))
+    }
+}
+
+impl StateMachine<RocksEngine> {
+    /// Writes the state into `directory`: see [`StateReader::checkpoint`].
+    pub fn checkpoint(&self, directory: &Path) -> Result<LogPosition, StateError> {
+        self.reader.checkpoint(directory)
+    }
+
+    /// How the database is doing.
+    pub fn statistics(&self) -> Result<RocksStatistics, EngineError> {
+        self.reader.statistics()
+    }
+}
+
+enum Loaded<E: Engine> {
+    State(StateMachine<E>),
+    Nothing(E),
+}
+
+/// Writes what a new state starts with, durably.
+fn set_up<E: Engine>(engine: &E, bootstrap: &Bootstrap) -> Result<(), EngineError> {
+    let mut batch = engine.batch(1024);
+    batch.put(Table::Meta, meta::FORMAT, &STATE_FORMAT.to_be_bytes());
+    batch.put(Table::Meta, meta::CLUSTER, bootstrap.cluster.as_bytes());
+    batch.put(Table::Meta, meta::MEMBERSHIP, &meta::encode_membership(&bootstrap.membership));
+    batch.put(Table::Meta, meta::PROGRESS, &Progress::EMPTY.encode());
+    batch.put(Table::Meta, meta::COMPACTED, &0u64.to_be_bytes());
+    engine.write(batch)?;
+    engine.flush(true)
+}
+
+fn row<E: Engine>(engine: &E, key: &[u8]) -> Result<Bytes, StateError> {
+    let row = engine.load(Table::Meta, key)?;
+    Ok(row.ok_or_else(|| CorruptRow::new(Table::Meta, key, LayoutError::Missing))?)
+}
+
+fn first_table_with_rows<E: Engine>(engine: &E) -> Result<Option<Table>, EngineError> {
+    let snapshot = engine.snapshot();
+    for table in Table::ALL {
+        let mut cursor = snapshot.cursor(table, b"", None);
+        cursor.seek_first();
+        if cursor.item().is_some() {
+            return Ok(Some(table));
+        }
+        cursor.check()?;
+    }
+    Ok(None)
+}

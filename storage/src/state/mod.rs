@@ -1,0 +1,50 @@
+//! The MVCC state machine: etcd's data model on an ordered key-value engine.
+//!
+//! Every command that changes something takes the next *revision*. A key has the revision at which it came to be
+//! (`create_revision`), the one at which it was last written (`mod_revision`), and a count of its writes (`version`), which starts
+//! anew after a delete. What is overwritten or deleted stays readable at its revisions until it is compacted.
+//!
+//! | file | what it knows |
+//! |---|---|
+//! | `engine` | what the state machine needs of an ordered key-value engine; `rocks` and `memory` provide it |
+//! | `layout`, `meta` | the bytes of keys and values |
+//! | `machine`, `apply` | what committed entries do |
+//! | `reader`, `walk`, `scan` | reading at any revision, while entries are applied |
+//! | `store` | the directory: which database is the current one, and switching to another |
+//!
+//! Invariants:
+//!
+//! - A key is in `current` if and only if it exists at the newest revision. Its history rows do not overlap: each holds what the
+//!   key held from its mod revision up to, and not including, the revision in the row's key.
+//! - Every change is in `changes` once, at its revision, deletes included.
+//! - All rows of an entry and the position of that entry become visible, and durable, together.
+//! - `current` alone answers reads of the newest revision, so they cost the same however long a key's history is.
+//!
+//! Compaction, absent so far, will need nothing but a revision C: rows of `history` superseded at or before C, and rows of
+//! `changes` at or before C, are dead. `docs/decisions/0003-mvcc-layout.md` gives the reasons, `docs/formats.md` the bytes.
+
+mod apply;
+mod durable;
+mod engine;
+mod error;
+mod layout;
+mod machine;
+mod memory;
+mod meta;
+mod reader;
+mod rocks;
+mod scan;
+mod store;
+mod walk;
+
+pub(crate) use durable::{read_sealed, seal, sync_directory, write_durably};
+pub use engine::{Batch, Cursor, Engine, EngineError, Snapshot, Table};
+pub use error::{CorruptRow, ReadError, StateError};
+pub use layout::{KeyValue, LayoutError};
+pub use machine::{Applied, Bootstrap, CommandOutcome, StateMachine};
+pub use memory::{MemoryBatch, MemoryCursor, MemoryEngine, MemorySnapshot};
+pub use meta::STATE_FORMAT;
+pub use reader::StateReader;
+pub use rocks::{RocksBatch, RocksCursor, RocksEngine, RocksOptions, RocksSnapshot, RocksStatistics};
+pub use scan::{Scan, ScanOptions};
+pub use store::{IncomingState, StateStore, StoreError};
