@@ -136,25 +136,35 @@ fn ratio(results: &Results, rival: Store, row: Row) -> String {
 /// Whatever a reader should know before believing the figures.
 fn remarks(results: &Results) -> String {
     let mut text = String::new();
-    for cell in &results.cells {
-        let place = || {
-            format!(
-                "{} {} with {} clients, round {}",
-                cell.store.name(),
-                cell.operation,
-                grouped(cell.clients as f64),
-                cell.round
-            )
-        };
-        if cell.failures > 0 {
-            let cause = cell.first_failure.as_deref().unwrap_or("unknown");
-            let _ = writeln!(text, "- {}: {} operations failed, the first with: {cause}", place(), cell.failures);
-        }
-        if cell.cpus_used_elsewhere > ELSEWHERE_CPUS_MAX {
-            let _ = writeln!(text, "- {}: {:.1} CPUs were busy with something else", place(), cell.cpus_used_elsewhere);
-        }
+    for cell in results.cells.iter().filter(|cell| cell.failures > 0) {
+        let cause = cell.first_failure.as_deref().unwrap_or("unknown");
+        let _ = writeln!(text, "- {}: {} operations failed, the first with: {cause}", place(cell), cell.failures);
+    }
+    let disturbed: Vec<&Cell> =
+        results.cells.iter().filter(|cell| cell.cpus_used_elsewhere > ELSEWHERE_CPUS_MAX).collect();
+    if let Some(worst) =
+        disturbed.iter().max_by(|one, other| one.cpus_used_elsewhere.total_cmp(&other.cpus_used_elsewhere))
+    {
+        let _ = writeln!(
+            text,
+            "- In {} of {} measurements more than {ELSEWHERE_CPUS_MAX} CPUs were busy with something else; most, {:.1}, in: {}",
+            disturbed.len(),
+            results.cells.len(),
+            worst.cpus_used_elsewhere,
+            place(worst)
+        );
     }
     if text.is_empty() { text } else { format!("\nOut of the ordinary:\n\n{text}") }
+}
+
+fn place(cell: &Cell) -> String {
+    format!(
+        "{} {} with {} clients, round {}",
+        cell.store.name(),
+        cell.operation,
+        grouped(cell.clients as f64),
+        cell.round
+    )
 }
 
 /// A table whose first column is text and whose others are numbers.
@@ -269,7 +279,7 @@ mod tests {
             "{text}"
         );
         assert!(
-            text.contains("- raftkv put with 1,000 clients, round 2: 0.8 CPUs were busy with something else\n"),
+            text.contains("In 1 of 1 measurements more than 0.25 CPUs were busy with something else; most, 0.8, in: raftkv put with 1,000 clients, round 2\n"),
             "{text}"
         );
     }
