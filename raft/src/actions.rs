@@ -15,7 +15,8 @@ pub struct Actions {
     pub persist: Option<Persist>,
     /// Messages to send. Losing some is allowed; so is delivering them late, twice or out of order.
     pub send: Vec<Send>,
-    /// Committed entries to apply, in order, after everything asked for earlier. Report with [`Event::Applied`](crate::Event::Applied).
+    /// Committed entries to apply, in order, after everything asked for earlier. They are durable in this node's log, and may
+    /// be out of memory: then they are read from disk. Report with [`Event::Applied`](crate::Event::Applied).
     pub apply: Option<LogRange>,
     /// The answer to [`Event::Propose`](crate::Event::Propose).
     pub proposal: Option<Result<LogPosition, ProposeError>>,
@@ -29,7 +30,9 @@ pub struct Actions {
     /// [`Event::SnapshotFailed`](crate::Event::SnapshotFailed).
     pub fetch_snapshot: Option<FetchSnapshot>,
     /// Switch to the fetched snapshot, reset the log to start after it, and report
-    /// [`Event::SnapshotInstalled`](crate::Event::SnapshotInstalled). Comes after every write asked for earlier.
+    /// [`Event::SnapshotInstalled`](crate::Event::SnapshotInstalled). Comes after every write asked for earlier, and applies asked
+    /// for earlier and not carried out yet are void. Until it is reported, only hard state is asked to be written and
+    /// nothing is asked to be applied.
     pub install_snapshot: Option<InstallSnapshot>,
     /// Role, term or leader changed: the values after the step.
     pub changed: Option<Changed>,
@@ -90,9 +93,10 @@ pub struct Persist {
 pub struct Send {
     /// The receiver.
     pub to: NodeId,
-    /// The message, its entries left out.
+    /// The message, its entries left out if `entries` names them.
     pub message: Message,
-    /// Entries to attach to an append, to be read from [`Node::log`](crate::Node::log) before the next step.
+    /// Entries to attach to an append, to be read from [`Node::log`](crate::Node::log) before the next step: they are in memory.
+    /// Empty: the message goes as it is, with or without entries.
     pub entries: LogRange,
 }
 

@@ -23,7 +23,8 @@ pub struct Config {
     /// Payload bytes proposed and not yet committed; beyond, proposals are refused with
     /// [`ProposeError::Overloaded`](crate::ProposeError::Overloaded). One proposal is always allowed when nothing waits. Default 64 MiB.
     pub uncommitted_bytes_max: usize,
-    /// Payload bytes of applied entries kept in memory for followers that lag; older ones are loaded from disk. Default 32 MiB.
+    /// Bytes of entries kept in memory, payload and a fixed overhead each; older ones are loaded from disk. Entries that are not
+    /// yet durable or not yet handed out for applying stay regardless. Default 32 MiB.
     pub cache_bytes_max: usize,
     /// Reads waiting for an index; beyond, reads are refused. Default 65,536.
     pub reads_waiting_max: usize,

@@ -73,7 +73,8 @@ pub enum Event {
         /// Its position.
         position: LogPosition,
     },
-    /// The log on disk no longer holds entries up to and including this one (all applied and flushed).
+    /// The log on disk no longer holds entries up to and including this one (all applied and flushed). Not to be reported while
+    /// a snapshot is being installed.
     Compacted {
         /// The last entry dropped.
         position: LogPosition,

@@ -113,3 +113,44 @@ fn check_log(before: &Before, core: &Core) {
     assert!(last_term <= core.term(), "the log ends in term {last_term}, after the present term {}", core.term());
     core.log.check();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Config, Instant, Membership, Restored, Term};
+
+    fn node() -> Node {
+        let restored = Restored {
+            hard_state: HardState { term: Term(3), vote: Some(NodeId(2)) },
+            ..Restored::new(Membership::new((1..=3).map(NodeId)))
+        };
+        Node::new(Config::new(NodeId(1)), restored, Instant::ORIGIN, 1)
+    }
+
+    #[test]
+    #[should_panic(expected = "term went back from 4 to 3")]
+    fn term_that_goes_back_is_found() {
+        let node = node();
+        let mut before = Before::of(&node);
+        before.hard_state.term = Term(4);
+        check(&before, &node);
+    }
+
+    #[test]
+    #[should_panic(expected = "vote in term 3 changed")]
+    fn second_vote_in_a_term_is_found() {
+        let node = node();
+        let mut before = Before::of(&node);
+        before.hard_state.vote = Some(NodeId(3));
+        check(&before, &node);
+    }
+
+    #[test]
+    #[should_panic(expected = "commit went back from 7 to 0")]
+    fn commit_that_goes_back_is_found() {
+        let node = node();
+        let mut before = Before::of(&node);
+        before.commit = LogIndex(7);
+        check(&before, &node);
+    }
+}

@@ -116,9 +116,10 @@ impl Leader {
             drop_message(DropReason::Unexpected, actions);
             return;
         };
+        // What this leader has sent lies within its log, so what answers it does too.
         let claimed = match outcome {
             AppendOutcome::Durable { match_index } => match_index,
-            AppendOutcome::Mismatch { hint, .. } => hint.index.min(core.log.last_index()),
+            AppendOutcome::Mismatch { previous, .. } => previous,
         };
         if claimed > core.log.last_index() || read_round > newest_round {
             drop_message(DropReason::Malformed, actions);

@@ -1,6 +1,22 @@
 //! The consensus core of raftkv: Raft without I/O.
 //!
-//! [`Event`]s go in, [`Actions`] come out; the caller owns the disk, the network, the clock and the state machine.
+//! [`Event`]s go in through [`Node::step`], [`Actions`] come out; the caller owns the disk, the network, the clock and the
+//! state machine. Equal events at equal times with an equal seed give equal actions.
+//!
+//! | to read about | see |
+//! |---|---|
+//! | what can happen, what is asked for | `event.rs`, `actions.rs`, `message.rs` |
+//! | terms, and the order of things in a step | `node.rs` |
+//! | roles | `follower.rs`, `candidate.rs`, `leader.rs`; the voter's side is `election.rs` |
+//! | the log, what is durable of it | `log.rs`, `writes.rs` |
+//! | sending to peers | `replication.rs`, `progress.rs` |
+//! | reads, snapshots | `read.rs`, `snapshot.rs` |
+//! | what always holds | `invariants.rs` |
+//!
+//! Absent so far: changing the membership, lease reads.
+//!
+//! "Raft" is Ongaro and Ousterhout, *In Search of an Understandable Consensus Algorithm* (extended version); "thesis" is
+//! Ongaro, *Consensus: Bridging Theory and Practice*.
 
 #![no_std]
 #![forbid(unsafe_code)]

@@ -22,6 +22,9 @@ struct Run {
     term: Term,
 }
 
+/// No log grows this long, so an append beyond it is forged or corrupt. It keeps indexes from overflowing.
+const INDEX_MAX: LogIndex = LogIndex(1 << 62);
+
 /// The log: see the module.
 #[derive(Debug)]
 pub(crate) struct Log {
@@ -294,7 +297,8 @@ impl<'a> LogView<'a> {
 /// Whether consecutive entries follow `previous` with terms that neither fall nor exceed `term_max` (Raft §5.3).
 pub(crate) fn well_formed(previous: LogPosition, entries: &[Entry], term_max: Term) -> bool {
     let mut before = previous;
-    (previous.index != LogIndex::ZERO || previous.term == Term::ZERO)
+    previous.index <= INDEX_MAX
+        && (previous.index != LogIndex::ZERO || previous.term == Term::ZERO)
         && previous.term <= term_max
         && entries.iter().all(|entry| {
             let follows = entry.index == before.index.next() && entry.term >= before.term && entry.term <= term_max;

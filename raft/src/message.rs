@@ -46,8 +46,9 @@ pub enum Body {
         commit: LogIndex,
         /// The newest read round of the leader (thesis §6.4); zero before the first one in a term.
         read_round: u64,
-        /// Consecutive entries after `previous`. Empty in the messages the core hands out: there the range travels in
-        /// [`Send::entries`](crate::Send::entries) and the driver fills this in from the log.
+        /// Consecutive entries after `previous`. Empty in the messages the core hands out when the range travels in
+        /// [`Send::entries`](crate::Send::entries) and the driver fills this in from the log; there already if they were
+        /// loaded from disk.
         entries: Vec<Entry>,
     },
     /// The answer to an append.

@@ -17,6 +17,10 @@ use crate::{
     Membership, Message, NodeId, ProposeError, Restored, Role, Term,
 };
 
+/// No cluster lives long enough to get here by elections, so a message beyond it is forged or corrupt. It keeps terms from
+/// overflowing.
+const TERM_MAX: Term = Term(1 << 62);
+
 /// One member of the group: see the [crate].
 #[derive(Debug)]
 pub struct Node {
@@ -189,7 +193,7 @@ impl Node {
     fn on_message(&mut self, from: NodeId, message: Message, actions: &mut Actions) {
         let Message { term, body } = message;
         let is_question = matches!(body, Body::Vote { .. } | Body::PreVote { .. });
-        if from == self.core.id() {
+        if from == self.core.id() || term > TERM_MAX {
             return drop_message(DropReason::Malformed, actions);
         }
         if !self.core.membership.contains(from) && !is_question {

@@ -110,7 +110,7 @@ impl Leader {
     pub(crate) fn send_heartbeat(&mut self, core: &Core, to: NodeId, actions: &mut Actions) {
         let read_round = self.read_round;
         let Some(progress) = self.progress_mut(to) else { return };
-        let previous = core.log.position(progress.matched).unwrap_or(LogPosition::default());
+        let previous = core.log.position(progress.matched).unwrap_or_default();
         let commit = core.commit.min(previous.index);
         progress.commit_told = progress.commit_told.max(commit);
         core.send(to, Body::Append { previous, commit, read_round, entries: Vec::new() }, actions);

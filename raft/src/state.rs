@@ -208,3 +208,73 @@ impl Core {
 pub(crate) fn drop_message(reason: DropReason, actions: &mut Actions) {
     actions.dropped = Some(reason);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::LogMark;
+    use core::time::Duration;
+
+    fn core(voters: u64, log_last: u64) -> Core {
+        let term_runs = if log_last == 0 { alloc::vec![] } else { alloc::vec![(LogIndex(1), Term(1))] };
+        let restored = Restored {
+            hard_state: HardState { term: Term(1), vote: None },
+            log_last: LogIndex(log_last),
+            term_runs,
+            ..Restored::new(Membership::new((1..=voters).map(NodeId)))
+        };
+        Core::new(Config::new(NodeId(1)), restored, Instant::ORIGIN, 1)
+    }
+
+    #[test]
+    fn group_of_one_waits_for_nobody() {
+        assert_eq!(core(1, 0).election_at, Instant::ORIGIN);
+        assert!(core(2, 0).election_at >= Instant::ORIGIN + Config::new(NodeId(1)).election_timeout);
+    }
+
+    #[test]
+    fn only_durable_entries_are_handed_out() {
+        let mut core = core(3, 3);
+        core.commit_to(LogIndex(2));
+        assert_eq!(core.hand_out(), Some(LogRange { first: LogIndex(1), last: LogIndex(2) }));
+        core.writes.truncated(LogIndex(3));
+        core.commit_to(LogIndex(3));
+        assert_eq!(core.hand_out(), None);
+    }
+
+    #[test]
+    fn vote_is_owed_no_more_in_a_later_term() {
+        let (mut core, mut actions) = (core(3, 0), Actions::default());
+        core.on_vote(NodeId(2), LogPosition::default(), &mut actions);
+        core.enter_term(Term(2), &mut actions);
+        core.writes.ask(core.hard_state, LogIndex::ZERO, core.now);
+        core.writes.durable(None, 1);
+        core.release_vote(&mut actions);
+        assert!(actions.send.is_empty(), "{:?}", actions.send);
+    }
+
+    #[test]
+    fn disk_hangs_after_an_election_timeout() {
+        let mut core = core(3, 0);
+        core.writes.hard_state_changed();
+        core.writes.ask(core.hard_state, LogIndex::ZERO, core.now);
+        core.now = core.now + (core.config.election_timeout - Duration::from_millis(1));
+        assert!(!core.disk_hangs() && core.may_campaign());
+        core.now = core.now + Duration::from_millis(1);
+        assert!(core.disk_hangs() && !core.may_campaign());
+        core.writes.durable(None, 1);
+        assert!(core.may_campaign());
+    }
+
+    #[test]
+    #[should_panic(expected = "was applied, only")]
+    fn apply_that_was_never_asked_for_panics() {
+        core(3, 3).on_applied(LogIndex(1));
+    }
+
+    #[test]
+    #[should_panic(expected = "reported durable")]
+    fn write_that_was_never_asked_for_panics() {
+        core(3, 3).writes.durable(Some(LogMark { leader_term: Term(1), index: LogIndex(3) }), 0);
+    }
+}

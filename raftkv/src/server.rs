@@ -329,11 +329,8 @@ fn start_links(
 ) -> Result<PeerLinks, StartError> {
     let handler: InboundHandler = Arc::new(move |inbound| match inbound {
         Inbound::Message { from, message, permit } => inbox.push(Input::Message { from, message, permit }),
-        Inbound::Connected(peer) => tracing::info!(%peer, "connected"),
-        Inbound::Disconnected(peer) => {
-            tracing::info!(%peer, "disconnected");
-            inbox.push(Input::Unreachable { peer });
-        }
+        Inbound::Connected(_) => {}
+        Inbound::Disconnected(peer) => inbox.push(Input::Unreachable { peer }),
     });
     let peers = PeerConfig {
         bind: config.node.listen_peer,

@@ -314,7 +314,7 @@ impl<'a> BatchDecoder<'a> {
         let mut reader = Reader { bytes: payload };
         match batch_header(&mut reader) {
             Ok(remaining) => BatchDecoder { reader, remaining, failed: None },
-            Err(error) => BatchDecoder { reader, remaining: 0, failed: Some(error) },
+            Err(error) => BatchDecoder { reader: Reader { bytes: &[] }, remaining: 0, failed: Some(error) },
         }
     }
 

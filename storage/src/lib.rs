@@ -1,8 +1,9 @@
-//! Everything raftkv keeps on disk: the data directory and its identity, the format of log payloads, and the MVCC state machine
-//! on RocksDB.
+//! Everything raftkv keeps on disk: the data directory and its identity, the log, the format of its payloads, and the MVCC state
+//! machine on RocksDB.
 
 #![forbid(unsafe_code)]
 
 pub mod command;
 pub mod identity;
 pub mod state;
+pub mod wal;

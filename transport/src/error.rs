@@ -29,16 +29,12 @@ pub enum RefusalCode {
     Protocol,
     /// The Hello took too long.
     HelloTimeout,
-    /// As many connections as the limit allows.
-    Overloaded,
-    /// A newer connection of the same peer took its place.
-    Replaced,
     /// A code that this version does not know.
     Unknown(u32),
 }
 
 impl RefusalCode {
-    const ALL: [RefusalCode; 10] = [
+    const ALL: [RefusalCode; 8] = [
         RefusalCode::Done,
         RefusalCode::WrongCluster,
         RefusalCode::WrongRole,
@@ -47,8 +43,6 @@ impl RefusalCode {
         RefusalCode::SettingsDiffer,
         RefusalCode::Protocol,
         RefusalCode::HelloTimeout,
-        RefusalCode::Overloaded,
-        RefusalCode::Replaced,
     ];
 
     /// The number on the wire.
@@ -63,8 +57,6 @@ impl RefusalCode {
             RefusalCode::SettingsDiffer => 5,
             RefusalCode::Protocol => 6,
             RefusalCode::HelloTimeout => 7,
-            RefusalCode::Overloaded => 8,
-            RefusalCode::Replaced => 9,
             RefusalCode::Unknown(code) => code,
         }
     }
@@ -83,12 +75,7 @@ impl RefusalCode {
             | RefusalCode::WrongNode
             | RefusalCode::NoIdentity
             | RefusalCode::SettingsDiffer => true,
-            RefusalCode::Done
-            | RefusalCode::Protocol
-            | RefusalCode::HelloTimeout
-            | RefusalCode::Overloaded
-            | RefusalCode::Replaced
-            | RefusalCode::Unknown(_) => false,
+            RefusalCode::Done | RefusalCode::Protocol | RefusalCode::HelloTimeout | RefusalCode::Unknown(_) => false,
         }
     }
 }

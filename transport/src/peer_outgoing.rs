@@ -40,7 +40,6 @@ pub(crate) struct Outgoing {
     control: Lane,
     bulk: Lane,
     open: AtomicBool,
-    stopped: AtomicBool,
     stop: Notify,
     negotiated: Mutex<Option<Negotiated>>,
 }
@@ -102,7 +101,6 @@ impl Outgoing {
             control: Lane::new(),
             bulk: Lane::new(),
             open: AtomicBool::new(false),
-            stopped: AtomicBool::new(false),
             stop: Notify::new(),
             negotiated: Mutex::new(None),
         }
@@ -117,7 +115,6 @@ impl Outgoing {
     }
 
     pub(crate) fn stop(&self) {
-        self.stopped.store(true, Ordering::Release);
         self.stop.notify_one();
     }
 
@@ -161,18 +158,26 @@ fn is_bulk(message: &Message) -> bool {
     if let Body::Append { entries, .. } = &message.body { !entries.is_empty() } else { false }
 }
 
-/// Keeps the link to one peer up until it is told to stop.
+/// Keeps the link to one peer up until it is told to stop. Stopping reports nothing: whoever stops the links knows.
 pub(crate) async fn run(link: Arc<Outgoing>, shared: Arc<Shared>, endpoint: Endpoint, config: quinn::ClientConfig) {
+    tokio::select! {
+        () = link.stop.notified() => {}
+        () = run_until_stopped(&link, &shared, &endpoint, &config) => {}
+    }
+    link.close();
+}
+
+async fn run_until_stopped(link: &Outgoing, shared: &Shared, endpoint: &Endpoint, config: &quinn::ClientConfig) {
     let mut backoff = Backoff::new();
     let log = LogLimit::new();
     let mut last_error = String::new();
-    while !link.stopped.load(Ordering::Acquire) {
-        match dial_peer(&link, &shared, &endpoint, &config).await {
+    loop {
+        match dial_peer(link, shared, endpoint, config).await {
             Ok(connection) => {
                 info!(node = %shared.id, peer = %link.peer, address = link.address, "connected to peer");
                 backoff.reset();
                 last_error.clear();
-                serve(&link, &shared, &connection).await;
+                serve(link, shared, &connection).await;
             }
             Err(error) => {
                 let text = error.to_string();
@@ -182,14 +187,11 @@ pub(crate) async fn run(link: Arc<Outgoing>, shared: Arc<Shared>, endpoint: Endp
                 }
                 last_error = text;
                 if error.is_permission() {
-                    backoff.to_the_longest();
+                    backoff.use_longest();
                 }
             }
         }
-        tokio::select! {
-            () = tokio::time::sleep(backoff.next()) => {}
-            () = link.stop.notified() => {}
-        }
+        tokio::time::sleep(backoff.next()).await;
     }
 }
 
@@ -274,7 +276,7 @@ pub(crate) fn settings_differ(ours: u64, theirs: u64) -> String {
 }
 
 /// Runs the lanes of one connection until it ends.
-async fn serve(link: &Arc<Outgoing>, shared: &Arc<Shared>, connection: &Connection) {
+async fn serve(link: &Outgoing, shared: &Shared, connection: &Connection) {
     let lanes = async { Ok::<_, quinn::ConnectionError>((connection.open_uni().await?, connection.open_uni().await?)) };
     let Ok((control, bulk)) = lanes.await else { return };
     // Served first whenever both have something. It fails only for a stream that is closed already, which its writes will report.
@@ -287,7 +289,6 @@ async fn serve(link: &Arc<Outgoing>, shared: &Arc<Shared>, connection: &Connecti
         cause = connection.closed() => cause.to_string(),
         cause = write_lane(&link.control, control, shared) => cause,
         cause = write_lane(&link.bulk, bulk, shared) => cause,
-        () = link.stop.notified() => "stopping".to_owned(),
     };
     let lost = link.close();
     shared.counters.lost.fetch_add(lost as u64, Ordering::Relaxed);
@@ -329,7 +330,7 @@ impl Backoff {
         self.current = BACKOFF_MIN;
     }
 
-    fn to_the_longest(&mut self) {
+    fn use_longest(&mut self) {
         self.current = BACKOFF_MAX;
     }
 

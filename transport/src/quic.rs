@@ -11,10 +11,11 @@
 //!
 //! Sized for a LAN: an initial round-trip estimate of 50 ms in place of 333 ms (only loss recovery during the handshake uses it), windows
 //! that hold a few MiB, keep-alives every second and an idle timeout of a few: QUIC has no reset when a process is killed, so
-//! silence is how its death shows. Migration is off for peers: a node that moves dials anew and is checked anew.
+//! silence is how its death shows, until it is back: then it resets what it does not know. Migration is off for peers: a node that moves dials anew and is checked anew.
 //!
 //! Absent: per-address limits at the door.
 
+use crate::error::{Refusal, RefusalCode};
 use crate::log_limit::LogLimit;
 use crate::tls::{Credentials, Protocol};
 use quinn::{Connection, Endpoint, EndpointConfig, Incoming, TokioRuntime, TransportConfig, VarInt};
@@ -110,7 +111,7 @@ pub(crate) fn listen(bind: SocketAddr, protocol: Protocol, credentials: &Credent
         .max_incoming(INCOMING_MAX)
         .incoming_buffer_size(INCOMING_BUFFER_BYTES)
         .incoming_buffer_size_total(INCOMING_BUFFER_TOTAL_BYTES);
-    Endpoint::new(EndpointConfig::default(), Some(server), socket(bind)?, Arc::new(TokioRuntime))
+    Endpoint::new(credentials.endpoint_config(), Some(server), socket(bind)?, Arc::new(TokioRuntime))
 }
 
 /// An endpoint that only dials, for an address of this family.
@@ -182,12 +183,7 @@ impl Door {
             let (door, greet, serve) = (self.clone(), greet.clone(), serve.clone());
             tokio::spawn(async move {
                 let remote = incoming.remote_address();
-                let greeted = tokio::time::timeout(HANDSHAKE_TIMEOUT, async {
-                    let connection = incoming.await.map_err(|cause| explain_handshake(&cause))?;
-                    greet(connection).await
-                });
-                let outcome =
-                    greeted.await.unwrap_or_else(|_| Err("handshake or Hello not finished in time".to_owned()));
+                let outcome = greet_in_time(incoming, greet).await;
                 drop(handshake);
                 match outcome {
                     Ok(greeted) => serve(greeted).await,
@@ -218,6 +214,25 @@ impl Door {
             return None;
         };
         Some((incoming, Place { _connection: connection }, handshake))
+    }
+}
+
+async fn greet_in_time<Greeted, Greeting: Future<Output = Result<Greeted, String>>>(
+    incoming: Incoming,
+    greet: impl Fn(Connection) -> Greeting,
+) -> Result<Greeted, String> {
+    let deadline = tokio::time::Instant::now() + HANDSHAKE_TIMEOUT;
+    let connection = tokio::time::timeout_at(deadline, incoming)
+        .await
+        .map_err(|_| "the handshake was not finished in time".to_owned())?
+        .map_err(|cause| explain_handshake(&cause))?;
+    match tokio::time::timeout_at(deadline, greet(connection.clone())).await {
+        Ok(outcome) => outcome,
+        Err(_) => {
+            let refusal = Refusal::new(RefusalCode::HelloTimeout, "Hello was not finished in time");
+            refusal.close(&connection);
+            Err(refusal.reason)
+        }
     }
 }
 

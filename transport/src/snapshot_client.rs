@@ -270,8 +270,9 @@ impl Transfer<'_> {
         let path = self.directory.join(&wanted.name);
         let opened = path.clone();
         let length = wanted.bytes;
-        let (mut there, mut crc) = self.on_disk(move || measure(&opened, length)).await?;
-        if there == wanted.bytes && crc == wanted.crc32c {
+        let found = self.on_disk(move || measure(&opened, length)).await?;
+        let (mut there, mut crc) = found.unwrap_or((0, 0));
+        if found == Some((wanted.bytes, wanted.crc32c)) {
             self.resumed += there;
             // It may have been written by an attempt that ended before its fsync.
             return self.on_disk(move || sync_file(&path)).await;
@@ -382,14 +383,14 @@ fn remove_others(directory: &Path, keep: &BTreeSet<String>) -> Result<(), FetchE
     Ok(())
 }
 
-/// Length and checksum of what an earlier attempt left; a file that is longer than it should be counts as nothing.
-fn measure(path: &Path, bytes_max: u64) -> Result<(u64, u32), FetchError> {
+/// Length and checksum of what an earlier attempt left; a file that is longer than it should be counts as none.
+fn measure(path: &Path, bytes_max: u64) -> Result<Option<(u64, u32)>, FetchError> {
     match File::open(path) {
         Ok(mut file) => {
             let (bytes, crc) = checksum(&mut file).map_err(at(path))?;
-            Ok(if bytes > bytes_max { (0, 0) } else { (bytes, crc) })
+            Ok((bytes <= bytes_max).then_some((bytes, crc)))
         }
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok((0, 0)),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(cause) => Err(at(path)(cause)),
     }
 }

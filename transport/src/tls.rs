@@ -15,11 +15,12 @@
 
 use crate::error::{Refusal, RefusalCode};
 use crate::identity::{ClusterId, Identity, IdentityError, Role};
+use aws_lc_rs::hmac;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use raft::NodeId;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
@@ -67,6 +68,26 @@ pub struct Credentials {
     certificate: Arc<CertifiedKey>,
     identity: Identity,
     expires: UnixTime,
+    resets: ResetSecret,
+}
+
+/// What the tokens of stateless resets (RFC 9000 §10.3) are made with. Derived from the private key, so that a process that has been killed and
+/// started again can tell the other ends of its former connections that they are gone, instead of letting them wait for silence.
+#[derive(Clone)]
+struct ResetSecret([u8; 32]);
+
+impl ResetSecret {
+    fn derive(private_key: &[u8]) -> ResetSecret {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, private_key);
+        let tag = hmac::sign(&key, b"raftkv stateless reset 1");
+        ResetSecret(tag.as_ref().try_into().expect("SHA-256 has 32 bytes"))
+    }
+}
+
+impl std::fmt::Debug for ResetSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ResetSecret(…)")
+    }
 }
 
 impl Credentials {
@@ -120,11 +141,13 @@ impl Credentials {
             })?;
         }
         let roots = Arc::new(roots);
-        let certified = CertifiedKey::from_der(chain, key, &provider()).map_err(|cause| match cause {
-            rustls::Error::InconsistentKeys(_) => {
+        let resets = ResetSecret::derive(key.secret_der());
+        let certified = CertifiedKey::from_der(chain, key, &provider()).map_err(|cause| {
+            if matches!(cause, rustls::Error::InconsistentKeys(_)) {
                 CredentialsError::KeyMismatch { key: paths.key.clone(), certificate: paths.certificate.clone() }
+            } else {
+                CredentialsError::Malformed { path: paths.key.clone(), detail: cause.to_string() }
             }
-            other => CredentialsError::Malformed { path: paths.key.clone(), detail: other.to_string() },
         })?;
         check_chain(paths, &roots, &certified.cert)?;
         let leaf = &certified.cert[0];
@@ -134,7 +157,17 @@ impl Credentials {
             path: paths.certificate.clone(),
             cause: IdentityError::Certificate,
         })?;
-        Ok(Credentials { roots, certificate: Arc::new(certified), identity, expires })
+        Ok(Credentials { roots, certificate: Arc::new(certified), identity, expires, resets })
+    }
+
+    /// Settings of an endpoint that lives on under the same resets after a restart of its process.
+    pub(crate) fn endpoint_config(&self) -> quinn::EndpointConfig {
+        let mut config = quinn::EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &self.resets.0)));
+        let [a, b, c, d, e, f, g, h, ..] = self.resets.0;
+        // Connection ids carry a checksum under this key: without the same one, packets of a former life would be ignored.
+        let ids = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+        config.cid_generator(move || Box::new(quinn_proto::HashedConnectionIdGenerator::from_key(ids)));
+        config
     }
 
     /// Settings for dialling.
@@ -173,7 +206,7 @@ impl Credentials {
 
 /// aws-lc-rs with its hybrid key exchange in front, whatever features other programs switch on in rustls.
 pub(crate) fn provider() -> CryptoProvider {
-    let mut provider = aws_lc_rs::default_provider();
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
     provider.kx_groups.sort_by_key(|group| group.name() != rustls::NamedGroup::X25519MLKEM768);
     assert_eq!(
         provider.kx_groups.first().map(|group| group.name()),
@@ -184,9 +217,12 @@ pub(crate) fn provider() -> CryptoProvider {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, CredentialsError> {
-    std::fs::read(path).map_err(|cause| match cause.kind() {
-        io::ErrorKind::NotFound => CredentialsError::Missing { path: path.to_owned() },
-        _ => CredentialsError::Unreadable { path: path.to_owned(), cause },
+    std::fs::read(path).map_err(|cause| {
+        if cause.kind() == io::ErrorKind::NotFound {
+            CredentialsError::Missing { path: path.to_owned() }
+        } else {
+            CredentialsError::Unreadable { path: path.to_owned(), cause }
+        }
     })
 }
 

@@ -42,3 +42,120 @@ async fn ten_thousand_pipelined_requests_get_each_its_own_answer() {
         assert_eq!(reply.header.unwrap().revision, (number % 700) as u64);
     }
 }
+
+async fn connected(limits: ClientLimits) -> (raftkv_transport::ClientListener, ClientConnection, Arc<common::Service>) {
+    let authority = common::authority("main");
+    let (listener, address, service) = listener(&node(&authority, 1), limits);
+    let (connection, _) = ClientConnection::connect(&address, &client(&authority, "admin"), DEADLINE).await.unwrap();
+    (listener, connection, service)
+}
+
+fn error_of(response: Response) -> wire::Error {
+    let Response::Error(error) = response else { panic!("an error is due, not {response:?}") };
+    error
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_come_in_any_order() {
+    let (_listener, connection, service) = connected(ClientLimits::default()).await;
+    let connection = Arc::new(connection);
+    let kept = tokio::spawn({
+        let connection = connection.clone();
+        async move { connection.call(put("keep", 1)).await }
+    });
+    until("the first request is kept", || service.kept.lock().unwrap().len() == 1).await;
+    assert!(matches!(connection.call(get("other")).await, Ok(Response::Get(_))), "a later request is answered first");
+    let responder = service.kept.lock().unwrap().pop().unwrap();
+    std::thread::spawn(move || responder.answer(Response::Put(wire::PutReply::default()))).join().unwrap();
+    assert!(matches!(kept.await.unwrap(), Ok(Response::Put(_))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dropped_responder_answers_and_never_claims_a_write_failed() {
+    let (_listener, connection, _) = connected(ClientLimits::default()).await;
+    assert_eq!(error_of(connection.call(put("drop", 1)).await.unwrap()).code(), ErrorCode::OutcomeUnknown);
+    assert_eq!(error_of(connection.call(get("drop")).await.unwrap()).code(), ErrorCode::Internal);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_oversized_request_is_refused_and_its_neighbours_are_not() {
+    let limits = ClientLimits { key_bytes_max: 100, value_bytes_max: 10_000, ..ClientLimits::default() };
+    let (_listener, connection, _) = connected(limits).await;
+    let (before, large, after) =
+        tokio::join!(connection.call(put("a", 5)), connection.call(put("b", 5_000_000)), connection.call(put("c", 6)),);
+    assert!(matches!(before, Ok(Response::Put(_))) && matches!(after, Ok(Response::Put(_))));
+    let error = error_of(large.unwrap());
+    assert_eq!((error.code(), error.limit), (ErrorCode::TooLarge, 10_000));
+    assert!(error.message.contains("10000"), "{}", error.message);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn values_of_the_largest_size_travel_both_ways() {
+    let (_listener, connection, _) = connected(ClientLimits::default()).await;
+    let Ok(Response::Put(reply)) = connection.call(put("k", 8 << 20)).await else { panic!("it is within the limit") };
+    assert_eq!(reply.header.unwrap().revision, 8 << 20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_in_flight_are_bounded_by_not_reading_on() {
+    let limits = ClientLimits { requests_max: 4, ..ClientLimits::default() };
+    let (_listener, connection, service) = connected(limits).await;
+    let connection = Arc::new(connection);
+    let calls: Vec<_> = (0..10)
+        .map(|_| {
+            let connection = connection.clone();
+            tokio::spawn(async move { connection.call(get("keep")).await })
+        })
+        .collect();
+    for answered in 0..10 {
+        until("as many requests as allowed have arrived", || {
+            service.kept.lock().unwrap().len() == usize::min(4, 10 - answered)
+        })
+        .await;
+        let responder = service.kept.lock().unwrap().pop().unwrap();
+        responder.answer(Response::Get(wire::GetReply::default()));
+    }
+    for call in calls {
+        assert!(matches!(call.await.unwrap(), Ok(Response::Get(_))));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_under_way_when_the_node_went_is_unknown_and_what_comes_after_is_not_sent() {
+    let (listener, connection, service) = connected(ClientLimits::default()).await;
+    let connection = Arc::new(connection);
+    let call = tokio::spawn({
+        let connection = connection.clone();
+        async move { connection.call(put("keep", 1)).await }
+    });
+    until("the request has arrived", || service.kept.lock().unwrap().len() == 1).await;
+    listener.close().await;
+    let outcome = call.await.unwrap();
+    assert!(
+        matches!(&outcome, Err(CallError::OutcomeUnknown { cause }) if cause.contains("shutting down")),
+        "{outcome:?}"
+    );
+    let outcome = connection.call(put("k", 1)).await;
+    assert!(matches!(&outcome, Err(CallError::NotSent { .. })), "{outcome:?}");
+    assert!(connection.is_closed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scans_are_streamed_end_and_fail_visibly() {
+    let (_listener, connection, _) = connected(ClientLimits::default()).await;
+    let mut scan = connection.scan(&wire::ScanRequest { limit: 200, ..Default::default() }).await.unwrap();
+    let mut versions = Vec::new();
+    while let Some(reply) = scan.next().await.unwrap() {
+        versions.extend(reply.kvs.iter().map(|kv| kv.version));
+    }
+    assert_eq!(versions, (1..=200).collect::<Vec<_>>());
+    let mut refused = connection.scan(&wire::ScanRequest { count_only: true, ..Default::default() }).await.unwrap();
+    let Err(ScanError::Node(error)) = refused.next().await else { panic!("the scan is refused") };
+    assert_eq!(error.code(), ErrorCode::Compacted);
+    // No reply at all: the responder is dropped unfinished.
+    let mut broken = connection.scan(&wire::ScanRequest { limit: 0, ..Default::default() }).await.unwrap();
+    assert!(matches!(broken.next().await, Err(ScanError::Broken { .. })));
+    // A scan that nobody reads does not hold up anybody else.
+    let _unread = connection.scan(&wire::ScanRequest { limit: 1000, ..Default::default() }).await.unwrap();
+    assert!(matches!(connection.call(put("k", 1)).await, Ok(Response::Put(_))));
+}

@@ -10,6 +10,8 @@ pub struct Checks {
     leaders: BTreeMap<Term, NodeId>,
     /// Everything applied anywhere, by index.
     committed: Vec<Entry>,
+    /// For each of them a term in which, or before which, it was committed.
+    committed_by: Vec<Term>,
     /// The highest index any node has ever known to be committed.
     commit_known: LogIndex,
     /// What was known to be committed when a read began, by node and token.
@@ -17,6 +19,9 @@ pub struct Checks {
     pub reads_served: u64,
     pub reads_refused: u64,
     pub elections: u64,
+    pub installs: u64,
+    pub loads: u64,
+    pub truncations: u64,
     steps: u64,
 }
 
@@ -37,14 +42,15 @@ impl Checks {
         LogPosition { term: term.expect("only what was applied is asked for"), index }
     }
 
-    /// Election Safety and Leader Completeness (Raft §5.2, §5.4.3).
+    /// Election Safety and Leader Completeness (Raft §5.2, §5.4.3): a leader holds what was committed in earlier terms. One
+    /// whose last vote was very late may lack what a later leader has committed already; it will never commit anything.
     pub fn elected(&mut self, id: NodeId, term: Term, node: &Node) {
         let earlier = self.leaders.insert(term, id);
         assert_eq!(earlier, None, "node {id} leads in term {term}, which had a leader");
         self.elections += 1;
         let log = node.log();
-        for entry in &self.committed {
-            if entry.index >= log.start().index {
+        for (entry, committed_by) in self.committed.iter().zip(&self.committed_by) {
+            if entry.index >= log.start().index && *committed_by < term {
                 assert_eq!(
                     log.term(entry.index),
                     Some(entry.term),
@@ -57,13 +63,14 @@ impl Checks {
 
     /// State Machine Safety (Raft §5.4.3): one entry at one index, for ever. This also says that nothing acknowledged is
     /// lost: an acknowledgement comes after the apply on the leader.
-    pub fn applied(&mut self, id: NodeId, entry: &Entry) {
+    pub fn applied(&mut self, id: NodeId, term: Term, entry: &Entry) {
         let offset = usize::try_from(entry.index.0).unwrap() - 1;
         match self.committed.get(offset) {
             Some(known) => assert_eq!(known, entry, "node {id} applied another entry at {}", entry.index),
             None => {
                 assert_eq!(self.committed.len(), offset, "node {id} applied {} before what precedes it", entry.index);
                 self.committed.push(entry.clone());
+                self.committed_by.push(term);
             }
         }
     }
@@ -110,7 +117,7 @@ impl Checks {
 
     pub fn after_step(&mut self, _id: NodeId, machines: &BTreeMap<NodeId, Machine>, _now: Instant) {
         self.steps += 1;
-        if self.steps % 64 == 0 {
+        if self.steps.is_multiple_of(64) {
             check_log_matching(machines);
         }
     }

@@ -184,10 +184,13 @@ impl Machine {
         if let Some(persist) = self.actions.persist {
             let entries: Vec<Entry> = node.log().entries(persist.entries).unwrap().cloned().collect();
             self.next_write += 1;
+            let truncates = entries.first().is_some_and(|entry| self.disk.last() >= entry.index);
+            checks.truncations += u64::from(truncates);
             self.writes.push_back((self.next_write, Write::Persist { persist, entries }));
             orders.writes.push(self.next_write);
         }
         if let Some(install) = self.actions.install_snapshot {
+            checks.installs += 1;
             self.next_write += 1;
             self.writes.push_back((self.next_write, Write::Install(install)));
             orders.writes.push(self.next_write);
@@ -208,6 +211,7 @@ impl Machine {
             orders.applies = true;
         }
         for load in &self.actions.load {
+            checks.loads += 1;
             let entries = read_bounded(&self.disk, load.entries, load.bytes_max);
             orders.events.push(Event::Loaded { peer: load.peer, entries });
         }
@@ -265,10 +269,11 @@ impl Machine {
     /// The oldest range handed out is applied, from what the disk holds.
     pub fn finish_apply(&mut self, id: NodeId, checks: &mut Checks) -> Option<Event> {
         let range = self.applies.pop_front()?;
+        let term = self.node.as_ref()?.status().term;
         assert_eq!(range.first, self.applied.next(), "node {id} was told to apply {range:?} after {}", self.applied);
         for index in (range.first.0..=range.last.0).map(LogIndex) {
             let entry = self.disk.entries.get(&index).expect("what is handed out for applying is on disk");
-            checks.applied(id, entry);
+            checks.applied(id, term, entry);
         }
         self.applied = range.last;
         Some(Event::Applied { index: range.last })

@@ -132,3 +132,14 @@ pub enum EngineError {
         table: Table,
     },
 }
+
+impl EngineError {
+    /// Whether what is on disk is damaged, as opposed to a disk that fails or is full.
+    #[must_use]
+    pub fn is_corruption(&self) -> bool {
+        match self {
+            EngineError::Rocks { source, .. } => source.kind() == rocksdb::ErrorKind::Corruption,
+            EngineError::TableMissing { .. } => true,
+        }
+    }
+}

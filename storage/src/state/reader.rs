@@ -13,7 +13,7 @@ use super::layout::{KeyValue, LayoutError, RecordHeader};
 use super::meta::{self, Progress};
 use super::rocks::{RocksEngine, RocksOptions, RocksStatistics};
 use super::scan::{Scan, ScanOptions};
-use super::walk::{self, At};
+use super::walk::{self, At, Visit};
 use crate::command::KeyRange;
 use bytes::Bytes;
 use raft::LogPosition;
@@ -114,7 +114,7 @@ impl<E: Engine> StateReader<E> {
         range: KeyRange<'_>,
         reverse: bool,
         revision: Option<u64>,
-        visit: &mut dyn FnMut(&[u8], RecordHeader, &[u8]) -> ControlFlow<()>,
+        visit: &mut Visit<'_>,
     ) -> Result<u64, ReadError> {
         let snapshot = self.engine().snapshot();
         let latest = progress(snapshot.load(Table::Meta, meta::PROGRESS)?.as_ref())?.revision;

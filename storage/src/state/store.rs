@@ -340,3 +340,166 @@ impl From<EngineError> for StoreError {
         StoreError::State { path, source: error.into() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
+    use super::*;
+    use raft::{Entry, EntryKind, LogIndex, NodeId, Term};
+
+    fn bootstrap() -> Bootstrap {
+        Bootstrap { cluster: "test".to_owned(), membership: Membership::new([NodeId(1)]) }
+    }
+
+    fn options() -> RocksOptions {
+        RocksOptions { block_cache_bytes: 8 << 20, write_buffer_bytes: 1 << 20, ..RocksOptions::default() }
+    }
+
+    fn open(directory: &Path) -> (StateStore, StateMachine<RocksEngine>) {
+        StateStore::open(directory, options(), &bootstrap()).unwrap()
+    }
+
+    fn advance(machine: &mut StateMachine<RocksEngine>, entries: u64) {
+        let first = machine.applied().index.0 + 1;
+        let entry = |index| Entry {
+            term: Term(1),
+            index: LogIndex(index),
+            kind: EntryKind::Noop,
+            payload: bytes::Bytes::new(),
+        };
+        let entries: Vec<Entry> = (first..first + entries).map(entry).collect();
+        machine.apply(&entries, &mut Vec::new()).unwrap();
+    }
+
+    /// A store at entry 3 with a received snapshot at entry 8.
+    fn store_with_incoming(directory: &Path) -> (StateStore, StateMachine<RocksEngine>) {
+        let (store, mut machine) = open(directory);
+        advance(&mut machine, 3);
+        machine.flush(true).unwrap();
+        let incoming = store.prepare_incoming().unwrap();
+        fs::remove_dir(&incoming).unwrap();
+        machine.checkpoint(&incoming).unwrap();
+        let mut newer = StateMachine::open_existing(RocksEngine::open(&incoming, &options()).unwrap()).unwrap();
+        advance(&mut newer, 5);
+        newer.flush(true).unwrap();
+        (store, machine)
+    }
+
+    fn databases(directory: &Path) -> Vec<String> {
+        let names = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.filter(|name| name != CURRENT).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_crash_at_any_step_of_a_switch_leaves_the_old_state_or_the_new_one() {
+        // How many steps are done before the crash → where the state is, and what is left in the directory.
+        let expected: [(u64, &[&str]); 4] =
+            [(3, &["db-000001", "incoming"]), (3, &["db-000001"]), (3, &["db-000001"]), (8, &["db-000002"])];
+        for (steps, (applied, names)) in expected.into_iter().enumerate() {
+            let parent = tempfile::tempdir().unwrap();
+            let directory = parent.path().join("state");
+            let (mut store, machine) = store_with_incoming(&directory);
+            let mut next = None;
+            if steps >= 1 {
+                assert_eq!(store.place_incoming().unwrap(), 2);
+            }
+            if steps >= 2 {
+                next = Some(store.open_placed(2, &machine).unwrap());
+            }
+            if steps >= 3 {
+                store.point_at(2).unwrap();
+            }
+            drop((store, machine, next));
+            let (_store, reopened) = open(&directory);
+            assert_eq!(reopened.applied().index, LogIndex(applied), "after {steps} steps");
+            assert_eq!(databases(&directory), names, "after {steps} steps");
+        }
+    }
+
+    #[test]
+    fn switching_goes_on_after_a_crash_and_again_and_again() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = parent.path().join("state");
+        let (store, machine) = store_with_incoming(&directory);
+        store.place_incoming().unwrap();
+        drop((store, machine));
+        let (mut store, mut machine) = open(&directory);
+        for round in 0..3 {
+            let incoming = store.prepare_incoming().unwrap();
+            fs::remove_dir(&incoming).unwrap();
+            advance(&mut machine, 1);
+            machine.checkpoint(&incoming).unwrap();
+            machine = store.switch_to_incoming(&machine).unwrap();
+            assert_eq!(machine.applied().index, LogIndex(4 + round));
+            assert_eq!(databases(&directory).len(), 1);
+        }
+    }
+
+    #[test]
+    fn a_crash_while_the_store_is_made_leaves_nothing_in_the_way() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = parent.path().join("state");
+        fs::create_dir_all(parent.path().join("state.creating/db-000001")).unwrap();
+        fs::write(parent.path().join("state.creating/db-000001/CURRENT"), "half").unwrap();
+        let (_store, machine) = open(&directory);
+        assert_eq!(machine.applied(), LogPosition::default());
+        assert!(!parent.path().join("state.creating").exists());
+    }
+
+    #[test]
+    fn nothing_is_deleted_when_something_is_damaged_or_missing() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = parent.path().join("state");
+        let (store, machine) = store_with_incoming(&directory);
+        store.place_incoming().unwrap();
+        drop((store, machine));
+        let current = directory.join(CURRENT);
+        let good = fs::read(&current).unwrap();
+        let refused = || StateStore::open(&directory, options(), &bootstrap()).unwrap_err();
+
+        for bad in [&b""[..], b"garbage", &good[..good.len() - 1], &[&good[..], b"x"].concat()] {
+            fs::write(&current, bad).unwrap();
+            assert!(matches!(refused(), StoreError::CurrentDamaged { .. }));
+        }
+        fs::remove_file(&current).unwrap();
+        assert!(matches!(refused(), StoreError::CurrentDamaged { .. }));
+        write_current(&directory, 7).unwrap();
+        assert!(matches!(refused(), StoreError::DatabaseMissing { .. }));
+        write_current(&directory, 1).unwrap();
+        let manifest = fs::read_dir(directory.join("db-000001")).unwrap().map(|entry| entry.unwrap().path());
+        let manifest = manifest.filter(|path| path.to_str().unwrap().contains("MANIFEST")).max().unwrap();
+        let bytes = fs::read(&manifest).unwrap();
+        fs::remove_file(&manifest).unwrap();
+        assert!(matches!(refused(), StoreError::State { .. }));
+        assert_eq!(databases(&directory), ["db-000001", "db-000002"]);
+
+        fs::write(&manifest, bytes).unwrap();
+        let (_store, machine) = open(&directory);
+        assert_eq!(machine.applied().index, LogIndex(3));
+    }
+
+    #[test]
+    fn another_clusters_state_is_refused() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = parent.path().join("state");
+        drop(open(&directory));
+        let other = Bootstrap { cluster: "other".to_owned(), ..bootstrap() };
+        let error = StateStore::open(&directory, options(), &other).unwrap_err();
+        assert!(matches!(error, StoreError::State { source: StateError::OtherCluster { .. }, .. }), "{error}");
+    }
+
+    #[test]
+    fn inspection_reads_a_running_nodes_flushed_state() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = parent.path().join("state");
+        let (_store, mut machine) = open(&directory);
+        advance(&mut machine, 4);
+        machine.flush(true).unwrap();
+        advance(&mut machine, 2);
+        let inspected = StateStore::open_read_only(&directory, &options()).unwrap();
+        assert_eq!((inspected.applied().index, inspected.cluster()), (LogIndex(4), "test"));
+    }
+}

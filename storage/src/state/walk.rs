@@ -22,6 +22,9 @@ pub(crate) enum At {
     Revision(u64),
 }
 
+/// What is called with the key, the header and the whole record of each pair, until it breaks off.
+pub(crate) type Visit<'a> = dyn FnMut(&[u8], RecordHeader, &[u8]) -> ControlFlow<()> + 'a;
+
 /// Calls `visit` with key and record of every key in the range, in key order or in reverse, until it breaks off.
 ///
 /// What was visited counts only if this returns `Ok`: a failing engine looks like the end of the range until it is asked.
@@ -30,7 +33,7 @@ pub(crate) fn walk<S: Snapshot>(
     range: KeyRange<'_>,
     reverse: bool,
     at: At,
-    visit: &mut dyn FnMut(&[u8], RecordHeader, &[u8]) -> ControlFlow<()>,
+    visit: &mut Visit<'_>,
 ) -> Result<(), ReadError> {
     if range.is_empty() {
         return Ok(());
@@ -45,7 +48,7 @@ fn walk_latest<S: Snapshot>(
     snapshot: &S,
     range: KeyRange<'_>,
     reverse: bool,
-    visit: &mut dyn FnMut(&[u8], RecordHeader, &[u8]) -> ControlFlow<()>,
+    visit: &mut Visit<'_>,
 ) -> Result<(), ReadError> {
     let mut cursor = snapshot.cursor(Table::Current, range.start, range.end);
     start(&mut cursor, reverse);
@@ -64,7 +67,7 @@ fn walk_revision<S: Snapshot>(
     range: KeyRange<'_>,
     reverse: bool,
     revision: u64,
-    visit: &mut dyn FnMut(&[u8], RecordHeader, &[u8]) -> ControlFlow<()>,
+    visit: &mut Visit<'_>,
 ) -> Result<(), ReadError> {
     let mut current = snapshot.cursor(Table::Current, range.start, range.end);
     start(&mut current, reverse);

@@ -12,28 +12,28 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Longer than anything here takes on a machine with two busy cores.
-pub const DEADLINE: Duration = Duration::from_secs(15);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(15);
 
-pub fn loopback() -> SocketAddr {
+pub(crate) fn loopback() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
-pub fn authority(cluster: &str) -> Authority {
+pub(crate) fn authority(cluster: &str) -> Authority {
     Authority::create(ClusterId::new(cluster).expect("a good name")).expect("keys can be made")
 }
 
-pub fn node(authority: &Authority, id: u64) -> Credentials {
+pub(crate) fn node(authority: &Authority, id: u64) -> Credentials {
     let issued = authority.issue_node(NodeId(id), Validity::lasting(LEAF_VALIDITY)).expect("it can be issued");
     Credentials::from_pem(authority.certificate_pem(), &issued.certificate_pem, &issued.key_pem).expect("a good pair")
 }
 
-pub fn client(authority: &Authority, name: &str) -> Credentials {
+pub(crate) fn client(authority: &Authority, name: &str) -> Credentials {
     let issued = authority.issue_client(name, Validity::lasting(LEAF_VALIDITY)).expect("it can be issued");
     Credentials::from_pem(authority.certificate_pem(), &issued.certificate_pem, &issued.key_pem).expect("a good pair")
 }
 
 /// Waits for a condition with a deadline.
-pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !condition() {
         assert!(Instant::now() < deadline, "still waiting for: {what}");
@@ -43,9 +43,8 @@ pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 
 /// Answers puts with the length of the value as revision, gets with the key as value; keeps or drops what a test asks for by key.
 #[derive(Default)]
-pub struct Service {
-    pub kept: Mutex<Vec<Responder>>,
-    pub scans_ended: Mutex<Vec<String>>,
+pub(crate) struct Service {
+    pub(crate) kept: Mutex<Vec<Responder>>,
 }
 
 impl ClientService for Service {
@@ -97,18 +96,92 @@ impl ClientService for Service {
     }
 }
 
-pub fn listener(credentials: &Credentials, limits: ClientLimits) -> (ClientListener, String, Arc<Service>) {
+pub(crate) fn listener(credentials: &Credentials, limits: ClientLimits) -> (ClientListener, String, Arc<Service>) {
     let service = Arc::new(Service::default());
     let listener = ClientListener::start(loopback(), credentials, limits, service.clone()).expect("a port is free");
     let address = listener.local_address().expect("it is bound").to_string();
     (listener, address, service)
 }
 
-pub fn put(key: &'static str, value_bytes: usize) -> Request {
+pub(crate) fn put(key: &'static str, value_bytes: usize) -> Request {
     let value = bytes::Bytes::from(vec![1u8; value_bytes]);
     Request::Put(wire::PutRequest { key: key.into(), value, ..wire::PutRequest::default() })
 }
 
-pub fn get(key: &'static str) -> Request {
+pub(crate) fn get(key: &'static str) -> Request {
     Request::Get(wire::GetRequest { key: key.into(), ..wire::GetRequest::default() })
+}
+
+/// A certificate with any identity at all, signed by this authority.
+pub(crate) fn issue_raw(authority: &Authority, uri: &str) -> (String, String) {
+    let authority_key = rcgen::KeyPair::from_pem(&authority.key_pem()).expect("a good key");
+    let issuer =
+        rcgen::Issuer::from_ca_cert_pem(authority.certificate_pem(), authority_key).expect("a good certificate");
+    let key = rcgen::KeyPair::generate().expect("keys can be made");
+    let mut params = rcgen::CertificateParams::default();
+    params.subject_alt_names = vec![rcgen::SanType::URI(uri.to_owned().try_into().expect("ASCII"))];
+    (params.signed_by(&key, &issuer).expect("it can be signed").pem(), key.serialize_pem())
+}
+
+/// A certificate with this identity, signed by nobody but itself.
+pub(crate) fn self_signed(uri: &str) -> (String, String) {
+    let key = rcgen::KeyPair::generate().expect("keys can be made");
+    let mut params = rcgen::CertificateParams::default();
+    params.subject_alt_names = vec![rcgen::SanType::URI(uri.to_owned().try_into().expect("ASCII"))];
+    (params.self_signed(&key).expect("it can be signed").pem(), key.serialize_pem())
+}
+
+/// Log lines of this test program. Whoever holds it is the only test that runs among those that capture.
+pub(crate) struct Logs {
+    from: std::sync::atomic::AtomicUsize,
+    _alone: tokio::sync::MutexGuard<'static, ()>,
+}
+
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+struct Lines;
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        LINES.lock().expect("no panics").push(String::from_utf8_lossy(bytes).into_owned());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Logs {
+    pub(crate) async fn capture() -> Logs {
+        let alone = ALONE.lock().await;
+        static ONCE: std::sync::Once = std::sync::Once::new();
+        ONCE.call_once(|| {
+            tracing_subscriber::fmt()
+                .with_max_level(tracing_subscriber::filter::LevelFilter::INFO)
+                .with_ansi(false)
+                .with_writer(|| Lines)
+                .init();
+        });
+        let logs = Logs { from: std::sync::atomic::AtomicUsize::new(0), _alone: alone };
+        logs.clear();
+        logs
+    }
+
+    /// Looks only at lines from here on.
+    pub(crate) fn clear(&self) {
+        self.from.store(LINES.lock().expect("no panics").len(), std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// Waits for one line that contains all of these.
+    pub(crate) async fn wait_for(&self, parts: &[&str]) {
+        let from = self.from.load(std::sync::atomic::Ordering::Relaxed);
+        until(&format!("a log line with {parts:?}"), || {
+            let lines = LINES.lock().expect("no panics");
+            lines[from..].iter().any(|line| parts.iter().all(|part| line.contains(part)))
+        })
+        .await;
+    }
 }

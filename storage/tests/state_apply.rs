@@ -1,0 +1,82 @@
+//! What applying does with entries that are not simply good.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
+mod state_support;
+
+use bytes::Bytes;
+use raft::{Entry, EntryKind, LogIndex, Term};
+use raftkv_storage::command::{InvalidCommand, UnknownFeature};
+use raftkv_storage::state::{CommandOutcome, MemoryEngine, StateError};
+use state_support::{apply, entries, entries_from, open, put};
+
+fn entry(index: u64, kind: EntryKind, payload: &[u8]) -> Entry {
+    Entry { term: Term(1), index: LogIndex(index), kind, payload: Bytes::copy_from_slice(payload) }
+}
+
+#[test]
+fn nonsense_is_reported_and_changes_nothing_but_the_position() {
+    let mut machine = open(MemoryEngine::new());
+    let mut cut = entries(&[vec![put(b"a", b"1"), put(b"b", b"2")]]).remove(0);
+    cut.payload.truncate(cut.payload.len() - 1);
+    let empty_key = entries_from(2, &[vec![put(b"", b"1"), put(b"c", b"3")]]).remove(0);
+    let mut outcomes = Vec::new();
+    machine.apply(&[cut, empty_key, entry(3, EntryKind::Command, b"")], &mut outcomes).unwrap();
+    assert_eq!(machine.applied().index, LogIndex(3));
+    let results: Vec<_> = outcomes.iter().map(|applied| applied.results.clone()).collect();
+    let written = |revision| CommandOutcome::Put { revision, previous: None };
+    let invalid = |reason| CommandOutcome::Invalid { reason };
+    assert_eq!(results[0][0], written(2));
+    assert!(matches!(results[0][1], CommandOutcome::Invalid { reason: InvalidCommand::Truncated { .. } }));
+    assert_eq!(results[1], [invalid(InvalidCommand::EmptyKey), written(3)]);
+    assert_eq!(results[2], [invalid(InvalidCommand::Truncated { needed: 1, available: 0 })]);
+    assert_eq!(machine.revision(), 3);
+}
+
+#[test]
+fn what_is_unknown_stops_the_state_before_anything_of_the_run_is_written() {
+    let mut machine = open(MemoryEngine::new());
+    apply(&mut machine, &[vec![put(b"a", b"1")]]);
+    let before = (machine.applied(), machine.state_hash(), machine.reader().content_hash().unwrap());
+    let good = entries_from(2, &[vec![put(b"b", b"2")]]).remove(0);
+    let mut outcomes = Vec::new();
+    let run = [good, entry(3, EntryKind::Command, &[9, 0, 0, 0, 1])];
+    let error = machine.apply(&run, &mut outcomes).unwrap_err();
+    let feature = UnknownFeature::Version { found: 9, known: 1 };
+    assert_eq!(error, StateError::UnknownFeature { index: LogIndex(3), feature });
+    assert!(outcomes.is_empty());
+    assert_eq!((machine.applied(), machine.state_hash(), machine.reader().content_hash().unwrap()), before);
+    assert_eq!(machine.apply(&run[..1], &mut outcomes), Err(StateError::FailedBefore));
+
+    let mut machine = open(MemoryEngine::new());
+    let error = machine.apply(&[entry(1, EntryKind::Membership, b"x")], &mut outcomes).unwrap_err();
+    assert_eq!(error, StateError::MembershipChange { index: LogIndex(1) });
+}
+
+#[test]
+fn revisions_start_like_etcd() {
+    let mut machine = open(MemoryEngine::new());
+    assert_eq!(machine.revision(), 1);
+    let outcomes = apply(&mut machine, &[vec![], vec![put(b"k", b"v")]]);
+    assert!(outcomes[0].results.is_empty());
+    assert_eq!(outcomes[1].results, [CommandOutcome::Put { revision: 2, previous: None }]);
+    assert_eq!((outcomes[0].index, outcomes[1].index), (LogIndex(1), LogIndex(2)));
+}
+
+#[test]
+#[should_panic(expected = "entry 3 (term 1) does not follow on entry 1 (term 1)")]
+fn a_gap_in_the_log_is_never_applied() {
+    let mut machine = open(MemoryEngine::new());
+    let mut log = entries(&[vec![], vec![], vec![]]);
+    log.remove(1);
+    let _ = machine.apply(&log, &mut Vec::new());
+}
+
+#[test]
+#[should_panic(expected = "does not follow on")]
+fn an_entry_is_never_applied_twice() {
+    let mut machine = open(MemoryEngine::new());
+    let log = entries(&[vec![put(b"k", b"v")]]);
+    machine.apply(&log, &mut Vec::new()).unwrap();
+    let _ = machine.apply(&log, &mut Vec::new());
+}
