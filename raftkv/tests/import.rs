@@ -3,7 +3,7 @@
 //! The data: every installed Debian package with its version, and thousands of files of the crates this very workspace is
 //! built from, binary ones included.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on fails, and says what it met")]
 
 mod common;
 
@@ -19,6 +19,8 @@ use std::sync::Arc;
 const FILES_MIN: usize = 2_000;
 /// Enough; the whole registry would take minutes.
 const FILES_MAX: usize = 2_500;
+/// Files with these endings are rarely text.
+const BINARY_ENDINGS: [&str; 9] = ["a", "lib", "png", "der", "bin", "gz", "o", "zst", "ico"];
 /// Requests under way at once.
 const CONCURRENCY: usize = 32;
 
@@ -47,20 +49,20 @@ fn packages() -> Vec<(Vec<u8>, Vec<u8>)> {
     pairs
 }
 
-/// Files of the crates' sources: of every crate some, the largest and the binary ones first.
+/// Files of the crates' sources: the binary ones first, then every so many of the others.
 fn files(value_bytes_max: u64) -> Vec<PathBuf> {
     let home = std::env::var_os("CARGO_HOME")
         .map_or_else(|| PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cargo"), PathBuf::from);
     let mut found = Vec::new();
     collect(&home.join("registry/src"), value_bytes_max, &mut found);
-    let is_text = |path: &Path| {
-        path.extension()
-            .is_some_and(|ending| ["rs", "toml", "md", "txt", "h", "c", "cc"].iter().any(|text| ending == *text))
-    };
+    let is_binary =
+        |path: &Path| path.extension().is_some_and(|ending| BINARY_ENDINGS.iter().any(|binary| ending == *binary));
     found.sort();
-    let (text, binary): (Vec<_>, Vec<_>) = found.into_iter().partition(|path| is_text(path));
+    let (binary, text): (Vec<_>, Vec<_>) = found.into_iter().partition(|path| is_binary(path));
     let step = (text.len() / FILES_MAX).max(1);
-    binary.into_iter().take(FILES_MAX / 5).chain(text.into_iter().step_by(step)).take(FILES_MAX).collect()
+    let binary_step = (binary.len() / (FILES_MAX / 5)).max(1);
+    let binary = binary.into_iter().step_by(binary_step).take(FILES_MAX / 5);
+    binary.chain(text.into_iter().step_by(step)).take(FILES_MAX).collect()
 }
 
 fn collect(folder: &Path, bytes_max: u64, found: &mut Vec<PathBuf>) {

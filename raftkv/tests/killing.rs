@@ -2,7 +2,7 @@
 //!
 //! Every acknowledged write must be there afterwards, on all nodes, and the nodes' state hashes must agree.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on fails, and says what it met")]
 
 mod common;
 

@@ -181,7 +181,8 @@ mod tests {
         let workload = Arc::new(Workload::new(500, 16));
         preload(&target, &workload).await.unwrap();
         assert_eq!(target.map.lock().unwrap().len(), 500);
-        let measurement = run(&[target.clone()], &workload, plan(Operation::Get), &[std::process::id()]).await.unwrap();
+        let measurement =
+            run(std::slice::from_ref(&target), &workload, plan(Operation::Get), &[std::process::id()]).await.unwrap();
         assert_eq!(measurement.tally.failures(), 0, "{:?}", measurement.tally.first_failure());
         assert!(measurement.tally.completed() > 0);
         assert!(measurement.tally.completed() <= target.operations.load(Ordering::Relaxed));
@@ -191,7 +192,7 @@ mod tests {
     async fn failures_are_counted_and_named() {
         let target = MapTarget { fails: true, ..MapTarget::default() };
         let workload = Arc::new(Workload::new(500, 16));
-        let measurement = run(&[target.clone()], &workload, plan(Operation::Put), &[]).await.unwrap();
+        let measurement = run(std::slice::from_ref(&target), &workload, plan(Operation::Put), &[]).await.unwrap();
         assert_eq!(measurement.tally.failures(), target.operations.load(Ordering::Relaxed) / 10);
         assert_eq!(measurement.tally.first_failure(), Some("the tenth operation fails"));
     }
