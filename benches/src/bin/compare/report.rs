@@ -129,6 +129,7 @@ fn ratio(results: &Results, rival: Store, row: Row) -> String {
     let speed = |store| results.over_rounds(store, row, |cell| cell.operations_per_second);
     match Ratio::pair_by_pair(&speed(Store::Raftkv), &speed(rival)) {
         None => "–".to_owned(),
+        Some(Ratio { median, .. }) if results.settings.rounds == 1 => format!("{median:.2}"),
         Some(Ratio { median, lowest, highest }) => format!("{median:.2} ({lowest:.2}–{highest:.2})"),
     }
 }
