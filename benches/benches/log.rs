@@ -8,12 +8,15 @@
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use raft::{Entry, EntryKind, LogIndex, LogPosition, LogRange, Term};
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::time::Duration;
 use storage::wal::{LogConfig, LogStore, LogWrite, SegmentedLog};
 
-/// Entries kept behind the end while writing: what a node keeps between two flushes of its state machine.
-const ENTRIES_KEPT: u64 = 1000;
+/// Small segments, so that those in use have been recycled, as in a node that has run for a while.
+const SEGMENT_BYTES: u64 = 16 << 20;
+/// The log is compacted whenever this much has been written.
+const COMPACTED_EVERY_BYTES: u64 = 8 << 20;
 
 fn directory() -> tempfile::TempDir {
     let parent = std::env::var_os("RAFTKV_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
@@ -33,22 +36,31 @@ fn append(criterion: &mut Criterion) {
         [("256 B", 1, 256), ("4 KiB", 1, 4096), ("64 KiB", 1, 64 << 10), ("256 x 256 B", 256, 256)]
     {
         let directory = directory();
-        let (mut log, _) = SegmentedLog::open(directory.path(), LogConfig::default()).unwrap();
+        let config = LogConfig { segment_bytes: SEGMENT_BYTES, ..LogConfig::default() };
+        let (mut log, _) = SegmentedLog::open(directory.path(), config).unwrap();
         let payload = Bytes::from(vec![7; bytes]);
-        let mut next = 1;
+        let (mut next, mut since_compaction) = (65, 0);
+        let filling = Bytes::from(vec![1; 1 << 20]);
+        (1..65).for_each(|index| log.write(&[batch(index, 1, &filling)]).unwrap());
+        log.compact(LogPosition { term: Term(1), index: LogIndex(64) }).unwrap();
+        let log = RefCell::new(log);
         group.throughput(Throughput::Bytes(entries * bytes as u64));
         group.bench_function(name, |bencher| {
             bencher.iter_batched(
                 || {
+                    since_compaction += entries * bytes as u64;
+                    if since_compaction > COMPACTED_EVERY_BYTES {
+                        since_compaction = 0;
+                        let position = LogPosition { term: Term(1), index: LogIndex(next - 1) };
+                        log.borrow_mut().compact(position).unwrap();
+                    }
                     let write = batch(next, entries, &payload);
                     next += entries;
                     [write]
                 },
-                |write| log.write(&write).unwrap(),
+                |write| log.borrow_mut().write(&write).unwrap(),
                 BatchSize::PerIteration,
             );
-            let index = LogIndex(next.saturating_sub(ENTRIES_KEPT));
-            log.compact(LogPosition { term: Term(1), index }).unwrap();
         });
     }
     group.finish();

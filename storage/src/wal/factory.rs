@@ -26,6 +26,15 @@ pub(super) fn write_zeros(file: &dyn DiskFile, mut offset: u64, mut bytes: u64) 
     Ok(())
 }
 
+/// Fills a new file, flushing step by step: one flush of the whole would keep the disk from the log's own flushes for as long as it takes.
+fn fill_with_zeros(file: &dyn DiskFile, length: u64) -> io::Result<()> {
+    for offset in (0..length).step_by(ZEROS_BYTES) {
+        write_zeros(file, offset, (length - offset).min(ZEROS_BYTES as u64))?;
+        file.sync()?;
+    }
+    Ok(())
+}
+
 /// The maker of segments. One at a time, by one thread.
 pub(super) struct Factory {
     disk: Arc<dyn Disk>,
@@ -86,7 +95,7 @@ impl Factory {
         let path = self.disk.path(&name);
         let error = |source| LogError::io("prepare the log segment", &path, source);
         let file = self.disk.create(&name).map_err(error)?;
-        if let Err(source) = write_zeros(&*file, 0, length) {
+        if let Err(source) = fill_with_zeros(&*file, length) {
             // Give back what little there was; the failure to write is the one to report.
             let _ = self.disk.remove(&name);
             return Err(error(source));

@@ -292,7 +292,7 @@ impl DiskFile for FaultFile {
         if dies {
             let kept = usize::try_from(state.next_random()).unwrap() % (bytes.len() + 1);
             // Half of the time the whole write has reached the cache.
-            if state.next_random() % 2 == 0 {
+            if state.next_random().is_multiple_of(2) {
                 bytes.truncate(kept);
             }
         }
@@ -306,12 +306,11 @@ impl DiskFile for FaultFile {
             return Err(io::Error::other("died"));
         }
         let dirty = std::mem::take(&mut state.files[self.file].dirty);
-        if let Some(Fault::LosesFlush { suffix, at }) = state.fault {
-            if self.name.ends_with(suffix) {
-                state.flushes += 1;
-                if state.flushes == at {
-                    return Err(io::Error::other("flush failed"));
-                }
+        let fault = state.fault;
+        if let Some(Fault::LosesFlush { suffix, at }) = fault.filter(|_| !dirty.is_empty()) {
+            state.flushes += u64::from(self.name.ends_with(suffix));
+            if self.name.ends_with(suffix) && state.flushes == at {
+                return Err(io::Error::other("flush failed"));
             }
         }
         for sector in dirty {
