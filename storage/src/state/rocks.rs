@@ -238,6 +238,9 @@ fn name(table: Table) -> &'static str {
 fn database_options(options: &RocksOptions) -> Options {
     let mut database = Options::default();
     database.set_atomic_flush(true);
+    // There is one writer, the apply thread. Without concurrent writers a memtable remembers where it inserted last, so
+    // ascending keys (every row of `changes`) need no search.
+    database.set_allow_concurrent_memtable_write(false);
     database.set_paranoid_checks(true);
     database.set_max_background_jobs(clamp_i32(options.background_jobs.clamp(2, 64)));
     database.set_max_open_files(clamp_i32(options.open_files_max.max(64)));
