@@ -6,7 +6,7 @@
 
 use raft::{Membership, NodeId};
 use serde::{Deserialize, Serialize};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -76,10 +76,12 @@ pub struct NodeConfig {
     /// Where it keeps its data. Default `data`.
     #[serde(default = "default_data_dir")]
     pub data_dir: PathBuf,
-    /// The address its client port is bound to, UDP.
-    pub listen_client: SocketAddr,
-    /// The address its peer port is bound to, UDP.
-    pub listen_peer: SocketAddr,
+    /// The address its client port is bound to, UDP. Default: the port of this member's `client`, on every IPv4 interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen_client: Option<SocketAddr>,
+    /// The address its peer port is bound to, UDP. Default: the port of this member's `peer`, on every IPv4 interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen_peer: Option<SocketAddr>,
     /// The address of its read-only status page over HTTP, TCP, without TLS: loopback only. None: no HTTP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listen_http: Option<SocketAddr>,
@@ -239,6 +241,18 @@ impl Config {
         self.member(NodeId(self.node.id)).expect("checked when the configuration was read: the node is a member")
     }
 
+    /// Where clients are listened for.
+    #[must_use]
+    pub fn listen_client(&self) -> SocketAddr {
+        self.node.listen_client.unwrap_or_else(|| everywhere(&self.own_member().client))
+    }
+
+    /// Where peers are listened for.
+    #[must_use]
+    pub fn listen_peer(&self) -> SocketAddr {
+        self.node.listen_peer.unwrap_or_else(|| everywhere(&self.own_member().peer))
+    }
+
     /// The entry of member `id`.
     #[must_use]
     pub fn member(&self, id: NodeId) -> Option<&MemberConfig> {
@@ -334,6 +348,12 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// Every IPv4 interface, at the port of `address`.
+fn everywhere(address: &str) -> SocketAddr {
+    let (_, port) = check_address(address).expect("checked when the configuration was read: members have addresses");
+    SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port)
 }
 
 /// Whether `name` can name a node, and so a folder.
@@ -434,6 +454,15 @@ mod tests {
         let text = MINIMAL.replace("[node]\n        id = 1", "[node]\n        id = 2");
         let message = parse(&text).unwrap_err().to_string();
         assert!(message.contains("2 is not among cluster.members (1)"), "{message}");
+    }
+
+    #[test]
+    fn a_node_listens_on_its_own_ports_unless_told_otherwise() {
+        let text =
+            MINIMAL.replace("listen_client = \"127.0.0.1:7420\"", "").replace("listen_peer = \"127.0.0.1:7421\"", "");
+        let config = parse(&text).unwrap();
+        assert_eq!(config.listen_client(), "0.0.0.0:7420".parse().unwrap());
+        assert_eq!(config.listen_peer(), "0.0.0.0:7421".parse().unwrap());
     }
 
     #[test]

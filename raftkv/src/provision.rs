@@ -234,8 +234,8 @@ fn node_config(
         node: NodeConfig {
             id: member.id,
             data_dir: PathBuf::from("data"),
-            listen_client: SocketAddr::new(listen, node.port),
-            listen_peer: SocketAddr::new(listen, node.port + 1),
+            listen_client: Some(SocketAddr::new(listen, node.port)),
+            listen_peer: Some(SocketAddr::new(listen, node.port + 1)),
             listen_http: Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), node.port + 2)),
         },
         tls: TlsConfig { ca: "ca.crt".into(), cert: "node.crt".into(), key: "node.key".into() },
@@ -318,8 +318,8 @@ mod tests {
         let configs: Vec<Config> =
             folders.iter().map(|folder| Config::load(&folder.join(FILE_NAME)).unwrap()).collect();
         assert_eq!(configs[0].cluster_digest(), configs[1].cluster_digest());
-        assert_eq!(configs[0].node.listen_client, "127.0.0.1:7420".parse().unwrap());
-        assert_eq!(configs[1].node.listen_peer, "0.0.0.0:7421".parse().unwrap());
+        assert_eq!(configs[0].listen_client(), "127.0.0.1:7420".parse().unwrap());
+        assert_eq!(configs[1].listen_peer(), "0.0.0.0:7421".parse().unwrap());
         let mode = |path: &str| fs::metadata(out.join(path)).unwrap().permissions().mode() & 0o777;
         for key in ["ca/ca.key", "admin/client.key", "n1/node.key", "n2/node.key"] {
             assert_eq!(mode(key), 0o600, "{key}");

@@ -151,8 +151,8 @@ impl Server {
         tracing::info!(
             node = config.node.id,
             name = config.own_member().name,
-            clients = %config.node.listen_client,
-            peers = %config.node.listen_peer,
+            clients = %config.listen_client(),
+            peers = %config.listen_peer(),
             "serving"
         );
         Ok(Server {
@@ -334,7 +334,7 @@ fn start_links(
         Inbound::Disconnected(peer) => inbox.push(Input::Unreachable { peer }),
     });
     let peers = PeerConfig {
-        bind: config.node.listen_peer,
+        bind: config.listen_peer(),
         peers: peer_addresses(config).into_iter().collect(),
         settings_digest: config.cluster_digest(),
         agent: agent(),
@@ -343,7 +343,7 @@ fn start_links(
         snapshots: Some(Arc::new(snapshots)),
     };
     PeerLinks::start(peers, handler).map_err(|error| StartError::Listen {
-        address: config.node.listen_peer,
+        address: config.listen_peer(),
         what: "node.listen_peer, UDP",
         cause: error.to_string(),
     })
@@ -355,9 +355,9 @@ fn start_listener(config: &Config, credentials: &Credentials, parts: &Parts) -> 
         value_bytes_max: bytes(config.cluster.value_bytes_max),
         ..ClientLimits::default()
     };
-    ClientListener::start(config.node.listen_client, credentials, limits, parts.service.clone()).map_err(|error| {
+    ClientListener::start(config.listen_client(), credentials, limits, parts.service.clone()).map_err(|error| {
         StartError::Listen {
-            address: config.node.listen_client,
+            address: config.listen_client(),
             what: "node.listen_client, UDP",
             cause: error.to_string(),
         }

@@ -3,6 +3,7 @@
 //!
 //! Where a tool is not installed the test says so on stderr and passes: raftkv builds and runs without systemd.
 
+use raftkv::config::{Config, LoggingConfig, StorageConfig};
 use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -11,8 +12,39 @@ use std::process::{Command, Output};
 /// The exposure that the unit may have at most, in tenths, as `systemd-analyze security --threshold` wants it.
 const EXPOSURE_TENTHS_MAX: u32 = 20;
 
+/// Keys that the sample says have a default.
+const DEFAULTED_KEYS: &[&str] = &[
+    "key_bytes_max",
+    "value_bytes_max",
+    "election_timeout_ms",
+    "heartbeat_interval_ms",
+    "data_dir",
+    "listen_client",
+    "listen_peer",
+    "ca",
+    "cert",
+    "key",
+];
+
 /// Where the unit says the server is installed.
 const INSTALLED_SERVER: &str = "/usr/bin/raftkv";
+
+#[test]
+fn sample_configuration_is_taken_by_the_server_and_says_the_defaults() {
+    let sample = Config::load(&deploy("raftkv.toml")).expect("the server takes the sample configuration");
+    assert_eq!(sample.storage, StorageConfig::default(), "the sample shows the defaults");
+    assert_eq!(sample.logging, LoggingConfig::default(), "the sample shows the defaults");
+    let bare: String = fs::read_to_string(deploy("raftkv.toml"))
+        .expect("the sample is readable")
+        .lines()
+        .filter(|line| !DEFAULTED_KEYS.iter().any(|key| line.starts_with(&format!("{key} ="))))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let bare = Config::parse(&bare, Path::new("bare.toml")).expect("keys with a default can be left out");
+    assert_eq!(bare.cluster, sample.cluster, "the sample shows the defaults");
+    assert_eq!(bare.listen_client(), sample.listen_client(), "the sample shows the defaults");
+    assert_eq!(bare.listen_peer(), sample.listen_peer(), "the sample shows the defaults");
+}
 
 #[test]
 fn unit_verifies_without_a_word() {
