@@ -50,8 +50,12 @@ impl<E: Engine> StateReader<E> {
         StateReader { shared: Arc::new(Shared { engine, revision, compacted }) }
     }
 
+    /// Everything up to `revision` is written. Called by whoever wrote it, and by whoever has read something of it: between the
+    /// write and the writer's word, a reader may see a revision that it must then be able to ask for.
     pub(crate) fn publish(&self, revision: u64) {
-        self.shared.revision.store(revision, Ordering::Release);
+        if revision > self.revision() {
+            self.shared.revision.fetch_max(revision, Ordering::AcqRel);
+        }
     }
 
     /// The engine underneath.
@@ -81,6 +85,7 @@ impl<E: Engine> StateReader<E> {
         if let Some(record) = latest {
             let header = RecordHeader::decode(&record);
             let header = header.map_err(|cause| CorruptRow::new(Table::Current, key, cause))?;
+            self.publish(header.mod_revision);
             if revision.is_none_or(|revision| header.mod_revision <= revision) {
                 return Ok(Some(key_value(key, &record)?));
             }
@@ -118,6 +123,7 @@ impl<E: Engine> StateReader<E> {
     ) -> Result<u64, ReadError> {
         let snapshot = self.engine().snapshot();
         let latest = progress(snapshot.load(Table::Meta, meta::PROGRESS)?.as_ref())?.revision;
+        self.publish(latest);
         let revision = revision.unwrap_or(latest);
         self.check_revision(revision, latest)?;
         let at = if revision == latest { At::Latest } else { At::Revision(revision) };
