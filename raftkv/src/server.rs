@@ -224,7 +224,8 @@ impl Server {
         let mut role = self.role.clone();
         let handed_over = role
             .wait_for(|changed| changed.is_some_and(|changed| changed.leader.is_some_and(|leader| leader != self.id)));
-        match tokio::time::timeout(self.election_timeout * 2, handed_over).await {
+        // The core gives up after an election timeout, so there is nothing to wait for after that.
+        match tokio::time::timeout(self.election_timeout, handed_over).await {
             Ok(Ok(changed)) => tracing::info!(
                 leader = changed.and_then(|changed| changed.leader).map(|id| id.0),
                 "leadership is handed over"
