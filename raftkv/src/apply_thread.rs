@@ -147,7 +147,8 @@ pub(crate) fn run_loader(log: &LogReader, loads: &Receiver<raft::Load>, driver: 
     for load in loads {
         let entries = match log.entries(load.entries, load.bytes_max) {
             Ok(entries) => entries,
-            Err(LogError::Compacted { .. }) => Vec::new(),
+            // Dropped or replaced since it was asked for: the core asks again for what it still needs.
+            Err(LogError::Compacted { .. } | LogError::NotWritten { .. }) => Vec::new(),
             Err(error) => {
                 failures.report(FatalError::Log(error));
                 return;

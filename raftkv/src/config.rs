@@ -10,6 +10,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// Bytes proposed and not yet committed, unless two of the largest values need more.
+const UNCOMMITTED_BYTES_MAX: usize = 16 << 20;
+
 /// The name of the file inside a node's directory.
 pub const FILE_NAME: &str = "raftkv.toml";
 
@@ -40,7 +43,8 @@ pub struct ClusterConfig {
     /// The longest key, in bytes. 1 to 65,536; default 4,096.
     #[serde(default = "default_key_bytes_max")]
     pub key_bytes_max: u64,
-    /// The longest value, in bytes. 1 to 67,108,864 (64 MiB); default 8,388,608 (8 MiB).
+    /// The longest value, in bytes. 1 to 31,457,280 (30 MiB: a request may name two, and has to fit
+    /// in a frame); default 8,388,608 (8 MiB).
     #[serde(default = "default_value_bytes_max")]
     pub value_bytes_max: u64,
     /// A follower that hears no leader for this long campaigns, in milliseconds. 50 to 60,000; default 1,000.
@@ -262,12 +266,14 @@ impl Config {
     /// The core's settings.
     #[must_use]
     pub fn raft(&self) -> raft::Config {
-        let value_bytes_max = usize::try_from(self.cluster.value_bytes_max).expect("at most 64 MiB, checked");
+        let value_bytes_max = usize::try_from(self.cluster.value_bytes_max).expect("at most 30 MiB, checked");
         let defaults = raft::Config::new(NodeId(self.node.id));
         raft::Config {
             election_timeout: Duration::from_millis(self.cluster.election_timeout_ms),
             heartbeat_interval: Duration::from_millis(self.cluster.heartbeat_interval_ms),
             inflight_bytes_max: defaults.inflight_bytes_max.max(2 * value_bytes_max),
+            // What waits for the disk must not take an election timeout to write: then it is refused, not queued.
+            uncommitted_bytes_max: UNCOMMITTED_BYTES_MAX.max(2 * value_bytes_max),
             ..defaults
         }
     }
@@ -292,10 +298,11 @@ impl Config {
         xxhash_rust::xxh3::xxh3_64(text.as_bytes())
     }
 
-    fn check(&self) -> Result<(), (&'static str, String)> {
+    /// Checks what the parser cannot: bounds, and that the parts fit together. An error names the key and what is allowed.
+    pub(crate) fn check(&self) -> Result<(), (&'static str, String)> {
         let cluster = &self.cluster;
         within("cluster.key_bytes_max", cluster.key_bytes_max, 1, 64 << 10)?;
-        within("cluster.value_bytes_max", cluster.value_bytes_max, 1, 64 << 20)?;
+        within("cluster.value_bytes_max", cluster.value_bytes_max, 1, 30 << 20)?;
         within("cluster.election_timeout_ms", cluster.election_timeout_ms, 50, 60_000)?;
         within("cluster.heartbeat_interval_ms", cluster.heartbeat_interval_ms, 5, cluster.election_timeout_ms / 3)?;
         within("storage.log_segment_mib", self.storage.log_segment_mib, 1, 1024)?;
@@ -330,6 +337,15 @@ impl Config {
             }
             for address in [&member.client, &member.peer] {
                 check_address(address).map_err(|problem| ("cluster.members", problem))?;
+                let taken = |other: &MemberConfig| other.client == *address || other.peer == *address;
+                let twice = member.client == member.peer;
+                if twice || members[..position].iter().any(taken) {
+                    let problem = format!(
+                        "the address {address} of member `{}` is given twice; each port serves one purpose",
+                        member.name
+                    );
+                    return Err(("cluster.members", problem));
+                }
             }
             if let Some(twin) =
                 members[..position].iter().find(|other| other.id == member.id || other.name == member.name)
@@ -463,6 +479,13 @@ mod tests {
         let config = parse(&text).unwrap();
         assert_eq!(config.listen_client(), "0.0.0.0:7420".parse().unwrap());
         assert_eq!(config.listen_peer(), "0.0.0.0:7421".parse().unwrap());
+    }
+
+    #[test]
+    fn an_address_serves_one_purpose() {
+        let text = MINIMAL.replace("peer = \"127.0.0.1:7421\"", "peer = \"127.0.0.1:7420\"");
+        let message = parse(&text).unwrap_err().to_string();
+        assert!(message.contains("127.0.0.1:7420") && message.contains("twice"), "{message}");
     }
 
     #[test]

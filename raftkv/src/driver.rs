@@ -11,6 +11,7 @@
 //! Invariants:
 //! - A write's waiter is answered exactly once: by the apply thread with the outcome, here with a refusal if it certainly did not
 //!   enter the log, or here with "outcome unknown".
+//! - Entries that are waited for ascend in index; a new proposal takes the place of older ones at or after its index.
 //! - One apply job is under way at a time, and jobs are consecutive.
 //! - A read is served only once its read index is applied.
 
@@ -77,6 +78,15 @@ pub struct DriverConfig {
     pub log_retained_bytes: u64,
 }
 
+/// What a node finds on its disk, beside what the core is told.
+#[derive(Debug, Clone, Copy)]
+pub struct RestoredDisk {
+    /// The state machine has applied everything up to here, durably.
+    pub applied: LogIndex,
+    /// Bytes of log on disk.
+    pub log_bytes: u64,
+}
+
 /// See the module.
 pub struct Driver<H> {
     node: Node,
@@ -129,8 +139,9 @@ pub struct DriverStatus {
 }
 
 impl<H: Host> Driver<H> {
-    /// A driver around `node`, whose state machine has applied everything up to `applied`.
-    pub fn new(node: Node, host: H, config: DriverConfig, applied: LogIndex, now: Instant) -> Driver<H> {
+    /// A driver around `node`, with what was found on disk.
+    pub fn new(node: Node, host: H, config: DriverConfig, restored: RestoredDisk, now: Instant) -> Driver<H> {
+        let RestoredDisk { applied, log_bytes } = restored;
         Driver {
             node,
             host,
@@ -147,7 +158,7 @@ impl<H: Host> Driver<H> {
             apply_under_way: false,
             applied,
             flushed: applied,
-            log_bytes: 0,
+            log_bytes,
             compacting: false,
             housekeeping_at: now + HOUSEKEEPING_INTERVAL,
             dropped_messages: 0,
@@ -391,7 +402,10 @@ impl<H: Host> Driver<H> {
     fn on_proposal(&mut self, now: Instant, answer: Result<LogPosition, ProposeError>) {
         let waiters = std::mem::take(&mut self.batch_waiters);
         match answer {
-            Ok(position) => self.proposed.push_back(EntryWaiters { position, proposed_at: now, waiters }),
+            Ok(position) => {
+                self.forget_replaced(position.index);
+                self.proposed.push_back(EntryWaiters { position, proposed_at: now, waiters });
+            }
             Err(error) => {
                 let refusal = match error {
                     ProposeError::NotLeader { leader } => WriteRefusal::NotLeader { leader },
@@ -401,6 +415,16 @@ impl<H: Host> Driver<H> {
                 for waiter in waiters {
                     waiter(Err(refusal));
                 }
+            }
+        }
+    }
+
+    /// An entry is proposed at `index`: whatever this node proposed there or later in an earlier term is no longer in its log.
+    /// Another node may still have it and commit it elsewhere than here, so nothing is known about it.
+    fn forget_replaced(&mut self, index: LogIndex) {
+        while self.proposed.back().is_some_and(|entry| entry.position.index >= index) {
+            for waiter in self.proposed.pop_back().expect("the back was just looked at").waiters {
+                waiter(Err(WriteRefusal::OutcomeUnknown));
             }
         }
     }
@@ -479,7 +503,11 @@ impl<H: Host> Driver<H> {
         if status.installing_snapshot {
             return;
         }
-        let up_to = LogIndex(self.flushed.0.saturating_sub(RETAINED_ENTRIES));
+        // Of large entries fewer are kept: they take up to half of what the log may have.
+        let entries = status.log_last.0 - status.log_first.0 + 1;
+        let in_half = u128::from(entries) * u128::from(self.config.log_retained_bytes / 2) / u128::from(self.log_bytes);
+        let retained = RETAINED_ENTRIES.min(u64::try_from(in_half).unwrap_or(u64::MAX));
+        let up_to = LogIndex(self.flushed.0.saturating_sub(retained));
         if up_to < status.log_first {
             return;
         }

@@ -7,7 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use storage::identity::DirectoryError;
-use storage::state::StoreError;
+use storage::state::{StateError, StoreError};
 use storage::wal::{LogError, OpenError};
 use transport::CredentialsError;
 
@@ -51,14 +51,14 @@ pub enum StartError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// There is a state machine, and no log beside it.
-    #[error("the log {} is missing, but the state machine beside it is there: this node has lost what it acknowledged and must not vote; nothing was changed; restore the folder, or replace the node", path.display())]
+    #[error("the log {} is missing, but this data directory has been in use: the node has lost what it acknowledged and must not vote; nothing was changed; bring the folder back, or see \"A damaged node\" in docs/operations.md", path.display())]
     LogMissing {
         /// Where the log should be.
         path: PathBuf,
     },
     /// The log starts after what was applied.
     #[error(
-        "the log starts after entry {log_start}, but the state machine has applied only up to entry {applied}: part of the state is missing; nothing was changed; restore the data directory, or replace the node"
+        "the log starts after entry {log_start}, but the state machine has applied only up to entry {applied}: part of the state is missing; nothing was changed; bring the data directory back, or see \"A damaged node\" in docs/operations.md"
     )]
     Gap {
         /// What is applied.
@@ -68,7 +68,7 @@ pub enum StartError {
     },
     /// The log ends before what was applied from it.
     #[error(
-        "the log ends at entry {log_last}, or differs from what the state machine has applied, entry {applied}: this node has lost entries it acknowledged and must not vote; nothing was changed; restore the data directory, or replace the node"
+        "the log ends at entry {log_last}, or differs from what the state machine has applied, entry {applied}: this node has lost entries it acknowledged and must not vote; nothing was changed; bring the data directory back, or see \"A damaged node\" in docs/operations.md"
     )]
     LogBehindState {
         /// What is applied.
@@ -107,16 +107,18 @@ impl StartError {
             StartError::DataDirectory(error) => match error {
                 DirectoryError::InUse { .. }
                 | DirectoryError::OtherCluster { .. }
-                | DirectoryError::OtherNode { .. } => UNSAFE,
+                | DirectoryError::OtherNode { .. }
+                | DirectoryError::UnknownFormat { .. } => UNSAFE,
                 DirectoryError::IdentityMissing { .. } | DirectoryError::Damaged { .. } => CORRUPTION,
                 DirectoryError::Io { .. }
                 | DirectoryError::AlreadyCreated { .. }
                 | DirectoryError::NotCreated { .. }
-                | DirectoryError::UnknownFormat { .. }
                 | DirectoryError::ClusterName { .. } => OTHER,
             },
             StartError::Log(error) if log_is_damaged(error) => CORRUPTION,
             StartError::Store(error) if store_is_damaged(error) => CORRUPTION,
+            StartError::Log(OpenError::UnknownVersion { .. } | OpenError::WrongGroup { .. }) => UNSAFE,
+            StartError::Store(StoreError::State { source: StateError::UnknownFormat { .. }, .. }) => UNSAFE,
             StartError::LogMissing { .. } | StartError::Gap { .. } | StartError::LogBehindState { .. } => CORRUPTION,
             StartError::Membership { .. } => UNSAFE,
             StartError::Directory { .. }

@@ -12,7 +12,7 @@ use raft::{InstallSnapshot, LogPosition};
 use storage::wal::{LogStore, LogWrite};
 
 /// Entries' bytes written together, beyond which the rest waits for the next write.
-const GATHER_BYTES_MAX: usize = 16 << 20;
+const GATHER_BYTES_MAX: usize = 4 << 20;
 
 /// What the log thread is asked to do. In order.
 pub(crate) enum LogJob {

@@ -195,21 +195,28 @@ fn write_all(
             .issue_node(NodeId(member.id), Validity::lasting(LEAF_VALIDITY))
             .with_context(|| format!("cannot issue the certificate of {}", node.name))?;
         write_pair(&folder, "node", authority, &issued)?;
-        let text = config_text(&node_config(cluster, node, member, members, settings))?;
+        let config = node_config(cluster, node, member, members, settings);
+        config.check().map_err(|(key, problem)| anyhow::anyhow!("{key}: {problem}"))?;
+        let text = config_text(&config)?;
         write_file(&folder.join(FILE_NAME), &text, 0o644)?;
     }
     Ok(())
 }
 
 /// An environment file for the admin's shell: it finds its own folder, so it can be moved together with the certificates.
+/// Only bash tells a sourced file where it is; in other shells it works in its own folder, and says so elsewhere.
 fn admin_env(endpoints: &[&str]) -> String {
     format!(
-        "# Source this file: . admin/env (in bash; in other shells cd here first)\n\
+        "# Source this file: . admin/env (in bash; in other shells, cd to its folder first: . ./env)\n\
          RAFTKV_ADMIN=\"$(cd \"$(dirname \"${{BASH_SOURCE:-./env}}\")\" && pwd)\"\n\
-         export RAFTKV_ENDPOINTS=\"{}\"\n\
-         export RAFTKV_CA=\"$RAFTKV_ADMIN/ca.crt\"\n\
-         export RAFTKV_CERT=\"$RAFTKV_ADMIN/client.crt\"\n\
-         export RAFTKV_KEY=\"$RAFTKV_ADMIN/client.key\"\n",
+         if [ -f \"$RAFTKV_ADMIN/client.key\" ]; then\n\
+         \x20   export RAFTKV_ENDPOINTS=\"{}\"\n\
+         \x20   export RAFTKV_CA=\"$RAFTKV_ADMIN/ca.crt\"\n\
+         \x20   export RAFTKV_CERT=\"$RAFTKV_ADMIN/client.crt\"\n\
+         \x20   export RAFTKV_KEY=\"$RAFTKV_ADMIN/client.key\"\n\
+         else\n\
+         \x20   echo \"env: this shell does not tell where this file is; cd to its folder and source ./env\" >&2\n\
+         fi\n",
         endpoints.join(",")
     )
 }
@@ -271,7 +278,7 @@ fn write_pair(folder: &Path, name: &str, authority: &Authority, issued: &IssuedC
 }
 
 fn make_directory(path: &Path) -> anyhow::Result<()> {
-    fs::DirBuilder::new().mode(0o755).create(path).with_context(|| format!("cannot create {}", path.display()))
+    fs::DirBuilder::new().mode(0o700).create(path).with_context(|| format!("cannot create {}", path.display()))
 }
 
 fn write_file(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
@@ -334,6 +341,17 @@ mod tests {
             provision(folder.path(), &random_cluster_id(), &[spec("n1=h:1")], ClusterSettings::default()).unwrap_err();
         assert!(error.to_string().contains("not empty"), "{error}");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn settings_that_no_node_would_take_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("out");
+        let settings = ClusterSettings { value_bytes_max: 0, ..ClusterSettings::default() };
+        let error = provision(&out, &random_cluster_id(), &[spec("n1=h:1")], settings).unwrap_err();
+        assert!(error.to_string().contains("cluster.value_bytes_max"), "{error}");
+        assert!(!out.exists());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left behind");
     }
 
     #[test]

@@ -17,6 +17,9 @@ use storage::identity::{DataDirectory, Identity};
 use storage::state::{Bootstrap, RocksOptions, StateStore};
 use storage::wal::{LogConfig, LogStore, LogWrite, RecoveredLog, SegmentedLog};
 
+/// A file that says that the log and the state have been set up here.
+const IN_USE: &str = "IN_USE";
+
 /// Everything on disk, opened and consistent.
 pub(crate) struct Recovered {
     /// Holds the lock on the data directory.
@@ -47,7 +50,8 @@ pub(crate) fn recover(config: &Config) -> Result<Recovered, StartError> {
     };
     let bootstrap = Bootstrap { cluster: config.cluster.id.clone(), membership: config.membership() };
     let (wal, state) = (path.join("wal"), path.join("state"));
-    if state.exists() && !wal.exists() {
+    let in_use = path.join(IN_USE);
+    if (in_use.exists() || state.exists()) && !wal.exists() {
         return Err(StartError::LogMissing { path: wal });
     }
     // The log first: a state without a log is a loss, a log without a state is replayed.
@@ -62,6 +66,7 @@ pub(crate) fn recover(config: &Config) -> Result<Recovered, StartError> {
         );
     }
     let (store, machine) = StateStore::open(&state, options, &bootstrap)?;
+    mark_in_use(&in_use).map_err(|source| StartError::Directory { path: path.clone(), source })?;
     let applied = machine.applied();
     let restored = reconcile(path, &mut log, found, applied, machine.membership().clone())?;
     if *machine.membership() != config.membership() {
@@ -78,6 +83,17 @@ pub(crate) fn recover(config: &Config) -> Result<Recovered, StartError> {
     let shared = Arc::new(SharedState::new(machine.reader(), published(&machine)));
     let state = NodeState::new(machine, store.clone(), shared.clone(), path);
     Ok(Recovered { directory, log, state, shared, store, restored, outgoing: path.join("snapshots") })
+}
+
+/// From here on the node may vote and acknowledge, so a log that is missing at a later start is a loss, whatever else is missing
+/// (scenario 35). A data directory that is gone as a whole cannot tell.
+fn mark_in_use(path: &Path) -> std::io::Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    std::fs::File::create(path)?.sync_all()?;
+    let directory = path.parent().expect("the marker is in the data directory");
+    std::fs::File::open(directory)?.sync_all()
 }
 
 fn reconcile(

@@ -3,6 +3,7 @@
 //! The state is read on a thread that may block, a piece at a time, and each piece waits until the client has taken the one
 //! before: memory on this side is two pieces, however large the range and however slow the client.
 
+use crate::failure::FailureReporter;
 use crate::service::{key_value, read_failed};
 use crate::shared_state::SharedState;
 use std::sync::Arc;
@@ -27,12 +28,15 @@ pub(crate) struct ScanJob {
     pub(crate) request: wire::ScanRequest,
     /// What it reads.
     pub(crate) shared: Arc<SharedState>,
+    /// Where damage is reported.
+    pub(crate) failures: FailureReporter,
 }
 
 type Piece = Result<wire::ScanReply, ReadError>;
 
 /// Reads and sends until the range or the client's interest ends.
 pub(crate) async fn run_scan(job: ScanJob, mut responder: ScanResponder) {
+    let failures = job.failures.clone();
     let (pieces, mut ready) = mpsc::channel::<Piece>(1);
     let reading = tokio::task::spawn_blocking(move || read(&job, &pieces));
     while let Some(piece) = ready.recv().await {
@@ -40,7 +44,7 @@ pub(crate) async fn run_scan(job: ScanJob, mut responder: ScanResponder) {
             Ok(reply) => responder.send(reply).await,
             Err(cause) => {
                 // A client that is gone does not need the error.
-                let _ = responder.send_error(*read_failed(&cause)).await;
+                let _ = responder.send_error(*read_failed(cause, &failures)).await;
                 return;
             }
         };

@@ -21,7 +21,7 @@
 use crate::apply_thread::{ApplyThread, StateJob, run_loader};
 use crate::clock::{Clock, Freshness};
 use crate::config::Config;
-use crate::driver::{Driver, DriverConfig, Input, ReadWaiter};
+use crate::driver::{Driver, DriverConfig, Input, ReadWaiter, RestoredDisk};
 use crate::error::StartError;
 use crate::failure::{FailureReporter, FatalError};
 use crate::host::ThreadHost;
@@ -89,7 +89,7 @@ impl Server {
         let clock = Clock::start();
         let (failures, failed) = FailureReporter::new();
         let (inbox, mail) = Inbox::new();
-        let parts = Parts::new(&config, &recovered, clock, inbox.clone());
+        let parts = Parts::new(&config, &recovered, clock, inbox.clone(), failures.clone());
 
         // Ports before threads: a port that is taken is found before anything runs.
         let snapshots = LocalSnapshots::new(recovered.shared.clone(), &recovered.outgoing)
@@ -128,7 +128,8 @@ impl Server {
         let applied = restored.applied;
         let node = Node::new(config.raft(), restored, clock.now(), rand::random());
         let driver_config = DriverConfig { log_retained_bytes: config.storage.log_retained_mib << 20 };
-        let driver = Driver::new(node, host, driver_config, applied, clock.now());
+        let on_disk = RestoredDisk { applied, log_bytes: log.bytes() };
+        let driver = Driver::new(node, host, driver_config, on_disk, clock.now());
 
         let mut threads = Vec::new();
         let mut spawn = |name, body: Box<dyn FnOnce() + Send>| -> Result<(), StartError> {
@@ -247,7 +248,7 @@ struct Parts {
 }
 
 impl Parts {
-    fn new(config: &Config, recovered: &Recovered, clock: Clock, inbox: Inbox) -> Parts {
+    fn new(config: &Config, recovered: &Recovered, clock: Clock, inbox: Inbox, failures: FailureReporter) -> Parts {
         let (reads, read_jobs) = unbounded();
         let freshness = Arc::new(Freshness::new(clock));
         let reporter = Arc::new(StatusReporter::new(
@@ -274,6 +275,7 @@ impl Parts {
             freshness: freshness.clone(),
             members: Arc::new(config.cluster.members.iter().map(member).collect::<BTreeMap<_, _>>()),
             reporter: reporter.clone(),
+            failures,
             limits: SizeLimits {
                 key_bytes_max: config.cluster.key_bytes_max,
                 value_bytes_max: config.cluster.value_bytes_max,
@@ -320,7 +322,7 @@ fn peer_limits(config: &Config) -> PeerLimits {
 }
 
 fn bytes(count: u64) -> usize {
-    usize::try_from(count).expect("limits of keys and values are at most 64 MiB, checked")
+    usize::try_from(count).expect("limits of keys and values are at most 30 MiB, checked")
 }
 
 fn start_links(

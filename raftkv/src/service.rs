@@ -8,6 +8,7 @@ use crate::clock::Freshness;
 use crate::driver::{
     Input, ReadRefusal, ReadWaiter, WriteCommand, WriteCondition, WriteOutcome, WriteRefusal, WriteRequest,
 };
+use crate::failure::{FailureReporter, FatalError};
 use crate::inbox::Inbox;
 use crate::scans::{ScanJob, run_scan};
 use crate::shared_state::SharedState;
@@ -37,6 +38,8 @@ pub(crate) struct Service {
     pub(crate) members: Arc<BTreeMap<NodeId, wire::Member>>,
     /// What the node says of itself.
     pub(crate) reporter: Arc<StatusReporter>,
+    /// Where damage found by a read is reported.
+    pub(crate) failures: FailureReporter,
     /// Limits on keys and values, for `Hello` and for requests.
     pub(crate) limits: SizeLimits,
     /// Where scans run.
@@ -92,7 +95,7 @@ impl ClientService for Service {
             None => Ok(()),
         });
         let level = ReadLevel::of(request.level(), request.age_ms_max);
-        let job = ScanJob { range, request, shared: self.shared.clone() };
+        let job = ScanJob { range, request, shared: self.shared.clone(), failures: self.failures.clone() };
         let (ready, wait) = tokio::sync::oneshot::channel();
         let members = self.members.clone();
         match checked.and(level) {
@@ -144,9 +147,12 @@ impl Service {
     fn write(&self, command: WriteCommand, responder: Responder) {
         let members = self.members.clone();
         let is_put = matches!(command, WriteCommand::Put { .. });
+        let wants_values = match &command {
+            WriteCommand::Put { previous, .. } | WriteCommand::DeleteRange { previous, .. } => *previous,
+        };
         let waiter = Box::new(move |result: Result<WriteOutcome, WriteRefusal>| {
             responder.answer(match result {
-                Ok(outcome) => write_reply(outcome, is_put),
+                Ok(outcome) => write_reply(outcome, is_put, wants_values),
                 Err(refusal) => Response::Error(*write_refused(refusal, &members)),
             });
         });
@@ -160,12 +166,12 @@ impl Service {
             Ok(level) => level,
             Err(error) => return responder.answer(Response::Error(*error)),
         };
-        let (shared, members) = (self.shared.clone(), self.members.clone());
+        let (shared, failures, members) = (self.shared.clone(), self.failures.clone(), self.members.clone());
         self.read(
             level,
             Box::new(move |allowed| {
                 responder.answer(match allowed {
-                    Ok(()) => get_reply(&shared, &request),
+                    Ok(()) => get_reply(&shared, &failures, &request),
                     Err(refusal) => Response::Error(*read_refused(refusal, &members)),
                 });
             }),
@@ -232,7 +238,7 @@ impl Service {
     }
 }
 
-fn write_reply(done: WriteOutcome, is_put: bool) -> Response {
+fn write_reply(done: WriteOutcome, is_put: bool, wants_values: bool) -> Response {
     let header = |revision| Some(wire::Header { revision, index: done.index.0 });
     match done.outcome {
         CommandOutcome::Put { revision, previous } => Response::Put(wire::PutReply {
@@ -243,7 +249,10 @@ fn write_reply(done: WriteOutcome, is_put: bool) -> Response {
         CommandOutcome::ConditionFailed { existing } => Response::Put(wire::PutReply {
             header: header(existing.as_ref().map_or(0, |kv| kv.mod_revision)),
             succeeded: false,
-            previous: existing.map(key_value),
+            // Large values travel only to those who asked for them.
+            previous: existing
+                .map(key_value)
+                .map(|kv| if wants_values { kv } else { wire::KeyValue { value: Bytes::new(), ..kv } }),
         }),
         CommandOutcome::Deleted { count, revision, previous } => Response::Delete(wire::DeleteReply {
             header: header(revision),
@@ -257,14 +266,14 @@ fn write_reply(done: WriteOutcome, is_put: bool) -> Response {
     }
 }
 
-fn get_reply(shared: &SharedState, request: &wire::GetRequest) -> Response {
+fn get_reply(shared: &SharedState, failures: &FailureReporter, request: &wire::GetRequest) -> Response {
     let reader = shared.reader();
     match reader.get(&request.key, request.revision) {
         Ok(found) => Response::Get(wire::GetReply {
             header: Some(wire::Header { revision: reader.revision(), index: 0 }),
             kv: found.map(key_value),
         }),
-        Err(cause) => Response::Error(*read_failed(&cause)),
+        Err(cause) => Response::Error(*read_failed(cause, failures)),
     }
 }
 
@@ -280,15 +289,23 @@ pub(crate) fn key_value(kv: KeyValue) -> wire::KeyValue {
     }
 }
 
-/// A read that the state machine could not answer.
-pub(crate) fn read_failed(cause: &ReadError) -> Refused {
+/// A read that the state machine could not answer. Damage stops the node: it must not go on as if it knew its state.
+pub(crate) fn read_failed(cause: ReadError, failures: &FailureReporter) -> Refused {
+    let text = cause.to_string();
     let code = match cause {
         ReadError::Compacted { .. } => ErrorCode::Compacted,
         ReadError::Future { .. } => ErrorCode::FutureRevision,
-        ReadError::Corrupt(_) => ErrorCode::Corrupt,
+        ReadError::Corrupt(row) => {
+            failures.report(FatalError::State(row.into()));
+            ErrorCode::Corrupt
+        }
+        ReadError::Engine(engine) if engine.is_corruption() => {
+            failures.report(FatalError::State(engine.into()));
+            ErrorCode::Corrupt
+        }
         ReadError::Engine(_) => ErrorCode::Internal,
     };
-    error(code, cause.to_string())
+    error(code, text)
 }
 
 fn error(code: ErrorCode, message: impl Into<String>) -> Refused {

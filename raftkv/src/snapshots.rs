@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use storage::state::StateStore;
 use transport::SnapshotClient;
 use transport::{OpenSnapshot, SnapshotSource, describe_directory};
@@ -18,11 +19,14 @@ use transport::{OpenSnapshot, SnapshotSource, describe_directory};
 /// Snapshots given out at a time; more peers than this ask again later.
 const OPEN_MAX: usize = 2;
 
+/// How long a node waits before it asks again for a snapshot that it did not get.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
 /// Gives out checkpoints of the state in use.
 pub(crate) struct LocalSnapshots {
     state: Arc<SharedState>,
     folder: PathBuf,
-    open: Mutex<BTreeMap<u64, PathBuf>>,
+    open: Mutex<BTreeMap<u64, (NodeId, PathBuf)>>,
     number: AtomicU64,
 }
 
@@ -45,10 +49,18 @@ impl SnapshotSource for LocalSnapshots {
         let directory = self.folder.join(format!("{checkpoint:06}"));
         {
             let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            // A peer that asks again has given up what it asked for before: its old connection only has not timed out yet.
+            let given_up: Vec<u64> =
+                open.iter().filter(|(_, (of, _))| *of == peer).map(|(number, _)| *number).collect();
+            for number in given_up {
+                if let Some((_, directory)) = open.remove(&number) {
+                    remove(&directory);
+                }
+            }
             if open.len() >= OPEN_MAX {
                 return Err(format!("{OPEN_MAX} snapshots are being sent already"));
             }
-            open.insert(checkpoint, directory.clone());
+            open.insert(checkpoint, (peer, directory.clone()));
         }
         let made = self.state.reader().checkpoint(&directory).map_err(|error| error.to_string()).and_then(|position| {
             if position < at_least {
@@ -71,14 +83,19 @@ impl SnapshotSource for LocalSnapshots {
     }
 
     fn release(&self, checkpoint: u64) {
-        let directory = self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&checkpoint);
-        if let Some(directory) = directory
-            && let Err(error) = std::fs::remove_dir_all(&directory)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            // Removed at the next start at the latest.
-            tracing::warn!(directory = %directory.display(), %error, "cannot remove a snapshot that was sent");
+        let released = self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&checkpoint);
+        if let Some((_, directory)) = released {
+            remove(&directory);
         }
+    }
+}
+
+fn remove(directory: &Path) {
+    if let Err(error) = std::fs::remove_dir_all(directory)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        // Removed at the next start at the latest.
+        tracing::warn!(directory = %directory.display(), %error, "cannot remove a snapshot that was sent");
     }
 }
 
@@ -113,6 +130,8 @@ impl SnapshotFetcher {
                 Ok(input) => inbox.push(input),
                 Err(error) => {
                     tracing::warn!("the snapshot was not fetched: {error:#}");
+                    // The leader offers again with every heartbeat; whatever is wrong needs a moment longer than that.
+                    tokio::time::sleep(RETRY_AFTER).await;
                     inbox.push(Input::SnapshotFailed);
                 }
             }

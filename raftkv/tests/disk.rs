@@ -152,3 +152,44 @@ async fn data_of_another_cluster_or_node_is_refused() {
         assert!(common::stderr(&output).contains(what), "{}", common::stderr(&output));
     }
 }
+
+/// Scenario 35: with its log it has lost its vote.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_log_is_gone_does_not_start() {
+    for lost in [&["wal"][..], &["wal", "state"]] {
+        let mut cluster = killed_node_with_data().await;
+        for folder in lost {
+            fs::remove_dir_all(cluster.nodes[0].data().join(folder)).unwrap();
+        }
+        cluster.nodes[0].start();
+        assert_eq!(cluster.nodes[0].wait().code(), Some(9), "{}", cluster.nodes[0].log());
+        assert!(cluster.nodes[0].log().contains("must not vote"), "{}", cluster.nodes[0].log());
+    }
+}
+
+/// A read that meets damage says so, and the node does not go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_state_stops_the_node() {
+    let mut cluster = Cluster::start(1).await;
+    let client = cluster.client();
+    let random: Vec<u8> = (0..40_000u32).flat_map(|number| number.wrapping_mul(2_654_435_761).to_be_bytes()).collect();
+    for number in 0..50u32 {
+        client.put((format!("key{number}"), random.clone())).await.unwrap();
+    }
+    drop(client);
+    cluster.nodes[0].stop();
+    let tables = contents(&cluster.nodes[0].data().join("state"));
+    let (table, bytes) = tables
+        .iter()
+        .filter(|(path, _)| path.extension().is_some_and(|ending| ending == "sst"))
+        .max_by_key(|(_, bytes)| bytes.len())
+        .unwrap();
+    let file = fs::OpenOptions::new().write(true).open(table).unwrap();
+    file.write_all_at(&vec![0x55; bytes.len() / 2], bytes.len() as u64 / 8).unwrap();
+    // Damage that shows when the state is opened stops the node at once; otherwise a read finds it.
+    cluster.nodes[0].start();
+    let scan = cluster.cli(&["--timeout", "5s", "scan", "--prefix", "key"]);
+    assert!(!scan.status.success(), "the damage was not noticed");
+    let status = cluster.nodes[0].wait();
+    assert_eq!(status.code(), Some(9), "{}", cluster.nodes[0].log());
+}

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use raft::{Changed, Config, Entry, Instant, LogIndex, LogPosition, Membership, Message, Node, NodeId, Restored, Role};
 use raftkv::driver::{
     ApplyEntries, ApplyJob, Driver, DriverConfig, EntryWaiters, Host, Input, PersistJob, ReadRefusal, ReadWaiter,
-    WriteCommand, WriteOutcome, WriteRefusal, WriteRequest,
+    RestoredDisk, WriteCommand, WriteOutcome, WriteRefusal, WriteRequest,
 };
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -25,26 +25,25 @@ struct Asked {
     reads: VecDeque<ReadWaiter>,
 }
 
-#[derive(Default)]
-struct TestHost(Asked);
-
-type SharedHost = Rc<RefCell<TestHost>>;
+/// The driver's half of a host; the test holds the other.
+#[derive(Clone, Default)]
+struct SharedHost(Rc<RefCell<Asked>>);
 
 impl Host for SharedHost {
     fn persist(&mut self, job: PersistJob) {
-        self.borrow_mut().0.persists.push_back(job);
+        self.0.borrow_mut().persists.push_back(job);
     }
     fn send(&mut self, to: NodeId, message: Message) {
-        self.borrow_mut().0.messages.push_back((to, message));
+        self.0.borrow_mut().messages.push_back((to, message));
     }
     fn apply(&mut self, job: ApplyJob) {
-        self.borrow_mut().0.applies.push_back(job);
+        self.0.borrow_mut().applies.push_back(job);
     }
     fn load(&mut self, load: raft::Load) {
         panic!("nothing is evicted from the cache here: {load:?}");
     }
     fn serve(&mut self, reads: Vec<ReadWaiter>) {
-        self.borrow_mut().0.reads.extend(reads);
+        self.0.borrow_mut().reads.extend(reads);
     }
     fn fetch_snapshot(&mut self, fetch: raft::FetchSnapshot) {
         panic!("nothing is compacted here: {fetch:?}");
@@ -78,11 +77,12 @@ impl World {
         let membership = Membership::new((1..=3).map(NodeId));
         let nodes = (1..=3)
             .map(|id| {
-                let host = Rc::new(RefCell::new(TestHost::default()));
+                let host = SharedHost::default();
                 let restored = Restored::new(membership.clone());
                 let node = Node::new(Config::new(NodeId(id)), restored, Instant::ORIGIN, id);
                 let config = DriverConfig { log_retained_bytes: u64::MAX };
-                let driver = Driver::new(node, host.clone(), config, LogIndex::ZERO, Instant::ORIGIN);
+                let on_disk = RestoredDisk { applied: LogIndex::ZERO, log_bytes: 0 };
+                let driver = Driver::new(node, host.clone(), config, on_disk, Instant::ORIGIN);
                 TestNode { driver, host, applied: Vec::new() }
             })
             .collect();
@@ -102,7 +102,7 @@ impl World {
     }
 
     fn persist(&mut self, node: usize) -> bool {
-        let job = self.nodes[node].host.borrow_mut().0.persists.pop_front();
+        let job = self.nodes[node].host.0.borrow_mut().persists.pop_front();
         let Some(job) = job else { return false };
         let done = Input::Durable { mark: job.mark, hard_state_sequence: job.hard_state_sequence, log_bytes: 0 };
         self.nodes[node].driver.handle(self.now, done);
@@ -110,7 +110,7 @@ impl World {
     }
 
     fn deliver(&mut self, node: usize) -> bool {
-        let sent = self.nodes[node].host.borrow_mut().0.messages.pop_front();
+        let sent = self.nodes[node].host.0.borrow_mut().messages.pop_front();
         let Some((to, message)) = sent else { return false };
         let receiver = usize::try_from(to.0).unwrap() - 1;
         if self.cut_off != Some(node) && self.cut_off != Some(receiver) {
@@ -122,7 +122,7 @@ impl World {
     }
 
     fn apply(&mut self, node: usize) -> bool {
-        let job = self.nodes[node].host.borrow_mut().0.applies.pop_front();
+        let job = self.nodes[node].host.0.borrow_mut().applies.pop_front();
         let Some(ApplyJob { entries, waiters }) = job else { return false };
         let ApplyEntries::Cached(entries) = entries else { panic!("everything is in the cache") };
         let index = entries.last().unwrap().index;
@@ -138,7 +138,7 @@ impl World {
     }
 
     fn serve(&mut self, node: usize) -> bool {
-        let read = self.nodes[node].host.borrow_mut().0.reads.pop_front();
+        let read = self.nodes[node].host.0.borrow_mut().reads.pop_front();
         read.map(|waiter| waiter(Ok(()))).is_some()
     }
 
@@ -236,6 +236,38 @@ fn a_write_whose_place_another_entry_took_is_refused_not_guessed() {
         world.nodes[old].applied == world.nodes[new].applied
     });
     assert_eq!(lost.try_recv().unwrap().unwrap_err(), WriteRefusal::NotLeader { leader: None });
+}
+
+/// A leader that is cut off with several writes, deposed, and elected again before their waiters are given up.
+#[test]
+fn a_leader_elected_again_keeps_no_waiters_of_its_former_term() {
+    let mut world = World::new();
+    let first = world.elect();
+    world.cut_off = Some(first);
+    let lost: Vec<_> = (0..9)
+        .map(|number| {
+            let outcome = world.write(first, &format!("lost{number}"));
+            world.settle();
+            outcome
+        })
+        .collect();
+    let second = world.elect();
+    let kept = world.write(second, "kept");
+    world.settle();
+    assert!(kept.try_recv().unwrap().is_ok());
+    world.cut_off = None;
+    world.until("the first leader catches up", |world| world.nodes[first].applied == world.nodes[second].applied);
+    world.nodes[second].driver.handle(world.now, Input::TransferLeadership { target: Some(NodeId(first as u64 + 1)) });
+    world.until("the first leader leads again", |world| world.leader() == Some(first));
+    for number in 0..20 {
+        let outcome = world.write(first, &format!("again{number}"));
+        world.settle();
+        assert!(outcome.try_recv().unwrap().is_ok(), "write {number} after the return");
+    }
+    for outcome in lost {
+        assert!(outcome.try_recv().unwrap().is_err(), "a write of the former term was called done");
+        assert!(outcome.try_recv().is_err(), "a second answer came");
+    }
 }
 
 #[test]

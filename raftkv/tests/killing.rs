@@ -6,7 +6,7 @@
 
 mod common;
 
-use client::Error;
+use client::{Error, Level, Range, Scan};
 use common::Cluster;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,33 +17,35 @@ const WRITERS: u64 = 8;
 const DURATION: Duration = Duration::from_secs(60);
 const KILL_INTERVAL: Duration = Duration::from_secs(2);
 
-/// What one writer knows: for each key the newest acknowledged value, and newer ones whose outcome is unknown.
-#[derive(Default)]
-struct Ledger {
-    acknowledged: BTreeMap<String, u64>,
-    unknown: BTreeMap<String, Vec<u64>>,
-    writes: u64,
-}
-
-async fn write(client: client::Client, writer: u64, stop: Arc<AtomicBool>) -> Ledger {
-    let mut ledger = Ledger::default();
+/// Writes until told to stop, each write with a key of its own. Returns the numbers that were acknowledged.
+async fn write(client: client::Client, writer: u64, stop: Arc<AtomicBool>) -> Vec<u64> {
+    let mut acknowledged = Vec::new();
     let mut number = 0;
     while !stop.load(Ordering::Relaxed) {
         number += 1;
-        let key = format!("writer{writer}/{}", number % 97);
-        match client.put((key.clone(), number.to_string())).await {
-            Ok(_) => {
-                ledger.writes += 1;
-                ledger.acknowledged.insert(key.clone(), number);
-                // A write whose outcome was unknown is older than this one if it was applied at all: its connection's
-                // server either had it in the log before, or it never will be.
-            }
-            Err(Error::OutcomeUnknown { .. }) => ledger.unknown.entry(key).or_default().push(number),
+        match client.put((key(writer, number), number.to_string())).await {
+            Ok(_) => acknowledged.push(number),
+            Err(Error::OutcomeUnknown { .. }) => {}
             Err(error) if error.is_certainly_not_applied() => {}
             Err(error) => panic!("writer {writer}: {error}"),
         }
     }
-    ledger
+    acknowledged
+}
+
+fn key(writer: u64, number: u64) -> String {
+    format!("writer{writer}/{number}")
+}
+
+/// Everything that a node has applied.
+async fn contents(client: &client::Client) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let all = Scan::new(Range::all()).level(Level::Stale { age_max: None });
+    let mut stream = client.scan(all).await.unwrap();
+    let mut found = BTreeMap::new();
+    while let Some(kv) = stream.next().await.unwrap() {
+        found.insert(kv.key.to_vec(), kv.value.to_vec());
+    }
+    found
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -68,11 +70,11 @@ async fn acknowledged_writes_survive_a_minute_of_kills() {
         kills += 1;
     }
     stop.store(true, Ordering::Relaxed);
-    let mut ledgers = Vec::new();
+    let mut acknowledged = Vec::new();
     for writer in writers {
-        ledgers.push(writer.await.unwrap());
+        acknowledged.push(writer.await.unwrap());
     }
-    let writes: u64 = ledgers.iter().map(|ledger| ledger.writes).sum();
+    let writes: usize = acknowledged.iter().map(Vec::len).sum();
     eprintln!("{kills} kills, {writes} acknowledged writes");
     assert!(kills >= 25, "only {kills} kills in the time");
     assert!(writes > 1000, "only {writes} writes were acknowledged: the cluster did not work between the kills");
@@ -81,18 +83,12 @@ async fn acknowledged_writes_survive_a_minute_of_kills() {
     let statuses = cluster.settled().await;
     assert!(statuses.iter().all(|status| status.state_hash == statuses[0].state_hash), "{statuses:#?}");
     for node in 0..3 {
-        let client = cluster.client_at(node);
-        for ledger in &ledgers {
-            for (key, acknowledged) in &ledger.acknowledged {
-                let found = common::get_stale(&client, key.clone())
-                    .await
-                    .unwrap_or_else(|| panic!("{key} is lost on node {node}"));
-                let value: u64 = std::str::from_utf8(&found.value).unwrap().parse().unwrap();
-                let unknown = ledger.unknown.get(key).is_some_and(|numbers| numbers.contains(&value));
-                assert!(
-                    value == *acknowledged || unknown,
-                    "{key} on node {node}: {value}, acknowledged was {acknowledged}"
-                );
+        let found = contents(&cluster.client_at(node)).await;
+        for (writer, numbers) in acknowledged.iter().enumerate() {
+            for number in numbers {
+                let key = key(writer as u64, *number);
+                let value = found.get(key.as_bytes()).unwrap_or_else(|| panic!("{key} is lost on node {node}"));
+                assert_eq!(*value, number.to_string().into_bytes(), "{key} on node {node}");
             }
         }
     }

@@ -4,9 +4,10 @@
 //! however the demo ends: on a signal it stops its nodes and waits for them; if it is killed outright, the kernel kills them
 //! (`PR_SET_PDEATHSIG`, which each node asks for when it starts).
 
-use anyhow::{Context, bail};
+use super::Failure;
+use anyhow::{Context, anyhow, bail};
 use raftkv::config::{Config, FILE_NAME};
-use raftkv::exit::USAGE;
+use raftkv::exit::{UNSAFE, USAGE};
 use raftkv::http;
 use raftkv::ports::free_runs_of_three;
 use raftkv::provision::{ClusterSettings, NodeSpec, provision, random_cluster_id};
@@ -48,7 +49,7 @@ struct NodeProcess {
     ended: Option<ExitStatus>,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     // The nodes are spawned by this thread and die with it, so everything stays on it.
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?;
@@ -63,13 +64,14 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     result
 }
 
-async fn demo(arguments: &Arguments, folder: &Path) -> anyhow::Result<()> {
+async fn demo(arguments: &Arguments, folder: &Path) -> Result<(), Failure> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut hang_up = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     let mut child_changed = signal(SignalKind::child()).context("cannot listen for SIGCHLD")?;
 
     let names = prepare(arguments, folder)?;
+    let _lock = lock(folder)?;
     let mut nodes = Vec::new();
     let started = async {
         for name in &names {
@@ -82,13 +84,13 @@ async fn demo(arguments: &Arguments, folder: &Path) -> anyhow::Result<()> {
     };
     let outcome = tokio::select! {
         outcome = started => outcome,
-        _ = interrupt.recv() => Err(anyhow::anyhow!("interrupted")),
-        _ = terminate.recv() => Err(anyhow::anyhow!("terminated")),
-        _ = hang_up.recv() => Err(anyhow::anyhow!("the terminal is gone")),
+        _ = interrupt.recv() => Err(anyhow!("interrupted")),
+        _ = terminate.recv() => Err(anyhow!("terminated")),
+        _ = hang_up.recv() => Err(anyhow!("the terminal is gone")),
     };
     if let Err(error) = outcome {
         stop(&mut nodes).await;
-        return Err(error);
+        return Err(error.into());
     }
     let outcome = loop {
         tokio::select! {
@@ -97,7 +99,7 @@ async fn demo(arguments: &Arguments, folder: &Path) -> anyhow::Result<()> {
             _ = hang_up.recv() => break Ok(()),
             _ = child_changed.recv() => {
                 if report_ended(&mut nodes)? {
-                    break Err(anyhow::anyhow!("every node has ended; their logs are in {}/*/log", folder.display()));
+                    break Err(anyhow!("every node has ended; their logs are in {}/*/log", folder.display()).into());
                 }
             }
         }
@@ -107,8 +109,21 @@ async fn demo(arguments: &Arguments, folder: &Path) -> anyhow::Result<()> {
     outcome
 }
 
+/// Keeps a second demo off the directory, for as long as the result lives.
+fn lock(folder: &Path) -> Result<fs::File, Failure> {
+    let directory = fs::File::open(folder).with_context(|| format!("cannot open {}", folder.display()))?;
+    match rustix::fs::flock(&directory, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(directory),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let folder = folder.display();
+            Err(Failure::new(UNSAFE, anyhow!("a demo runs in {folder} already; end it first, or choose another --dir")))
+        }
+        Err(error) => Err(anyhow!(error).context(format!("cannot lock {}", folder.display())).into()),
+    }
+}
+
 /// Provisions the cluster, or takes up the one a former demo left. Returns the nodes' names.
-fn prepare(arguments: &Arguments, folder: &Path) -> anyhow::Result<Vec<String>> {
+fn prepare(arguments: &Arguments, folder: &Path) -> Result<Vec<String>, Failure> {
     if folder.join("ca").join("ca.crt").exists() {
         let mut names: Vec<String> = fs::read_dir(folder)
             .with_context(|| format!("cannot read {}", folder.display()))?
@@ -125,10 +140,8 @@ fn prepare(arguments: &Arguments, folder: &Path) -> anyhow::Result<Vec<String>> 
     } else {
         let last = arguments.base_port.checked_add(PORT_STRIDE * (arguments.nodes - 1) + 2);
         if last.is_none() {
-            bail!(
-                anyhow::anyhow!("--base-port {} leaves no room for the nodes' ports", arguments.base_port)
-                    .context(USAGE)
-            );
+            let port = arguments.base_port;
+            return Err(Failure::new(USAGE, anyhow!("--base-port {port} leaves no room for the nodes' ports")));
         }
         (0..arguments.nodes).map(|number| arguments.base_port + PORT_STRIDE * number).collect()
     };
@@ -137,7 +150,8 @@ fn prepare(arguments: &Arguments, folder: &Path) -> anyhow::Result<Vec<String>> 
         .enumerate()
         .map(|(number, port)| NodeSpec { name: format!("n{}", number + 1), host: "127.0.0.1".to_owned(), port: *port })
         .collect();
-    provision(folder, &random_cluster_id(), &specs, ClusterSettings::default())?;
+    provision(folder, &random_cluster_id(), &specs, ClusterSettings::default())
+        .map_err(|error| Failure::new(USAGE, error))?;
     Ok(specs.into_iter().map(|spec| spec.name).collect())
 }
 
@@ -176,7 +190,9 @@ async fn wait_for_leader(nodes: &mut [NodeProcess]) -> anyhow::Result<()> {
             }
             let address = node.config.node.listen_http.context("a demo node has a status page")?;
             if !*ready && let Some(status) = http::fetch_status(address).await {
-                *ready = status.leader.is_some();
+                // Whoever else may answer there does not count.
+                let is_ours = status.cluster == node.config.cluster.id && status.node == node.config.node.id;
+                *ready = is_ours && status.leader.is_some();
             }
         }
         if ready.iter().all(|ready| *ready) {

@@ -1,5 +1,6 @@
 //! `raftkv init`.
 
+use super::Failure;
 use anyhow::Context;
 use raftkv::exit::USAGE;
 use raftkv::provision::{ClusterSettings, NodeSpec, provision, random_cluster_id};
@@ -29,14 +30,15 @@ pub(crate) struct Arguments {
     value_bytes_max: u64,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let cluster = arguments.cluster.clone().unwrap_or_else(random_cluster_id);
     let settings = ClusterSettings {
         key_bytes_max: arguments.key_bytes_max,
         value_bytes_max: arguments.value_bytes_max,
         ..ClusterSettings::default()
     };
-    let folders = provision(&arguments.dir, &cluster, &arguments.nodes, settings).context(USAGE)?;
+    let folders =
+        provision(&arguments.dir, &cluster, &arguments.nodes, settings).map_err(|error| Failure::new(USAGE, error))?;
     let out = arguments.dir.display();
     let mut text = format!("Cluster {cluster} is provisioned in {out}.\n\n");
     for (folder, node) in folders.iter().zip(&arguments.nodes) {
@@ -52,5 +54,6 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         "\nKeep {out}/ca/ca.key away from the nodes: whoever has it can join the cluster.\n\
          To use the cluster: . {out}/admin/env && raftkv-cli status\n"
     ));
-    std::io::stderr().write_all(text.as_bytes()).context("cannot write to stderr")
+    std::io::stderr().write_all(text.as_bytes()).context("cannot write to stderr")?;
+    Ok(())
 }

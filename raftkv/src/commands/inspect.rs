@@ -1,10 +1,11 @@
 //! `raftkv inspect`: looks at what a node has on disk, and changes nothing.
 
+use super::Failure;
 use anyhow::Context;
 use clap::{Subcommand, ValueEnum};
 use raft::GroupId;
 use raftkv::config::{Config, FILE_NAME};
-use raftkv::exit::CORRUPTION;
+use raftkv::exit::{CORRUPTION, USAGE};
 use serde_json::{Value, json};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -60,38 +61,39 @@ enum Output {
     Json,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let mut out = BufWriter::new(io::stdout().lock());
     let written = match &arguments.what {
         What::Wal(arguments) => inspect_log(arguments, &mut out),
         What::State(arguments) => inspect_state(arguments, &mut out),
     };
-    match written.and_then(|()| out.flush().context("cannot write")) {
+    let flushed = out.flush().context("cannot write").map_err(Failure::from);
+    match written.and(flushed) {
         // Whoever reads has seen enough.
-        Err(error) if is_broken_pipe(&error) => Ok(()),
+        Err(failure) if failure.is_broken_pipe() => Ok(()),
         other => other,
     }
 }
 
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .chain()
-        .any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|cause| cause.kind() == io::ErrorKind::BrokenPipe))
-}
-
 /// The data directory that `dir` is, or that the configuration in it names.
-fn data_directory(dir: &Path) -> anyhow::Result<PathBuf> {
+fn data_directory(dir: &Path) -> Result<PathBuf, Failure> {
     let config = dir.join(FILE_NAME);
-    let data = if config.exists() { Config::load(&config)?.node.data_dir } else { dir.to_owned() };
-    anyhow::ensure!(
-        data.join("wal").exists() || data.join("state").exists(),
-        "{} holds neither a log nor a state; name a node's directory or its data directory",
-        data.display()
-    );
+    let usage = |error| Failure::new(USAGE, error);
+    let data = if config.exists() {
+        Config::load(&config).map_err(|error| usage(error.into()))?.node.data_dir
+    } else {
+        dir.to_owned()
+    };
+    if !data.join("wal").exists() && !data.join("state").exists() {
+        let data = data.display();
+        return Err(usage(anyhow::anyhow!(
+            "{data} holds neither a log nor a state; name a node's directory or its data directory"
+        )));
+    }
     Ok(data)
 }
 
-fn inspect_log(arguments: &LogArguments, out: &mut impl Write) -> anyhow::Result<()> {
+fn inspect_log(arguments: &LogArguments, out: &mut impl Write) -> Result<(), Failure> {
     let directory = data_directory(&arguments.dir)?.join("wal");
     let inspection = Inspection::open(&directory)?;
     for segment in inspection.segments() {
@@ -172,7 +174,7 @@ fn record_line(record: &RecordSummary) -> String {
     )
 }
 
-fn report_verdict(verdict: &Verdict, output: Output, out: &mut impl Write) -> anyhow::Result<()> {
+fn report_verdict(verdict: &Verdict, output: Output, out: &mut impl Write) -> Result<(), Failure> {
     let refusal = match verdict {
         Verdict::Refuses(error) => Some(error.to_string()),
         Verdict::Opens { .. } => None,
@@ -225,13 +227,13 @@ fn report_verdict(verdict: &Verdict, output: Output, out: &mut impl Write) -> an
         // What was found is of use even if the verdict is bad, so it goes out first.
         Some(refusal) => {
             out.flush()?;
-            Err(anyhow::anyhow!(refusal).context(CORRUPTION))
+            Err(Failure::new(CORRUPTION, anyhow::anyhow!(refusal)))
         }
         None => Ok(()),
     }
 }
 
-fn inspect_state(arguments: &StateArguments, out: &mut impl Write) -> anyhow::Result<()> {
+fn inspect_state(arguments: &StateArguments, out: &mut impl Write) -> Result<(), Failure> {
     let directory = data_directory(&arguments.dir)?;
     let identity = DataDirectory::identity_of(&directory)?;
     let machine = StateStore::open_read_only(&directory.join("state"), &RocksOptions::default())?;

@@ -1,6 +1,7 @@
 //! `raftkv start`.
 
-use anyhow::{Context, bail};
+use super::Failure;
+use anyhow::{Context, anyhow, bail};
 use raftkv::config::{Config, FILE_NAME, LogFormat};
 use raftkv::exit::USAGE;
 use raftkv::{NoObserver, Server};
@@ -28,16 +29,16 @@ pub(crate) struct Arguments {
     exit_with_parent: Option<i32>,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     if let Some(parent) = arguments.exit_with_parent {
         die_with_parent(parent)?;
     }
     let path = match (&arguments.config, &arguments.dir) {
         (Some(path), _) => path.clone(),
         (None, Some(dir)) => dir.join(FILE_NAME),
-        (None, None) => bail!("neither --dir nor --config"),
+        (None, None) => return Err(Failure::new(USAGE, anyhow!("neither --dir nor --config"))),
     };
-    let mut config = Config::load(&path).context(USAGE)?;
+    let mut config = Config::load(&path).map_err(|error| Failure::new(USAGE, error))?;
     if let Some(data_dir) = &arguments.data_dir {
         config.node.data_dir.clone_from(data_dir);
     }
@@ -48,7 +49,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     runtime.block_on(serve(config))
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
+async fn serve(config: Config) -> Result<(), Failure> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut server = Server::start(config, Box::new(NoObserver)).await?;
@@ -84,15 +85,13 @@ fn die_with_parent(parent: i32) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn start_logging(config: &Config) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.logging.level)
-        .with_context(|| {
-            format!(
-                "logging.level: `{}` is not a level or filter; write error, warn, info, debug or trace",
-                config.logging.level
-            )
-        })
-        .context(USAGE)?;
+fn start_logging(config: &Config) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(&config.logging.level).map_err(|error| {
+        let level = &config.logging.level;
+        let what =
+            format!("logging.level: `{level}` is not a level or filter; write error, warn, info, debug or trace");
+        Failure::new(USAGE, anyhow!(error).context(what))
+    })?;
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match config.logging.format {
         LogFormat::Text => subscriber.with_ansi(false).init(),
