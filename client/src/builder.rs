@@ -18,7 +18,7 @@ pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 ///
 /// # fn example(credentials: Credentials) -> Result<(), raftkv_client::BuildError> {
 /// let client = Client::builder()
-///     .endpoints(["n1.example:7400", "n2.example:7400"])
+///     .endpoints(["n1.example:7420", "n2.example:7420"])
 ///     .credentials(credentials)
 ///     .timeout(Duration::from_secs(2))
 ///     .build()?;
@@ -129,7 +129,7 @@ pub enum BuildError {
         endpoints: usize,
     },
     /// Not an address.
-    #[error("\"{endpoint}\" is not an endpoint: give host:port, such as 10.0.0.1:7400 or [::1]:7400")]
+    #[error("\"{endpoint}\" is not an endpoint: give host:port, such as 10.0.0.1:7420 or [::1]:7420")]
     Endpoint {
         /// What was given.
         endpoint: String,
@@ -154,11 +154,11 @@ mod tests {
 
     #[test]
     fn an_endpoint_is_a_host_and_a_port() {
-        for good in ["127.0.0.1:7400", "n1:1", "n1.example.com:65535", "[::1]:7400", "[fe80::1%eth0]:7400"] {
+        for good in ["127.0.0.1:7420", "n1:1", "n1.example.com:65535", "[::1]:7420", "[fe80::1%eth0]:7420"] {
             assert_eq!(check_endpoint(good), Ok(()), "{good} was refused");
         }
         for bad in
-            ["", "n1", ":7400", "n1:", "n1:0", "n1:65536", "n1:http", "::1:7400", "https://n1:7400", "[]:1", "a b:1"]
+            ["", "n1", ":7420", "n1:", "n1:0", "n1:65536", "n1:http", "::1:7420", "https://n1:7420", "[]:1", "a b:1"]
         {
             assert!(check_endpoint(bad).is_err(), "{bad:?} was taken for an endpoint");
         }

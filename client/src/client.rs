@@ -146,7 +146,7 @@ impl Client {
         let purpose = read_purpose(get.read_level());
         let (address, response) = self.call(purpose, get.into_wire()).await?;
         let Response::Get(reply) = response else { return Err(nonsense(purpose, &address)) };
-        Ok(Found { revision: header(reply.header).0, kv: reply.kv.map(Into::into) })
+        Ok(Found { revision: header(reply.header).0, kv: reply.kv.map(Into::into), endpoint: address })
     }
 
     /// Deletes one key or a range, all at one revision.

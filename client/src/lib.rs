@@ -12,7 +12,7 @@
 //!     certificate: "admin/client.pem".into(),
 //!     key: "admin/client.key".into(),
 //! })?;
-//! let client = Client::builder().endpoints(["10.0.0.1:7400"]).credentials(credentials).build()?;
+//! let client = Client::builder().endpoints(["10.0.0.1:7420"]).credentials(credentials).build()?;
 //!
 //! let put = client.put(("color", "green")).await?;
 //! let found = client.get("color").await?.kv.expect("it was just written");

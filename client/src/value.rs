@@ -1,6 +1,7 @@
 //! What comes back: pairs, and the outcomes of single requests.
 
 use bytes::Bytes;
+use std::sync::Arc;
 use transport::proto::client as wire;
 
 /// A key with what it holds.
@@ -64,6 +65,8 @@ pub struct Found {
     pub revision: u64,
     /// The pair, unless the key does not exist.
     pub kv: Option<KeyValue>,
+    /// The node that answered, as `host:port`.
+    pub endpoint: Arc<str>,
 }
 
 /// Revision and log index out of a header; absent reads as zero, as protobuf has it.

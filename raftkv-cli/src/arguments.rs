@@ -17,7 +17,8 @@ Exit codes:
   5  unavailable or overloaded: certainly not applied
   6  timed out: the outcome of the write is unknown
   7  TLS or permission
-  9  corruption
+  8  refused as unsafe
+  9  corruption or failed verification
 
 Examples:
   . /tmp/demo/env                            set endpoints and certificates
@@ -57,7 +58,8 @@ pub(crate) struct Globals {
     /// How long a request may take, like 500ms, 5s or 1m
     #[arg(long, global = true, env = "RAFTKV_TIMEOUT", value_name = "DURATION", default_value = "5s", value_parser = timeout)]
     pub(crate) timeout: Duration,
-    /// The form of the output; the default depends on the command and on whether a terminal reads it
+    /// The form of the output; the default depends on the command and on whether a terminal reads it. Where there is no table to show,
+    /// as with put, table is the same as plain
     #[arg(short, long, global = true, value_enum, value_name = "FORM")]
     pub(crate) output: Option<Format>,
     /// Log what happens to standard error; RUST_LOG chooses what
@@ -76,6 +78,10 @@ pub(crate) enum Command {
     ///
     /// All members are asked, not only the endpoints given. Ends with 0 if a leader is known and a majority of the voters answers, else
     /// with 5. `-o json` prints one object a line for each node.
+    ///
+    /// On a terminal each node has one line, and columns for which there is no room are left out. From 120 characters on, and where no
+    /// terminal reads it, the table has the first digits of the state's hash: nodes with the same APPLIED must have the same HASH. `-o json`
+    /// has all of it.
     Status,
     /// The members of the cluster
     #[command(subcommand)]
@@ -86,6 +92,8 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Bench(bench::BenchCommand),
     /// Show the version of this program, and of the nodes if endpoints are given
+    ///
+    /// Ends with 5 if endpoints are given and no node answers.
     Version,
 }
 
@@ -126,6 +134,14 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_lists_every_exit_code() {
+        let help = Arguments::command().render_help().to_string();
+        for code in 0..=9 {
+            assert!(help.lines().any(|line| line.starts_with(&format!("  {code}  "))), "{code} is missing: {help}");
+        }
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub(crate) enum Code {
 }
 
 impl Code {
-    /// The number that the process ends with. 8, refused as unsafe, belongs to commands that change the cluster.
+    /// The number that the process ends with. 8, refused as unsafe, belongs to commands that change the cluster; none is here so far.
     pub(crate) fn number(self) -> u8 {
         match self {
             Code::ReaderGone => 0,
@@ -104,7 +104,7 @@ impl Failure {
         if cause.kind() == io::ErrorKind::BrokenPipe {
             return Failure::new(Code::ReaderGone, "nobody reads the output any more");
         }
-        Failure::other(format!("{what}: {cause}"))
+        Failure::other(format!("{what}: {cause}")).with_next(next_after(cause.kind()))
     }
 
     /// The failure of a write to one key: the next command looks at that key.
@@ -138,6 +138,21 @@ impl From<Error> for Failure {
             }
         };
         Failure::new(code, error.to_string()).at(error.endpoint()).with_next(next)
+    }
+}
+
+/// What to do about a local file, or a standard stream.
+fn next_after(kind: io::ErrorKind) -> &'static str {
+    if kind == io::ErrorKind::NotFound {
+        "check the path: nothing is there under this name"
+    } else if kind == io::ErrorKind::PermissionDenied {
+        "check its owner and mode, and those of the directories above it"
+    } else if kind == io::ErrorKind::IsADirectory {
+        "give a file: this is a directory"
+    } else if matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+        "free some space on that file system, then the same command again"
+    } else {
+        "the same command again; if it stays, check the disk or the program at the other end"
     }
 }
 
@@ -220,5 +235,20 @@ mod tests {
         assert_eq!(Failure::io("standard output", &broken).code.number(), 0);
         let full = io::Error::from(io::ErrorKind::StorageFull);
         assert_eq!(Failure::io("standard output", &full).code.number(), 1);
+    }
+
+    #[test]
+    fn a_file_that_fails_has_a_next_step() {
+        for (kind, wanted) in [
+            (io::ErrorKind::NotFound, "check the path"),
+            (io::ErrorKind::PermissionDenied, "owner and mode"),
+            (io::ErrorKind::IsADirectory, "a directory"),
+            (io::ErrorKind::StorageFull, "free some space"),
+            (io::ErrorKind::Other, "again"),
+        ] {
+            let text = Failure::io("/some/file", &io::Error::from(kind)).to_string();
+            let next = text.lines().nth(1).unwrap_or_default();
+            assert!(text.contains("/some/file") && next.starts_with("  try: ") && next.contains(wanted), "{text}");
+        }
     }
 }

@@ -56,6 +56,8 @@ impl Source {
     fn read_blocking(self) -> Result<Bytes, Failure> {
         match self {
             Source::Literal(bytes) => Ok(bytes),
+            Source::File(path) if path.as_os_str().is_empty() => Err(Failure::usage("no file is named after @")
+                .with_next("@FILE for the contents of a file, @@ for the value @")),
             Source::File(path) => {
                 let what = path.display().to_string();
                 let file = open(&path)?;
@@ -132,6 +134,10 @@ mod tests {
         let missing = directory.path().join("missing");
         let failure = Source::File(missing.clone()).read_blocking().unwrap_err();
         assert!(failure.cause.contains(&missing.display().to_string()), "{failure}");
+        assert!(failure.to_string().contains("\n  try: check the path"), "{failure}");
+        let nameless = Source::of_value(Some(OsStr::new("@"))).read_blocking().unwrap_err();
+        assert_eq!((nameless.code, nameless.cause.as_str()), (Code::Usage, "no file is named after @"));
+        assert!(nameless.to_string().contains("\n  try: @FILE"), "{nameless}");
     }
 
     #[test]

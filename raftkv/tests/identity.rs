@@ -47,7 +47,10 @@ async fn a_certificate_of_another_cluster_is_refused() {
         &admin.join("ca.crt"),
         Some((&admin.join("client.crt"), &admin.join("client.key"))),
     );
-    refused(&cluster, &both_foreign, &["refused"]).await;
+    // It is the command line that turns the node down here, and the node says so.
+    let words = stderr(&both_foreign);
+    assert!(words.contains("its certificate is not from this cluster's authority"), "{words}");
+    refused(&cluster, &both_foreign, &["refused", "our certificate: not from its cluster's authority"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -59,7 +62,9 @@ async fn a_client_on_the_peer_port_is_refused() {
         &admin.join("ca.crt"),
         Some((&admin.join("client.crt"), &admin.join("client.key"))),
     );
-    refused(&cluster, &output, &["refused"]).await;
+    let cause = "it speaks another protocol (ALPN): clients belong on the client port, nodes on the peer port";
+    assert!(stderr(&output).contains(cause), "{}", stderr(&output));
+    refused(&cluster, &output, &["refused", "peer", cause]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -85,7 +85,7 @@ pub enum DirectoryError {
         found: PathBuf,
     },
     /// The identity file is not what this program writes.
-    #[error("the identity file {} is damaged; nothing was changed; restore it from a backup, or this node from its peers", path.display())]
+    #[error("the identity file {} is damaged; nothing was changed; restore the file from a backup; otherwise leave this node stopped, do not start it with an empty directory, and see \"A damaged node\" in docs/operations.md", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,

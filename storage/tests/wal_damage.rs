@@ -228,6 +228,49 @@ fn missing_segment_is_noticed() {
 }
 
 #[test]
+fn high_water_mark_cut_short_is_refused_at_every_length() {
+    let (files, model) = killed_after(&three_writes());
+    let whole = files["high-water"].len();
+    for length in (0..whole).step_by(100).chain([100, 4096, whole - 1]) {
+        let mut damaged = files.clone();
+        damaged.get_mut("high-water").unwrap().truncate(length);
+        let disk = disk_with(&damaged);
+        match try_open(&disk) {
+            Err(OpenError::HighWaterLost { file }) => assert!(file.ends_with("high-water"), "{}", file.display()),
+            other => panic!("cut to {length}: {other:?}"),
+        }
+        assert_eq!(disk.files(), damaged, "a refusal changes nothing");
+    }
+    assert!(!assert_noticed_or_harmless(&files, &model, "whole"));
+}
+
+#[test]
+fn refusals_say_where_the_damage_is_and_warn_of_an_empty_directory() {
+    let (files, _) = killed_after(&three_writes());
+    let refusal = |damage: &dyn Fn(&mut BTreeMap<String, Vec<u8>>)| {
+        let mut damaged = files.clone();
+        damage(&mut damaged);
+        try_open(&disk_with(&damaged)).unwrap_err()
+    };
+    let corrupt = refusal(&|files| files.get_mut(FIRST).unwrap()[4096 + 200] ^= 4);
+    assert!(matches!(corrupt, OpenError::Corrupt { .. }), "{corrupt}");
+    let end = killed_after(&three_writes()[..2]).0[FIRST].iter().rposition(|byte| *byte != 0).unwrap() / 8 * 8 + 8;
+    let lost = refusal(&|files| files.get_mut(FIRST).unwrap()[end..].fill(0));
+    assert!(matches!(lost, OpenError::AcknowledgedLost { .. }), "{lost}");
+    let mark = refusal(&|files| files.get_mut("high-water").unwrap().truncate(100));
+    assert!(matches!(mark, OpenError::HighWaterLost { .. }), "{mark}");
+    for (error, place) in [(corrupt, FIRST), (lost, FIRST), (mark, "high-water")] {
+        let message = error.to_string();
+        let words = [place, "Leave this node stopped", "empty directory", "`raftkv inspect wal`", "\"A damaged node\""];
+        for word in words {
+            assert!(message.contains(word), "{word} is missing: {message}");
+        }
+        assert!(place != FIRST || message.contains("at offset"), "{message}");
+        assert!(!message.contains("from its peers"), "nothing does that: {message}");
+    }
+}
+
+#[test]
 fn unknown_version_and_foreign_group_are_clear_errors() {
     let (files, _) = killed_after(&three_writes());
     let mut newer = files.clone();

@@ -5,6 +5,7 @@
 //! has finished its handshake before the other side has looked at its certificate, so the last two arrive while the Hello is under
 //! way, and [`ConnectError`] is what the whole exchange comes to, never the handshake alone.
 
+use crate::alert::{self, alert_of};
 use crate::identity::{Identity, IdentityError};
 use quinn::{ConnectionError, VarInt};
 use std::io;
@@ -213,14 +214,19 @@ impl ConnectError {
                     address,
                     alert,
                     by_peer: false,
-                    reason: explain_rejected_peer(alert, &error.reason),
+                    reason: alert::explain_rejected_peer(alert, &error.reason),
                 },
                 None => ConnectError::Unreachable { address, reason: error.to_string() },
             },
             ConnectionError::ConnectionClosed(close) => match alert_of(close.error_code) {
                 Some(alert) => {
                     let detail = String::from_utf8_lossy(&close.reason);
-                    ConnectError::Tls { address, alert, by_peer: true, reason: explain_rejected_us(alert, &detail) }
+                    ConnectError::Tls {
+                        address,
+                        alert,
+                        by_peer: true,
+                        reason: alert::explain_rejected_us(alert, &detail),
+                    }
                 }
                 None => ConnectError::Unreachable { address, reason: close.to_string() },
             },
@@ -236,50 +242,4 @@ impl ConnectError {
             | ConnectionError::CidsExhausted => ConnectError::Unreachable { address, reason: error.to_string() },
         }
     }
-}
-
-/// The TLS alert inside a QUIC error code: codes 0x100 to 0x1ff are `CRYPTO_ERROR` plus the alert (RFC 9001 §4.8).
-fn alert_of(code: quinn::TransportErrorCode) -> Option<u8> {
-    let code = u64::from(code);
-    (0x100..0x200).contains(&code).then(|| u8::try_from(code - 0x100).expect("the range above is one byte wide"))
-}
-
-// Alerts of RFC 8446 §6 that mean something to whoever set the cluster up.
-const BAD_CERTIFICATE: u8 = 42;
-const CERTIFICATE_EXPIRED: u8 = 45;
-const UNKNOWN_CA: u8 = 48;
-const DECRYPT_ERROR: u8 = 51;
-const CERTIFICATE_REQUIRED: u8 = 116;
-const NO_APPLICATION_PROTOCOL: u8 = 120;
-
-fn explain_rejected_us(alert: u8, detail: &str) -> String {
-    let advice = match alert {
-        UNKNOWN_CA | DECRYPT_ERROR => {
-            "it does not accept our certificate: issued by another authority; use one of its own cluster"
-        }
-        CERTIFICATE_EXPIRED => {
-            "it does not accept our certificate: expired or not valid yet; issue a new one or set the clock"
-        }
-        CERTIFICATE_REQUIRED => "it wants a certificate and we have sent none; give certificate and key",
-        BAD_CERTIFICATE => "it does not accept our certificate; issue one with this cluster's authority",
-        NO_APPLICATION_PROTOCOL => {
-            "it speaks another protocol on this port; client and peer addresses are different ports"
-        }
-        _ => "it ended the handshake",
-    };
-    format!("{advice} (alert {alert}: {detail})")
-}
-
-fn explain_rejected_peer(alert: u8, detail: &str) -> String {
-    let advice = match alert {
-        UNKNOWN_CA | DECRYPT_ERROR => {
-            "its certificate is not issued by the authority we trust; check the address and the CA file"
-        }
-        CERTIFICATE_EXPIRED => "its certificate has expired or is not valid yet; issue a new one or set the clock",
-        NO_APPLICATION_PROTOCOL => {
-            "it speaks another protocol on this port; client and peer addresses are different ports"
-        }
-        _ => "we could not accept it",
-    };
-    format!("{advice} (alert {alert}: {detail})")
 }

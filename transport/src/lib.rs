@@ -5,6 +5,7 @@
 //! on every connection by both sides. Nodes speak over [`PeerLinks`], behind the trait [`PeerTransport`] that [`MemoryHub`] implements
 //! too. Clients come in through [`ClientListener`] and go out through [`ClientConnection`]. Snapshots travel apart ([`SnapshotClient`]).
 
+mod alert;
 mod client_connection;
 mod client_server;
 mod client_stream;

@@ -15,6 +15,7 @@
 //!
 //! Absent: per-address limits at the door.
 
+use crate::alert;
 use crate::error::{Refusal, RefusalCode};
 use crate::log_limit::LogLimit;
 use crate::tls::{Credentials, Protocol};
@@ -225,7 +226,7 @@ async fn greet_in_time<Greeted, Greeting: Future<Output = Result<Greeted, String
     let connection = tokio::time::timeout_at(deadline, incoming)
         .await
         .map_err(|_| "the handshake was not finished in time".to_owned())?
-        .map_err(|cause| explain_handshake(&cause))?;
+        .map_err(|cause| alert::explain_handshake(&cause))?;
     match tokio::time::timeout_at(deadline, greet(connection.clone())).await {
         Ok(outcome) => outcome,
         Err(_) => {
@@ -234,8 +235,4 @@ async fn greet_in_time<Greeted, Greeting: Future<Output = Result<Greeted, String
             Err(refusal.reason)
         }
     }
-}
-
-fn explain_handshake(error: &quinn::ConnectionError) -> String {
-    format!("handshake failed: {error}")
 }

@@ -19,6 +19,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+// What the log and the error at the other end say, since an alert's number tells nobody what to mend.
+const OTHER_AUTHORITY: &str = "its certificate is not from this cluster's authority";
+const OTHER_PROTOCOL: &str =
+    "it speaks another protocol (ALPN): clients belong on the client port, nodes on the peer port";
+
 const DAY: Duration = Duration::from_secs(86_400);
 
 fn links(credentials: &Credentials, peers: Vec<(NodeId, String)>, settings_digest: u64) -> PeerLinks {
@@ -138,12 +143,15 @@ async fn client_port_refuses_certificates_of_another_authority() {
     // Our own client turns the server down first, as it must.
     let error = ClientConnection::connect(&address, &client(&other, "admin"), DEADLINE).await.err().unwrap();
     assert!(matches!(error, ConnectError::Tls { by_peer: false, .. }) && error.is_permission(), "{error}");
+    assert!(error.to_string().contains(OTHER_AUTHORITY), "{error}");
+    logs.wait_for(&["connection refused", "it does not accept our certificate: not from its cluster's authority"])
+        .await;
     // One that does not is turned down by the server.
     let issued = other.issue_client("admin", Validity::lasting(DAY)).unwrap();
     let intruder = Intruder { alpn: b"raftkv-client/1", pair: Some((issued.certificate_pem, issued.key_pem)) };
     let end = intruder.ended(address.parse().unwrap()).await;
     assert!(matches!(&end, quinn::ConnectionError::ConnectionClosed(_)), "{end}");
-    logs.wait_for(&["connection refused", "invalid peer certificate"]).await;
+    logs.wait_for(&["connection refused", OTHER_AUTHORITY, "invalid peer certificate"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -158,7 +166,7 @@ async fn client_whose_certificate_the_server_rejects_learns_it_at_hello() {
     let error = ClientConnection::connect(&address, &credentials, DEADLINE).await.err().unwrap();
     assert!(matches!(error, ConnectError::Tls { by_peer: true, .. }) && error.is_permission(), "{error}");
     assert!(error.to_string().contains("does not accept our certificate"), "{error}");
-    logs.wait_for(&["connection refused", "invalid peer certificate"]).await;
+    logs.wait_for(&["connection refused", OTHER_AUTHORITY, "invalid peer certificate"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -198,8 +206,8 @@ async fn client_certificate_on_the_peer_port_is_refused() {
     let error =
         ClientConnection::connect(&address.to_string(), &client(&authority, "admin"), DEADLINE).await.err().unwrap();
     assert!(matches!(error, ConnectError::Tls { by_peer: true, alert: 120, .. }), "{error}");
-    assert!(error.to_string().contains("different ports") && error.is_permission(), "{error}");
-    logs.wait_for(&["connection refused", "handshake failed"]).await;
+    assert!(error.to_string().contains(OTHER_PROTOCOL) && error.is_permission(), "{error}");
+    logs.wait_for(&["connection refused", "port=\"peer\"", OTHER_PROTOCOL, "alert 120"]).await;
     // With a program that speaks the peer protocol.
     let issued = authority.issue_client("admin", Validity::lasting(DAY)).unwrap();
     let intruder = Intruder { alpn: b"raftkv-peer/1", pair: Some((issued.certificate_pem, issued.key_pem)) };
@@ -207,6 +215,17 @@ async fn client_certificate_on_the_peer_port_is_refused() {
     let quinn::ConnectionError::ApplicationClosed(close) = &end else { panic!("{end}") };
     assert_eq!(close.error_code, RefusalCode::WrongRole.code().into());
     logs.wait_for(&["connection refused", "may not be used on the peer port"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_dials_the_client_port_is_told_so_on_both_sides() {
+    let logs = Logs::capture().await;
+    let authority = authority("main");
+    let (_listener, client_port, _) = listener(&node(&authority, 1), ClientLimits::default());
+    let second = links(&node(&authority, 2), vec![(NodeId(1), client_port)], 0);
+    logs.wait_for(&["cannot connect to peer", OTHER_PROTOCOL]).await;
+    logs.wait_for(&["connection refused", "port=\"client\"", OTHER_PROTOCOL]).await;
+    assert!(!second.is_connected(NodeId(1)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -220,12 +239,16 @@ async fn no_certificate_an_expired_one_and_a_self_signed_one_are_refused_on_both
     let expired_node = authority.issue_node(NodeId(2), past).unwrap();
     let own = common::self_signed("raftkv://main/node/2");
     let cases = [
-        (&b"raftkv-client/1"[..], None, "certificate"),
-        (b"raftkv-peer/1", None, "certificate"),
-        (b"raftkv-client/1", Some((expired_client.certificate_pem, expired_client.key_pem)), "expired"),
-        (b"raftkv-peer/1", Some((expired_node.certificate_pem, expired_node.key_pem)), "expired"),
-        (b"raftkv-client/1", Some(own.clone()), "invalid peer certificate"),
-        (b"raftkv-peer/1", Some(own), "invalid peer certificate"),
+        (&b"raftkv-client/1"[..], None, "it showed no certificate"),
+        (b"raftkv-peer/1", None, "it showed no certificate"),
+        (
+            b"raftkv-client/1",
+            Some((expired_client.certificate_pem, expired_client.key_pem)),
+            "its certificate has expired",
+        ),
+        (b"raftkv-peer/1", Some((expired_node.certificate_pem, expired_node.key_pem)), "its certificate has expired"),
+        (b"raftkv-client/1", Some(own.clone()), OTHER_AUTHORITY),
+        (b"raftkv-peer/1", Some(own), OTHER_AUTHORITY),
     ];
     for (alpn, pair, logged) in cases {
         let on_peer_port = alpn == b"raftkv-peer/1";

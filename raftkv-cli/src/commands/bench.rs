@@ -11,7 +11,7 @@ use crate::output::{Format, Output, table, write_table};
 use crate::source::bytes_of;
 use bytes::{BufMut, Bytes, BytesMut};
 use clap::{Args, Subcommand};
-use client::{CONNECTIONS_MAX, Client, Error, Get, Level, Put};
+use client::{CONNECTIONS_MAX, Client, Error, Get, Level, MemberStatus, Put};
 use hdrhistogram::Histogram;
 use serde_json::json;
 use std::ffi::OsString;
@@ -47,6 +47,8 @@ pub(crate) enum BenchCommand {
         #[command(flatten)]
         arguments: BenchArguments,
         /// How current answers have to be: linearizable, stale or stale=AGE
+        ///
+        /// Linearizable gets go to the leader, which saves the question who it is; stale ones to the first endpoint given.
         #[arg(long, value_name = "LEVEL", default_value = "linearizable", value_parser = arguments::level)]
         level: Level,
     },
@@ -83,7 +85,12 @@ pub(crate) async fn run(command: BenchCommand, globals: &Globals) -> Result<(), 
         BenchCommand::Put(load) => (Operation::Put, load),
         BenchCommand::Get { arguments, level } => (Operation::Get(level), arguments),
     };
-    let client = connect::client_with_connections(globals, load.conns as usize)?;
+    let client = match operation {
+        Operation::Get(Level::Linearizable) => client_of_leader(globals, load.conns as usize).await?,
+        Operation::Get(Level::Stale { .. }) | Operation::Put => {
+            connect::client_with_connections(globals, load.conns as usize)?
+        }
+    };
     let keys = keys(&load);
     let values = values(load.value as usize);
     if let Operation::Get(_) = operation {
@@ -105,6 +112,29 @@ pub(crate) async fn run(command: BenchCommand, globals: &Globals) -> Result<(), 
         }
         None => Ok(()),
     }
+}
+
+/// A client that reads from the leader while that answers. A client stays with the first endpoint that answers, so what is measured would
+/// otherwise depend on the order in which the endpoints were given.
+async fn client_of_leader(globals: &Globals, connections: usize) -> Result<Client, Failure> {
+    let lines = connect::client(globals)?.cluster_status().await?;
+    let mut globals = globals.clone();
+    match leader(&lines) {
+        Some(address) => {
+            tell(&format!("reading from the leader, {address}"));
+            globals.endpoints.retain(|endpoint| endpoint.trim() != address);
+            globals.endpoints.insert(0, address);
+        }
+        None => tell("no leader is known; reading from the first endpoint"),
+    }
+    connect::client_with_connections(&globals, connections)
+}
+
+/// Where clients reach the leader: of several that take themselves for it, the one in the newest term.
+fn leader(lines: &[MemberStatus]) -> Option<String> {
+    let answers = lines.iter().filter_map(|line| Some((line, line.status.as_ref().ok()?)));
+    let leaders = answers.filter(|(_, status)| status.leader == Some(status.node));
+    leaders.max_by_key(|(_, status)| status.term).map(|(line, _)| line.address.clone())
 }
 
 /// A remark for whoever watches.
@@ -373,6 +403,38 @@ mod tests {
     fn load() -> BenchArguments {
         let prefix = OsString::from("bench/");
         BenchArguments { clients: 2, conns: 1, value: 100, seconds: 1, keys: 3, warmup: 0, prefix }
+    }
+
+    fn member(node: u64, term: u64, leader: Option<u64>) -> MemberStatus {
+        let status = client::Status {
+            cluster: "main".into(),
+            node,
+            name: format!("n{node}"),
+            version: "0.1.0".into(),
+            role: "follower".into(),
+            term,
+            leader,
+            log_first: 1,
+            log_last: 1,
+            commit: 1,
+            applied: 1,
+            flushed: 1,
+            revision: 1,
+            state_hash: Vec::new(),
+            members: Vec::new(),
+            uptime: Duration::ZERO,
+            state_bytes: 0,
+            log_bytes: 0,
+        };
+        MemberStatus { member: None, address: format!("n{node}:7420"), status: Ok(status) }
+    }
+
+    #[test]
+    fn gets_go_to_the_leader_of_the_newest_term() {
+        let deposed = member(1, 4, Some(1));
+        let lines = [deposed, member(2, 5, Some(3)), member(3, 5, Some(3))];
+        assert_eq!(leader(&lines).as_deref(), Some("n3:7420"));
+        assert_eq!(leader(&[member(1, 4, None), member(2, 4, Some(3))]), None);
     }
 
     #[test]

@@ -3,12 +3,14 @@
 use crate::arguments::{self, Globals};
 use crate::connect;
 use crate::failure::{Code, Failure, quoted};
-use crate::output::{Format, Output, printable, table, write_table};
+use crate::output::{
+    Format, Output, columns_of, printable, table, tell_if_escaped, text_room, write_table, write_value,
+};
 use crate::record::{self, Parts};
 use crate::source::bytes_of;
 use clap::Args;
 use client::{Get, KeyValue, Level};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 
 /// Characters of a value in a table.
@@ -16,7 +18,8 @@ const SHOWN_MAX: usize = 200;
 
 /// Read one key
 ///
-/// Writes exactly the stored bytes; on a terminal, a line end after them. Ends with 3 if the key does not exist.
+/// Writes exactly the stored bytes, unless a terminal reads them: there a line end comes after text, and what is no plain text is shown
+/// escaped and cut to a page. Ends with 3 if the key does not exist.
 ///
 /// Any node answers linearizable reads. With --level stale the first endpoint answers with what it has applied, even without a leader.
 #[derive(Debug, Args)]
@@ -25,7 +28,7 @@ const SHOWN_MAX: usize = 200;
   raftkv-cli get photo > photo.jpg
   raftkv-cli get color -o json
   raftkv-cli get color --rev 12 --meta
-  raftkv-cli get color --level stale=2s --endpoints n3:7400")]
+  raftkv-cli get color --level stale=2s --endpoints n3:7420")]
 pub(crate) struct GetArguments {
     /// The key: any bytes
     pub(crate) key: OsString,
@@ -46,20 +49,25 @@ pub(crate) async fn run(arguments: GetArguments, globals: &Globals) -> Result<()
     if let Some(revision) = arguments.rev {
         get = get.at_revision(revision);
     }
-    let Some(kv) = client.get(get).await?.kv else {
-        let cause = format!("key not found: {}", quoted(&arguments.key));
-        return Err(
-            Failure::new(Code::NotFound, cause).with_next("raftkv-cli scan --keys-only, to see which keys exist")
-        );
-    };
+    let found = client.get(get).await?;
+    let Some(kv) = found.kv else { return Err(not_found(&arguments.key, &found.endpoint)) };
     if arguments.meta {
         // The value counts; that standard error is closed does not.
         let _told = write_meta(&mut io::stderr(), &kv);
     }
     let mut output = Output::standard();
-    let is_terminal = output.is_terminal();
-    output.write(|out| print(out, &kv, globals.output, is_terminal))?;
-    output.finish()
+    let (is_terminal, width) = (output.is_terminal(), output.width());
+    output.write(|out| print(out, &kv, globals.output, is_terminal, width))?;
+    output.finish()?;
+    if is_terminal && matches!(globals.output, None | Some(Format::Plain)) {
+        tell_if_escaped(&kv.value, &format!("raftkv-cli get {} > FILE", quoted(&arguments.key)));
+    }
+    Ok(())
+}
+
+fn not_found(key: &OsStr, endpoint: &str) -> Failure {
+    let next = "raftkv-cli scan --keys-only, to see which keys exist";
+    Failure::new(Code::NotFound, format!("key not found: {}", quoted(key))).at(endpoint).with_next(next)
 }
 
 fn write_meta(out: &mut dyn Write, kv: &KeyValue) -> io::Result<()> {
@@ -72,25 +80,35 @@ fn write_meta(out: &mut dyn Write, kv: &KeyValue) -> io::Result<()> {
     }
 }
 
-fn print(out: &mut dyn Write, kv: &KeyValue, format: Option<Format>, is_terminal: bool) -> io::Result<()> {
+fn print(
+    out: &mut dyn Write,
+    kv: &KeyValue,
+    format: Option<Format>,
+    is_terminal: bool,
+    width: Option<usize>,
+) -> io::Result<()> {
     match format {
         Some(Format::Json) => record::write_line(out, kv, Parts::KeyAndValue),
         Some(Format::Table) => {
-            let mut rows = table(&["KEY", "VALUE", "CREATED", "CHANGED", "VERSION", "LEASE"]);
-            rows.add_row([
-                printable(&kv.key, SHOWN_MAX),
-                printable(&kv.value, SHOWN_MAX),
+            let numbers = [
                 kv.create_revision.to_string(),
                 kv.mod_revision.to_string(),
                 kv.version.to_string(),
                 kv.lease.map_or("-".to_owned(), |lease| lease.to_string()),
-            ]);
+            ];
+            let headers = ["KEY", "VALUE", "CREATED", "CHANGED", "VERSION", "LEASE"];
+            let texts = [printable(&kv.key, SHOWN_MAX), printable(&kv.value, SHOWN_MAX)].map(|text| columns_of(&text));
+            let taken = headers[2..].iter().zip(&numbers).map(|(header, number)| header.len().max(number.len()));
+            let room = text_room(
+                width,
+                &taken.collect::<Vec<_>>(),
+                [texts[0].max(headers[0].len()), texts[1].max(headers[1].len())],
+            );
+            let mut rows = table(&headers);
+            rows.add_row([printable(&kv.key, room[0]), printable(&kv.value, room[1])].into_iter().chain(numbers));
             write_table(out, &rows)
         }
-        Some(Format::Plain) | None => {
-            out.write_all(&kv.value)?;
-            if is_terminal { out.write_all(b"\n") } else { Ok(()) }
-        }
+        Some(Format::Plain) | None => write_value(out, &kv.value, is_terminal),
     }
 }
 
@@ -101,10 +119,14 @@ mod tests {
     use bytes::Bytes;
 
     fn printed(value: &'static [u8], format: Option<Format>, is_terminal: bool) -> Vec<u8> {
+        printed_in(None, value, format, is_terminal)
+    }
+
+    fn printed_in(width: Option<usize>, value: &'static [u8], format: Option<Format>, is_terminal: bool) -> Vec<u8> {
         let (key, value) = (Bytes::from_static(b"k"), Bytes::from_static(value));
         let kv = KeyValue { key, value, create_revision: 1, mod_revision: 2, version: 2, lease: None };
         let mut out = Vec::new();
-        print(&mut out, &kv, format, is_terminal).unwrap();
+        print(&mut out, &kv, format, is_terminal, width).unwrap();
         out
     }
 
@@ -119,6 +141,32 @@ mod tests {
     #[test]
     fn a_terminal_gets_a_line() {
         assert_eq!(printed(b"green", None, true), b"green\n");
+        assert_eq!(printed(b"two\nlines\tand a tab\n", None, true), b"two\nlines\tand a tab\n");
+        assert_eq!(printed(b"", None, true), b"\n");
+    }
+
+    #[test]
+    fn nothing_stored_can_steer_a_terminal() {
+        for format in [None, Some(Format::Plain)] {
+            assert_eq!(printed(b"\x1b[2Jboo\x07", format, true), b"\\u{1b}[2Jboo\\u{7}\n");
+            assert_eq!(printed(b"a\0\xff", format, true), b"a\\u{0}\\xff\n");
+            assert_eq!(printed("\u{9b}31m".as_bytes(), format, true), b"\\u{9b}31m\n");
+            assert_eq!(printed(b"over\rwritten", format, true), b"over\\rwritten\n");
+        }
+    }
+
+    #[test]
+    fn a_table_fits_a_terminal() {
+        let text = String::from_utf8(printed_in(Some(80), &[b'v'; 500], Some(Format::Table), true)).unwrap();
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert!(text.contains("vvvvvvvv…"), "{text}");
+    }
+
+    #[test]
+    fn a_missing_key_names_who_was_asked() {
+        let failure = not_found(OsStr::new("a b"), "n1:7420");
+        let wanted = "error: key not found: 'a b' (endpoint n1:7420)\n  try: raftkv-cli scan --keys-only, to see which keys exist";
+        assert_eq!((failure.code, failure.to_string().as_str()), (Code::NotFound, wanted));
     }
 
     #[test]

@@ -60,15 +60,15 @@ mod tests {
         let member = Member {
             id: 2,
             name: "n2".into(),
-            peer_address: "10.0.0.2:7401".into(),
-            client_address: "10.0.0.2:7400".into(),
+            peer_address: "10.0.0.2:7421".into(),
+            client_address: "10.0.0.2:7420".into(),
             kind: "voter".into(),
         };
         for format in [Format::Table, Format::Plain, Format::Json] {
             let mut out = Vec::new();
             print(&mut out, std::slice::from_ref(&member), format).unwrap();
             let text = String::from_utf8(out).unwrap();
-            for field in ["2", "n2", "voter", "10.0.0.2:7401", "10.0.0.2:7400"] {
+            for field in ["2", "n2", "voter", "10.0.0.2:7421", "10.0.0.2:7420"] {
                 assert!(text.contains(field), "{format:?} lacks {field}: {text}");
             }
         }

@@ -3,7 +3,7 @@
 use crate::arguments::Globals;
 use crate::connect;
 use crate::failure::Failure;
-use crate::output::{Format, Output};
+use crate::output::{Format, Output, tell_if_escaped, write_value};
 use crate::record;
 use crate::source::{Source, bytes_of};
 use bytes::Bytes;
@@ -18,7 +18,8 @@ use std::io::{self, Write};
 /// The value is the argument, the contents of FILE with @FILE, or standard input with - or no argument; @@x means the literal @x. It is
 /// stored byte by byte. Ends with 4 if a condition does not hold, and writes nothing.
 ///
-/// Prints the new revision. With --prev it prints what the key held before instead, as `get` would; -o json prints both.
+/// Prints the new revision. With --prev it prints what the key held before instead, as `get` would; -o json prints both. -o table is the
+/// same as -o plain.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   raftkv-cli put color green
@@ -62,7 +63,11 @@ pub(crate) async fn run(arguments: PutArguments, globals: &Globals) -> Result<()
     let mut output = Output::standard();
     let is_terminal = output.is_terminal();
     output.write(|out| print(out, &key, &outcome, arguments.prev, globals.output, is_terminal))?;
-    output.finish()
+    output.finish()?;
+    if let Some(previous) = outcome.previous.filter(|_| is_terminal && globals.output != Some(Format::Json)) {
+        tell_if_escaped(&previous.value, "-o json shows them exactly");
+    }
+    Ok(())
 }
 
 async fn condition(arguments: &PutArguments) -> Result<Option<Condition>, Failure> {
@@ -96,10 +101,7 @@ fn print(
             }
             writeln!(out, "{object}")
         }
-        (_, Some(previous)) if prev => {
-            out.write_all(&previous.value)?;
-            if is_terminal { out.write_all(b"\n") } else { Ok(()) }
-        }
+        (_, Some(previous)) if prev => write_value(out, &previous.value, is_terminal),
         (_, _) if prev => Ok(()),
         (_, _) => writeln!(out, "{}", outcome.revision),
     }
@@ -132,6 +134,11 @@ mod tests {
         assert_eq!(printed(None, false, None, false), b"3\n");
         assert_eq!(printed(Some(b"a\xff\n"), true, None, false), b"a\xff\n");
         assert_eq!(printed(Some(b"a"), true, None, true), b"a\n");
+        assert_eq!(printed(Some(b"a\x1b"), true, None, true), b"a\\u{1b}\n");
+        assert_eq!(
+            printed(Some(b"a"), false, Some(Format::Table), true),
+            printed(Some(b"a"), false, Some(Format::Plain), true)
+        );
         assert_eq!(printed(None, true, None, false), b"");
     }
 

@@ -3,7 +3,7 @@
 use crate::arguments::{self, Globals};
 use crate::connect;
 use crate::failure::Failure;
-use crate::output::{Format, Output, printable, table, write_table};
+use crate::output::{Format, Output, columns_of, printable, table, text_room, write_table};
 use crate::record::{self, Parts};
 use crate::source::bytes_of;
 use clap::Args;
@@ -74,7 +74,7 @@ pub(crate) async fn run(arguments: ScanArguments, globals: &Globals) -> Result<(
         return output.finish();
     }
     let parts = if arguments.keys_only { Parts::KeyOnly } else { Parts::KeyAndValue };
-    let mut printer = Printer::new(format, parts);
+    let mut printer = Printer::new(format, parts, output.width());
     while let Some(kv) = stream.next().await? {
         output.write(|out| printer.print(out, kv))?;
     }
@@ -108,14 +108,16 @@ fn request(arguments: &ScanArguments) -> Scan {
 struct Printer {
     format: Format,
     parts: Parts,
+    /// Of the terminal.
+    width: Option<usize>,
     /// Of a table: rows whose widths are not settled yet.
     rows: Vec<KeyValue>,
     headed: bool,
 }
 
 impl Printer {
-    fn new(format: Format, parts: Parts) -> Printer {
-        Printer { format, parts, rows: Vec::new(), headed: false }
+    fn new(format: Format, parts: Parts, width: Option<usize>) -> Printer {
+        Printer { format, parts, width, rows: Vec::new(), headed: false }
     }
 
     fn print(&mut self, out: &mut dyn Write, kv: KeyValue) -> io::Result<()> {
@@ -146,15 +148,28 @@ impl Printer {
             if with_value { &["KEY", "VALUE", "CHANGED", "VERSION"] } else { &["KEY", "CHANGED", "VERSION"] };
         let mut rows = table(if self.headed { &[] } else { headers });
         self.headed = true;
+        let [key_room, value_room] = self.room(with_value);
         for kv in self.rows.drain(..) {
-            let mut row = vec![printable(&kv.key, SHOWN_MAX)];
+            let mut row = vec![printable(&kv.key, key_room)];
             if with_value {
-                row.push(printable(&kv.value, SHOWN_MAX));
+                row.push(printable(&kv.value, value_room));
             }
             row.extend([kv.mod_revision.to_string(), kv.version.to_string()]);
             rows.add_row(row);
         }
         write_table(out, &rows)
+    }
+
+    /// The columns for the keys and values of these rows, so that a row is a line of the terminal.
+    fn room(&self, with_value: bool) -> [usize; 2] {
+        let longest = |text: &dyn Fn(&KeyValue) -> String| self.rows.iter().map(|kv| columns_of(&text(kv))).max();
+        let key = longest(&|kv| printable(&kv.key, SHOWN_MAX)).unwrap_or(0);
+        let value = longest(&|kv| printable(&kv.value, SHOWN_MAX)).unwrap_or(0);
+        let changed = longest(&|kv| kv.mod_revision.to_string()).unwrap_or(0).max("CHANGED".len());
+        let version = longest(&|kv| kv.version.to_string()).unwrap_or(0).max("VERSION".len());
+        // The headers need their room too.
+        let value = if with_value { value.max("VALUE".len()) } else { 0 };
+        text_room(self.width, &[changed, version], [key.max("KEY".len()), value])
     }
 }
 
@@ -180,7 +195,11 @@ mod tests {
     }
 
     fn printed(format: Format, parts: Parts, pairs: &[(&[u8], &[u8])]) -> Vec<u8> {
-        let mut printer = Printer::new(format, parts);
+        printed_in(None, format, parts, pairs)
+    }
+
+    fn printed_in(width: Option<usize>, format: Format, parts: Parts, pairs: &[(&[u8], &[u8])]) -> Vec<u8> {
+        let mut printer = Printer::new(format, parts, width);
         let mut out = Vec::new();
         for (key, value) in pairs {
             printer.print(&mut out, pair(key, value)).unwrap();
@@ -219,6 +238,23 @@ mod tests {
         assert!(kept.value.len() <= 4 * (SHOWN_MAX + 1), "{} bytes are kept", kept.value.len());
         let text = String::from_utf8(printed(Format::Table, Parts::KeyAndValue, &[(b"k", &[b'v'; 5000])])).unwrap();
         assert!(text.contains('…'), "{text}");
+    }
+
+    #[test]
+    fn each_row_is_one_line_of_the_terminal() {
+        let (long, wide) = ([b'x'; 300], "漢".repeat(100));
+        let pairs: [(&[u8], &[u8]); 4] =
+            [(b"k", &long), (&long, b"v"), (&long, &long), (wide.as_bytes(), wide.as_bytes())];
+        for (number, pair) in pairs.iter().enumerate() {
+            for parts in [Parts::KeyAndValue, Parts::KeyOnly] {
+                let text = String::from_utf8(printed_in(Some(80), Format::Table, parts, &[*pair])).unwrap();
+                assert!(text.lines().all(|line| columns_of(line) <= 80), "pair {number}: {text}");
+                assert_eq!(text.lines().count(), 2, "{text}");
+            }
+        }
+        let text =
+            String::from_utf8(printed_in(Some(80), Format::Table, Parts::KeyAndValue, &[(b"k", &long)])).unwrap();
+        assert!(text.contains(&format!("{}…", "x".repeat(50))), "a short key leaves the room to the value: {text}");
     }
 
     #[test]

@@ -3,21 +3,34 @@
 use crate::arguments::Globals;
 use crate::connect;
 use crate::failure::{Code, Failure};
-use crate::output::{Format, Output, human_bytes, table, write_table};
+use crate::output::{Format, Output, PADDING, columns_of, human_bytes, printable, table, write_table};
 use client::{MemberStatus, Status};
 use serde_json::json;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-const HEADERS: [&str; 12] =
-    ["NODE", "NAME", "ADDRESS", "ROLE", "TERM", "LEADER", "APPLIED", "COMMIT", "REVISION", "LOG", "STATE", "VERSION"];
+// The hash is last: what reads `-o plain` counts fields.
+const HEADERS: [&str; 13] = [
+    "NODE", "NAME", "ADDRESS", "ROLE", "TERM", "LEADER", "APPLIED", "COMMIT", "REVISION", "LOG", "STATE", "VERSION",
+    "HASH",
+];
+const ADDRESS: usize = 2;
+/// What goes first where a terminal has no room for all; the rest says whether the cluster works.
+const LEFT_OUT_FIRST: [&str; 8] = ["VERSION", "STATE", "LOG", "HASH", "COMMIT", "REVISION", "NAME", "LEADER"];
+/// From so many columns on there is a hash in the table.
+const WIDTH_WITH_HASH: usize = 120;
+/// Digits of the state's hash in a table: enough to compare.
+const HASH_DIGITS: usize = 12;
+/// An address is not made shorter than this.
+const ADDRESS_MIN: usize = 12;
 
 pub(crate) async fn run(globals: &Globals) -> Result<(), Failure> {
     let client = connect::client(globals)?;
     let lines = client.cluster_status().await?;
     let mut output = Output::standard();
     let is_json = globals.output == Some(Format::Json);
-    output.write(|out| print(out, &lines, globals.output.unwrap_or(Format::Table)))?;
+    let width = output.width();
+    output.write(|out| print(out, &lines, globals.output.unwrap_or(Format::Table), width))?;
     output.flush()?;
     if !is_json {
         let mut stderr = io::stderr();
@@ -64,18 +77,49 @@ fn health(lines: &[MemberStatus]) -> Result<(), Failure> {
     Err(Failure::new(Code::Unavailable, cause).at(endpoints).with_next(next))
 }
 
-fn print(out: &mut dyn Write, lines: &[MemberStatus], format: Format) -> io::Result<()> {
+fn print(out: &mut dyn Write, lines: &[MemberStatus], format: Format, width: Option<usize>) -> io::Result<()> {
     match format {
         Format::Table => {
-            let mut rows = table(&HEADERS);
-            rows.add_rows(lines.iter().map(|line| row(line, human_bytes)));
-            write_table(out, &rows)
+            let mut rows: Vec<_> = lines.iter().map(|line| row(line, human_bytes)).collect();
+            let shown = fit(&mut rows, width);
+            let pick = |row: &[String]| shown.iter().map(|column| row[*column].clone()).collect::<Vec<_>>();
+            let mut fitting = table(&shown.iter().map(|column| HEADERS[*column]).collect::<Vec<_>>());
+            fitting.add_rows(rows.iter().map(|row| pick(row)));
+            write_table(out, &fitting)
         }
         Format::Plain => {
             lines.iter().try_for_each(|line| writeln!(out, "{}", row(line, |bytes| bytes.to_string()).join("\t")))
         }
         Format::Json => lines.iter().try_for_each(|line| writeln!(out, "{}", object(line))),
     }
+}
+
+/// The columns to show so that each node is one line of the terminal. Shortens addresses when nothing else helps.
+fn fit(rows: &mut [Vec<String>], width: Option<usize>) -> Vec<usize> {
+    let mut shown: Vec<usize> = (0..HEADERS.len()).collect();
+    let Some(width) = width else { return shown };
+    let widths: Vec<usize> = HEADERS
+        .iter()
+        .enumerate()
+        .map(|(column, header)| rows.iter().map(|row| columns_of(&row[column])).fold(header.len(), usize::max))
+        .collect();
+    let taken = |shown: &[usize]| shown.iter().map(|column| widths[*column] + PADDING).sum::<usize>();
+    if width < WIDTH_WITH_HASH {
+        shown.retain(|column| HEADERS[*column] != "HASH");
+    }
+    for left_out in LEFT_OUT_FIRST {
+        // The last column needs no blank after it.
+        if taken(&shown) - 1 <= width {
+            return shown;
+        }
+        shown.retain(|column| HEADERS[*column] != left_out);
+    }
+    let excess = (taken(&shown) - 1).saturating_sub(width);
+    let address_max = widths[ADDRESS].saturating_sub(excess).max(ADDRESS_MIN);
+    for row in rows {
+        row[ADDRESS] = printable(row[ADDRESS].as_bytes(), address_max);
+    }
+    shown
 }
 
 fn row(line: &MemberStatus, size: impl Fn(u64) -> String) -> Vec<String> {
@@ -94,6 +138,7 @@ fn row(line: &MemberStatus, size: impl Fn(u64) -> String) -> Vec<String> {
             size(status.log_bytes),
             size(status.state_bytes),
             status.version.clone(),
+            hex(&status.state_hash).chars().take(HASH_DIGITS).collect(),
         ]),
         Err(_) => {
             row.push("unreachable".to_owned());
@@ -154,11 +199,11 @@ mod tests {
     use std::time::Duration;
 
     fn line(id: u64, status: Result<Status, Error>) -> MemberStatus {
-        let address = format!("n{id}:7400");
+        let address = format!("n{id}:7420");
         let member = Member {
             id,
             name: format!("n{id}"),
-            peer_address: format!("n{id}:7401"),
+            peer_address: format!("n{id}:7421"),
             client_address: address.clone(),
             kind: "voter".into(),
         };
@@ -180,7 +225,7 @@ mod tests {
             applied: 7,
             flushed: 6,
             revision: 5,
-            state_hash: vec![0x0a, 0xff],
+            state_hash: vec![0x0a, 0xff, 1, 2, 3, 4, 5, 6],
             members: Vec::new(),
             uptime: Duration::from_millis(1234),
             state_bytes: 2048,
@@ -189,7 +234,7 @@ mod tests {
     }
 
     fn down() -> Result<Status, Error> {
-        Err(Error::Unavailable { endpoint: "n3:7400".into(), cause: "unreachable".into() })
+        Err(Error::Unavailable { endpoint: "n3:7420".into(), cause: "unreachable".into() })
     }
 
     #[test]
@@ -209,6 +254,53 @@ mod tests {
             let failure = health(&lines).unwrap_err();
             assert_eq!(failure.code, Code::Unavailable);
             assert!(failure.cause.contains(wanted), "{failure} lacks {wanted}");
+        }
+    }
+
+    fn shown(lines: &[MemberStatus], width: Option<usize>) -> String {
+        let mut out = Vec::new();
+        print(&mut out, lines, Format::Table, width).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn each_node_is_one_line_of_the_terminal() {
+        let busy = || {
+            let status = Status {
+                term: 12,
+                applied: 1_234_567,
+                commit: 1_234_567,
+                revision: 1_234_560,
+                ..up(2, Some(1)).unwrap()
+            };
+            Ok(Status { log_bytes: 123 << 20, state_bytes: 1000 << 30, ..status })
+        };
+        let long = MemberStatus { address: format!("{}.example.com:7420", "node".repeat(12)), ..line(2, busy()) };
+        for lines in [vec![line(1, busy()), line(2, busy()), line(3, down())], vec![line(1, busy()), long]] {
+            for width in [60, 80, 100, 120, 200] {
+                let text = shown(&lines, Some(width));
+                assert!(text.lines().all(|line| columns_of(line) <= width), "{width}: {text}");
+                assert_eq!(text.lines().count(), lines.len() + 1, "{text}");
+                for column in ["NODE", "ADDRESS", "ROLE", "TERM", "APPLIED"] {
+                    assert!(text.contains(column), "{width} columns lack {column}: {text}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn columns_go_when_there_is_no_room_and_the_hash_stays_where_there_is() {
+        let local = |id| MemberStatus { address: "127.0.0.1:7420".into(), ..line(id, up(2, Some(1))) };
+        let lines = [1, 2, 3].map(local);
+        let headers =
+            |width| shown(&lines, width).lines().next().unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(headers(Some(80)), "NODE NAME ADDRESS ROLE TERM LEADER APPLIED COMMIT REVISION");
+        let with_hash = headers(Some(WIDTH_WITH_HASH));
+        assert!(with_hash.contains("HASH"), "{with_hash}");
+        assert!(!headers(Some(WIDTH_WITH_HASH - 1)).contains("HASH"));
+        for all in [Some(200), None] {
+            assert_eq!(headers(all), HEADERS.join(" "));
+            assert!(shown(&lines, all).contains(" 0aff01020304\n"), "twelve digits of the hash");
         }
     }
 
@@ -238,7 +330,7 @@ mod tests {
         ] {
             assert!(object.get(field).is_some(), "{field} is missing: {object}");
         }
-        assert_eq!(object["state_hash"], "0aff");
+        assert_eq!(object["state_hash"], "0aff010203040506");
         assert_eq!(object["uptime_ms"], 1234);
         assert!(object["error"].is_null());
     }

@@ -23,7 +23,19 @@ pub(crate) async fn run(globals: &Globals) -> Result<(), Failure> {
     }
     let lines = connect::client(globals)?.cluster_status().await?;
     output.write(|out| lines.iter().try_for_each(|line| print(out, line, is_json)))?;
-    output.finish()
+    output.finish()?;
+    answered(&lines)
+}
+
+/// Whoever gives endpoints wants to hear from a node.
+fn answered(lines: &[MemberStatus]) -> Result<(), Failure> {
+    if lines.iter().any(|line| line.status.is_ok()) {
+        return Ok(());
+    }
+    match lines.iter().find_map(|line| line.status.as_ref().err()) {
+        Some(error) => Err(Failure::from(error.clone())),
+        None => Ok(()),
+    }
 }
 
 fn print(out: &mut dyn Write, line: &MemberStatus, is_json: bool) -> io::Result<()> {
@@ -46,6 +58,15 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
     use client::Error;
+
+    #[test]
+    fn without_any_answer_it_ends_with_5() {
+        let error = Error::Unavailable { endpoint: "n1:1".into(), cause: "unreachable".into() };
+        let line = MemberStatus { member: None, address: "n1:1".into(), status: Err(error) };
+        let failure = answered(&[line.clone(), line]).unwrap_err();
+        assert_eq!((failure.code.number(), failure.endpoint.as_deref()), (5, Some("n1:1")));
+        assert!(answered(&[]).is_ok());
+    }
 
     #[test]
     fn a_node_that_does_not_answer_has_a_line_too() {

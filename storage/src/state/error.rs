@@ -37,7 +37,7 @@ pub enum StateError {
     },
     /// There is data, and nothing that says what it is.
     #[error(
-        "table {table:?} has rows, but the state's own description is missing: the state is damaged; restore this node from its peers"
+        "table {table:?} has rows, but the state's own description is missing: the state is damaged; leave this node stopped, do not start it with an empty directory, and see \"A damaged node\" in docs/operations.md"
     )]
     DescriptionMissing {
         /// A table that has rows.
@@ -97,7 +97,7 @@ pub enum ReadError {
 
 /// A stored row is not what this program writes: the disk or the file lied.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("the row {} of table {table:?} is damaged: {cause}; restore this node from its peers", key.escape_ascii())]
+#[error("the row {} of table {table:?} is damaged: {cause}; leave this node stopped, do not start it with an empty directory, and see \"A damaged node\" in docs/operations.md", key.escape_ascii())]
 pub struct CorruptRow {
     /// The table.
     pub table: Table,

@@ -79,13 +79,13 @@ pub enum StoreError {
         source: StateError,
     },
     /// `CURRENT` is missing, or is not what this program writes.
-    #[error("{} is missing or damaged, so it is unknown which state is the current one; nothing was deleted; restore this node from its peers", path.display())]
+    #[error("{} is missing or damaged, so it is unknown which state is the current one; nothing was deleted; leave this node stopped, do not start it with an empty directory, and see \"A damaged node\" in docs/operations.md", path.display())]
     CurrentDamaged {
         /// The file.
         path: PathBuf,
     },
     /// The database that `CURRENT` names does not exist.
-    #[error("the current state {} is missing; nothing was deleted; restore this node from its peers", path.display())]
+    #[error("the current state {} is missing; nothing was deleted; leave this node stopped, do not start it with an empty directory, and see \"A damaged node\" in docs/operations.md", path.display())]
     DatabaseMissing {
         /// The database.
         path: PathBuf,

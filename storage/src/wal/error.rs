@@ -139,6 +139,11 @@ pub enum Damage {
     },
 }
 
+/// What to do about a log that is not whole. A node that has lost its log and starts with none could vote a second time in a term, so the
+/// obvious way out, an empty directory, is the one to warn of.
+const DAMAGED_NODE: &str = "Leave this node stopped, and do not start it with an empty directory while the others need its vote. \
+     Look at the log with `raftkv inspect wal` and keep a copy of the directory; the section \"A damaged node\" in docs/operations.md says what can be done";
+
 /// Why a log could not be opened. Nothing was changed, except with [`OpenError::Log`].
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -156,9 +161,8 @@ pub enum OpenError {
     },
     /// Records that had been made durable are damaged.
     #[error(
-        "the log is corrupt in {} at offset {offset}: {damage}. Acknowledged data may be lost, so the node does not start. Nothing was changed. \
-         Look at it with `raftkv inspect wal`, keep a copy of the directory, and rebuild this node from its peers",
-        file.display()
+        "the log is corrupt in {} at offset {offset}: {damage}. Acknowledged data may be lost, so the node does not start. Nothing was changed. {}",
+        file.display(), DAMAGED_NODE
     )]
     Corrupt {
         /// The segment.
@@ -171,8 +175,8 @@ pub enum OpenError {
     /// The log ends before the last write that was acknowledged.
     #[error(
         "the log ends in {} at offset {offset} with write {found}, but write {} (index {}) had been acknowledged. Acknowledged data is lost, so the \
-         node does not start. Nothing was changed. Look at it with `raftkv inspect wal`, keep a copy of the directory, and rebuild this node from its peers",
-        file.display(), expected.write_sequence, expected.last_index
+         node does not start. Nothing was changed. {}",
+        file.display(), expected.write_sequence, expected.last_index, DAMAGED_NODE
     )]
     AcknowledgedLost {
         /// The segment in which the log ends.
@@ -184,11 +188,11 @@ pub enum OpenError {
         /// The last write found.
         found: u64,
     },
-    /// There are segments, but no readable high-water mark, so nobody can tell whether the log is complete.
+    /// There are segments, but no high-water mark that is whole and readable, so nobody can tell whether the log is complete.
     #[error(
-        "the high-water mark {} is missing or unreadable, so it cannot be told whether the log is complete. Nothing was changed. \
-         Bring the file back if it was moved; otherwise keep a copy of the directory and rebuild this node from its peers",
-        file.display()
+        "the high-water mark {} is missing, cut short or unreadable, so it cannot be told whether the log is complete. Nothing was changed. \
+         Bring the file back if it was moved. {}",
+        file.display(), DAMAGED_NODE
     )]
     HighWaterLost {
         /// The file.

@@ -87,18 +87,20 @@ impl HighWater {
         Ok(HighWater { file, path })
     }
 
-    /// Opens the file and reads the newer slot. Two unreadable slots are no work of a crash.
+    /// Opens the file and reads the newer slot. Neither a file cut short nor two unreadable slots are the work of a crash: the file gets its
+    /// name when it has been flushed at its full length, and only slots within it are written after that. A slot beyond the end is not
+    /// passed over for the other one, which would let the mark go back without a word.
     pub(super) fn open(disk: &dyn Disk) -> Result<(HighWater, Mark), OpenError> {
         let path = disk.path(FILE);
         let error = |source| LogError::io("read", &path, source);
         let file = disk.open(FILE).map_err(error)?;
+        if file.length().map_err(error)? < FILE_BYTES as u64 {
+            return Err(OpenError::HighWaterLost { file: path });
+        }
         let mut newest: Option<Mark> = None;
         for offset in SLOT_OFFSETS {
             let mut bytes = [0; SLOT_BYTES];
-            match file.read_at(&mut bytes, offset) {
-                Err(source) if source.kind() == std::io::ErrorKind::UnexpectedEof => continue,
-                result => result.map_err(error)?,
-            }
+            file.read_at(&mut bytes, offset).map_err(error)?;
             match Mark::decode(&bytes) {
                 Some((_, found)) if found != FORMAT_VERSION => {
                     return Err(OpenError::UnknownVersion { file: path, found, known: FORMAT_VERSION });
