@@ -61,7 +61,7 @@ pub trait Host {
     fn install_snapshot(&mut self, install: raft::InstallSnapshot);
     /// Drops the log up to `position`; report with [`Input::Compacted`].
     fn compact(&mut self, position: LogPosition);
-    /// Asks RocksDB to flush, in the background.
+    /// Asks RocksDB to flush, in the background; report with [`Input::Flushed`] what is flushed by then.
     fn request_flush(&mut self);
     /// Role, term or leader changed.
     fn changed(&mut self, changed: Changed);
@@ -184,6 +184,7 @@ impl<H: Host> Driver<H> {
                 self.step(now, Event::Durable { mark, hard_state_sequence });
             }
             Input::Applied { index, flushed } => self.on_applied(now, index, flushed),
+            Input::Flushed { index } => self.flushed = self.flushed.max(index),
             Input::Loaded { peer, entries } => self.step(now, Event::Loaded { peer, entries }),
             Input::SnapshotSent { peer, position } => self.step(now, Event::SnapshotSent { peer, position }),
             Input::SnapshotFetched { position, membership } => {
@@ -507,7 +508,7 @@ impl<H: Host> Driver<H> {
         let entries = status.log_last.0 - status.log_first.0 + 1;
         let in_half = u128::from(entries) * u128::from(self.config.log_retained_bytes / 2) / u128::from(self.log_bytes);
         let retained = RETAINED_ENTRIES.min(u64::try_from(in_half).unwrap_or(u64::MAX));
-        let up_to = LogIndex(self.flushed.0.saturating_sub(retained));
+        let up_to = LogIndex(self.flushed.min(self.applied).0.saturating_sub(retained));
         if up_to < status.log_first {
             return;
         }

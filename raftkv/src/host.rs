@@ -13,6 +13,7 @@ use crossbeam_channel::Sender;
 use raft::{Changed, FetchSnapshot, InstallSnapshot, Instant, Load, LogIndex, LogPosition, Message, NodeId, Term};
 use std::path::PathBuf;
 use std::sync::Arc;
+use storage::state::StateError;
 use tokio::sync::watch;
 use transport::PeerTransport;
 
@@ -106,11 +107,13 @@ impl Host for ThreadHost {
     }
 
     fn request_flush(&mut self) {
-        let shared = self.shared.clone();
+        let (shared, inbox) = (self.shared.clone(), self.inbox.clone());
         // RocksDB may make whoever asks wait when it is short of room: not the thread that applies.
         let flush: ReadWaiter = Box::new(move |_| {
-            if let Err(error) = shared.reader().flush(false) {
-                tracing::warn!(%error, "RocksDB does not flush");
+            let reader = shared.reader();
+            match reader.flush(false).map_err(StateError::from).and_then(|()| reader.flushed()) {
+                Ok(position) => inbox.push(Input::Flushed { index: position.index }),
+                Err(error) => tracing::warn!(%error, "RocksDB does not flush"),
             }
         });
         hand_over(&self.reads, vec![flush]);

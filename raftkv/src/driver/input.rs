@@ -42,6 +42,11 @@ pub enum Input {
         /// What RocksDB has flushed, as far as the apply thread knows.
         flushed: LogIndex,
     },
+    /// What RocksDB has flushed, after it was asked to flush.
+    Flushed {
+        /// Up to here.
+        index: LogIndex,
+    },
     /// Entries for a peer were read from disk.
     Loaded {
         /// The peer.
