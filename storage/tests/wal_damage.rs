@@ -244,20 +244,22 @@ fn high_water_mark_cut_short_is_refused_at_every_length() {
     assert!(!assert_noticed_or_harmless(&files, &model, "whole"));
 }
 
+/// What the log says about `files` after `damage`.
+fn refusal(files: &BTreeMap<String, Vec<u8>>, damage: impl FnOnce(&mut BTreeMap<String, Vec<u8>>)) -> OpenError {
+    let mut damaged = files.clone();
+    damage(&mut damaged);
+    try_open(&disk_with(&damaged)).unwrap_err()
+}
+
 #[test]
 fn refusals_say_where_the_damage_is_and_warn_of_an_empty_directory() {
     let (files, _) = killed_after(&three_writes());
-    let refusal = |damage: &dyn Fn(&mut BTreeMap<String, Vec<u8>>)| {
-        let mut damaged = files.clone();
-        damage(&mut damaged);
-        try_open(&disk_with(&damaged)).unwrap_err()
-    };
-    let corrupt = refusal(&|files| files.get_mut(FIRST).unwrap()[4096 + 200] ^= 4);
+    let corrupt = refusal(&files, |files| files.get_mut(FIRST).unwrap()[4096 + 200] ^= 4);
     assert!(matches!(corrupt, OpenError::Corrupt { .. }), "{corrupt}");
     let end = killed_after(&three_writes()[..2]).0[FIRST].iter().rposition(|byte| *byte != 0).unwrap() / 8 * 8 + 8;
-    let lost = refusal(&|files| files.get_mut(FIRST).unwrap()[end..].fill(0));
+    let lost = refusal(&files, |files| files.get_mut(FIRST).unwrap()[end..].fill(0));
     assert!(matches!(lost, OpenError::AcknowledgedLost { .. }), "{lost}");
-    let mark = refusal(&|files| files.get_mut("high-water").unwrap().truncate(100));
+    let mark = refusal(&files, |files| files.get_mut("high-water").unwrap().truncate(100));
     assert!(matches!(mark, OpenError::HighWaterLost { .. }), "{mark}");
     for (error, place) in [(corrupt, FIRST), (lost, FIRST), (mark, "high-water")] {
         let message = error.to_string();

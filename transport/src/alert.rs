@@ -91,16 +91,18 @@ pub(crate) fn explain_rejected_us(alert: u8, detail: &str) -> String {
 
 /// Why a handshake came to nothing, for the log of the side that listens.
 pub(crate) fn explain_handshake(error: &ConnectionError) -> String {
-    match error {
-        ConnectionError::TransportError(error) if let Some(alert) = alert_of(error.code) => {
-            format!("handshake failed: {} (alert {alert}: {})", fault_of_peer(alert), error.reason)
-        }
-        ConnectionError::ConnectionClosed(close) if let Some(alert) = alert_of(close.error_code) => {
-            let detail = String::from_utf8_lossy(&close.reason);
-            format!("handshake failed: {} (alert {alert}: {detail})", fault_of_ours(alert))
-        }
-        other => format!("handshake failed: {other}"),
+    if let ConnectionError::TransportError(error) = error
+        && let Some(alert) = alert_of(error.code)
+    {
+        return format!("handshake failed: {} (alert {alert}: {})", fault_of_peer(alert), error.reason);
     }
+    if let ConnectionError::ConnectionClosed(close) = error
+        && let Some(alert) = alert_of(close.error_code)
+    {
+        let detail = String::from_utf8_lossy(&close.reason);
+        return format!("handshake failed: {} (alert {alert}: {detail})", fault_of_ours(alert));
+    }
+    format!("handshake failed: {error}")
 }
 
 #[cfg(test)]
