@@ -161,7 +161,8 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// As [`Client::put`]. Deleting nothing is no error.
+    /// As [`Client::put`], and [`Error::RangeTooLarge`] when the range holds more than one delete may delete: a single key never does.
+    /// Deleting nothing is no error.
     pub async fn delete(&self, delete: Delete) -> Result<DeleteOutcome, Error> {
         let (address, response) = self.call(Purpose::Write, delete.into_wire()).await?;
         let Response::Delete(reply) = response else { return Err(nonsense(Purpose::Write, &address)) };

@@ -84,6 +84,18 @@ pub enum Error {
         /// The limit in bytes.
         limit: u64,
     },
+    /// The range holds more than one delete may delete; nothing was deleted.
+    #[error(
+        "the range holds more than one delete may delete: {keys_max} keys, or {bytes_max} bytes of keys and values"
+    )]
+    RangeTooLarge {
+        /// Who said so.
+        endpoint: String,
+        /// The most keys that one delete may delete.
+        keys_max: u64,
+        /// The most bytes of keys and values that it may delete.
+        bytes_max: u64,
+    },
     /// The write's condition did not hold; nothing was written.
     #[error("the condition did not hold: {}", describe(existing.as_deref()))]
     PreconditionFailed {
@@ -145,6 +157,7 @@ impl Error {
             | Error::Tls { endpoint, .. }
             | Error::Permission { endpoint, .. }
             | Error::TooLarge { endpoint, .. }
+            | Error::RangeTooLarge { endpoint, .. }
             | Error::PreconditionFailed { endpoint, .. }
             | Error::CompactedRevision { endpoint, .. }
             | Error::FutureRevision { endpoint, .. }
@@ -177,6 +190,7 @@ impl Error {
             Error::Tls { .. } => "use the CA file, certificate and key that were issued for this cluster's clients",
             Error::Permission { .. } => "use a certificate that is allowed to do this",
             Error::TooLarge { .. } => "send less, or raise the limit in the configuration of every node",
+            Error::RangeTooLarge { .. } => "delete smaller ranges, one after the other",
             Error::PreconditionFailed { .. } => "read the key again and decide anew",
             Error::CompactedRevision { .. } => "read at a newer revision",
             Error::FutureRevision { .. } => "read at a revision that exists, or without one",
@@ -234,6 +248,12 @@ mod tests {
         let too_large =
             Error::TooLarge { endpoint: "n1:1".into(), part: Part::Value, bytes: Some(9_000_000), limit: 8_388_608 };
         assert_eq!(too_large.to_string(), "the value is too large: 9000000 bytes, the limit is 8388608 bytes");
+        let range = Error::RangeTooLarge { endpoint: "n1:1".into(), keys_max: 10, bytes_max: 4096 };
+        assert_eq!(
+            range.to_string(),
+            "the range holds more than one delete may delete: 10 keys, or 4096 bytes of keys and values"
+        );
+        assert!(range.is_certainly_not_applied());
         let absent = Error::PreconditionFailed { endpoint: "n1:1".into(), existing: None };
         assert_eq!(absent.to_string(), "the condition did not hold: the key does not exist");
         let timed_out =

@@ -131,7 +131,7 @@ fn arrived_maybe(purpose: Purpose, endpoint: &str, cause: String) -> Verdict {
 }
 
 fn node_error(purpose: Purpose, endpoint: &str, error: wire::Error) -> Verdict {
-    let wire::Error { code, message: cause, leader, limit } = error;
+    let wire::Error { code, message: cause, leader, limit, keys_limit } = error;
     let endpoint_owned = endpoint.to_owned();
     match ErrorCode::try_from(code) {
         Ok(ErrorCode::NotLeader) => {
@@ -154,9 +154,10 @@ fn node_error(purpose: Purpose, endpoint: &str, error: wire::Error) -> Verdict {
             }
             Purpose::Read | Purpose::StaleRead => Verdict::Fail(Error::Internal { endpoint: endpoint_owned, cause }),
         },
-        Ok(ErrorCode::TooLarge) => {
-            Verdict::Fail(Error::TooLarge { endpoint: endpoint_owned, part: Part::Request, bytes: None, limit })
-        }
+        Ok(ErrorCode::TooLarge) => Verdict::Fail(match keys_limit {
+            Some(keys_max) => Error::RangeTooLarge { endpoint: endpoint_owned, keys_max, bytes_max: limit },
+            None => Error::TooLarge { endpoint: endpoint_owned, part: Part::Request, bytes: None, limit },
+        }),
         Ok(ErrorCode::Invalid | ErrorCode::Unsupported) => {
             Verdict::Fail(Error::Invalid { endpoint: endpoint_owned, cause })
         }
@@ -237,7 +238,13 @@ mod tests {
     const READS: [Purpose; 2] = [Purpose::Read, Purpose::StaleRead];
 
     fn answered(code: ErrorCode) -> Failure {
-        Failure::Node(wire::Error { code: code.into(), message: "because".into(), leader: None, limit: 7 })
+        Failure::Node(wire::Error {
+            code: code.into(),
+            message: "because".into(),
+            leader: None,
+            limit: 7,
+            keys_limit: None,
+        })
     }
 
     fn is_retry(verdict: &Verdict) -> bool {
@@ -253,7 +260,7 @@ mod tests {
             answered(ErrorCode::OutcomeUnknown),
             answered(ErrorCode::Timeout),
             answered(ErrorCode::Internal),
-            Failure::Node(wire::Error { code: 999, message: String::new(), leader: None, limit: 0 }),
+            Failure::Node(wire::Error { code: 999, message: String::new(), leader: None, limit: 0, keys_limit: None }),
         ];
         for failure in doubtful {
             let shown = format!("{failure:?}");
@@ -322,6 +329,7 @@ mod tests {
             message: "not the leader".into(),
             leader: Some(leader),
             limit: 0,
+            keys_limit: None,
         });
         let Verdict::Retry { leader, weight, .. } = judge(Purpose::Write, "n1:1", failure) else {
             panic!("a redirect has to be followed")
@@ -336,6 +344,9 @@ mod tests {
             verdict,
             Verdict::Fail(Error::TooLarge { endpoint: "n1:1".into(), part: Part::Request, bytes: None, limit: 7 })
         );
+        let Failure::Node(error) = answered(ErrorCode::TooLarge) else { panic!("a node's answer is one") };
+        let verdict = judge(Purpose::Write, "n1:1", Failure::Node(wire::Error { keys_limit: Some(3), ..error }));
+        assert_eq!(verdict, Verdict::Fail(Error::RangeTooLarge { endpoint: "n1:1".into(), keys_max: 3, bytes_max: 7 }));
     }
 
     #[test]

@@ -246,7 +246,8 @@ impl Delete {
         Delete::range(Range::key(key))
     }
 
-    /// Delete every key in a range, all at one revision.
+    /// Delete every key in a range, all at one revision; refused with [`Error::RangeTooLarge`](crate::Error::RangeTooLarge) when it holds too
+    /// much for that.
     #[must_use]
     pub fn range(range: Range) -> Delete {
         Delete { range, previous: false }

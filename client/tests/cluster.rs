@@ -67,6 +67,7 @@ impl ClientService for Script {
                     message: "not the leader".into(),
                     leader,
                     limit: 0,
+                    keys_limit: None,
                 }));
             }
             Some(Answer::Drop) => drop(responder),

@@ -133,9 +133,11 @@ impl From<Error> for Failure {
             Error::CompactedRevision { .. } | Error::FutureRevision { .. } => {
                 "raftkv-cli status, for the current revision".to_owned()
             }
-            Error::TooLarge { .. } | Error::Invalid { .. } | Error::Internal { .. } | Error::Corrupt { .. } => {
-                error.next_step().to_owned()
-            }
+            Error::TooLarge { .. }
+            | Error::RangeTooLarge { .. }
+            | Error::Invalid { .. }
+            | Error::Internal { .. }
+            | Error::Corrupt { .. } => error.next_step().to_owned(),
         };
         Failure::new(code, error.to_string()).at(error.endpoint()).with_next(next)
     }
@@ -162,7 +164,7 @@ fn code_of(error: &Error) -> Code {
         Error::Unavailable { .. } | Error::TimedOut { .. } => Code::Unavailable,
         Error::OutcomeUnknown { .. } => Code::OutcomeUnknown,
         Error::Tls { .. } | Error::Permission { .. } => Code::Permission,
-        Error::TooLarge { .. } | Error::Invalid { .. } => Code::Usage,
+        Error::TooLarge { .. } | Error::RangeTooLarge { .. } | Error::Invalid { .. } => Code::Usage,
         Error::PreconditionFailed { .. } => Code::PreconditionFailed,
         Error::CompactedRevision { .. } | Error::FutureRevision { .. } | Error::Internal { .. } => Code::Other,
         Error::Corrupt { .. } => Code::Corruption,
@@ -197,6 +199,7 @@ mod tests {
             (Error::Tls { endpoint: endpoint(), cause: cause() }, 7),
             (Error::Permission { endpoint: endpoint(), cause: cause() }, 7),
             (Error::TooLarge { endpoint: endpoint(), part: Part::Value, bytes: None, limit: 8 }, 2),
+            (Error::RangeTooLarge { endpoint: endpoint(), keys_max: 10, bytes_max: 8 }, 2),
             (Error::Invalid { endpoint: endpoint(), cause: cause() }, 2),
             (Error::PreconditionFailed { endpoint: endpoint(), existing: None }, 4),
             (Error::CompactedRevision { endpoint: endpoint(), cause: cause() }, 1),

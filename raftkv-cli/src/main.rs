@@ -10,6 +10,7 @@ mod failure;
 mod output;
 mod record;
 mod source;
+mod steps;
 
 use arguments::{Arguments, Command, Globals};
 use clap::Parser;

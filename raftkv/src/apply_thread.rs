@@ -1,7 +1,8 @@
 //! The apply thread: the only one that writes to the state machine.
 //!
 //! Each job is a run of committed entries and becomes one atomic batch in the engine; then the clients that wait for these
-//! entries are answered, then the driver is told. Switching to a snapshot goes through here too, so that it never meets an apply
+//! entries are answered, then the driver is told. An entry that deletes a range ends a batch, because all that it deletes lies in
+//! memory until the batch is written and the clients are answered: so there is one such entry at a time. Switching to a snapshot goes through here too, so that it never meets an apply
 //! half-way.
 
 use crate::driver::{ApplyEntries, ApplyJob, EntryWaiters, Input, WriteOutcome, WriteRefusal};
@@ -9,9 +10,10 @@ use crate::failure::{FailureReporter, FatalError};
 use crate::inbox::Inbox;
 use crate::state::NodeState;
 use crossbeam_channel::Receiver;
-use raft::{Entry, LogIndex, LogPosition, LogRange};
+use raft::{Entry, EntryKind, LogIndex, LogPosition, LogRange};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
+use storage::command::deletes_a_range;
 use storage::state::Applied;
 use storage::wal::{LogError, LogReader};
 
@@ -114,18 +116,25 @@ impl ApplyThread {
         let last = entries
             .last()
             .expect("an apply run has entries: the core hands out no empty range, the log reads at least one");
-        outcomes.clear();
-        self.state.machine().apply(entries, outcomes).map_err(FatalError::State)?;
-        self.state.publish();
-        for (entry, applied) in entries.iter().zip(outcomes.drain(..)) {
-            assert_eq!(entry.index, applied.index, "outcomes come in the order of the entries");
-            if waiters.front().is_some_and(|waiting| waiting.position.index == entry.index) {
-                let waiting = waiters.pop_front().expect("the front was just looked at");
-                answer(waiting, entry, applied);
+        for run in runs(entries) {
+            outcomes.clear();
+            self.state.machine().apply(run, outcomes).map_err(FatalError::State)?;
+            self.state.publish();
+            for (entry, applied) in run.iter().zip(outcomes.drain(..)) {
+                assert_eq!(entry.index, applied.index, "outcomes come in the order of the entries");
+                if waiters.front().is_some_and(|waiting| waiting.position.index == entry.index) {
+                    let waiting = waiters.pop_front().expect("the front was just looked at");
+                    answer(waiting, entry, applied);
+                }
             }
         }
         Ok(last.index)
     }
+}
+
+/// The entries in runs, each of which ends with the first entry in it that deletes a range.
+fn runs(entries: &[Entry]) -> impl Iterator<Item = &[Entry]> {
+    entries.split_inclusive(|entry| entry.kind == EntryKind::Command && deletes_a_range(&entry.payload))
 }
 
 fn answer(waiting: EntryWaiters, entry: &Entry, applied: Applied) {
@@ -155,5 +164,33 @@ pub(crate) fn run_loader(log: &LogReader, loads: &Receiver<raft::Load>, driver: 
             }
         };
         driver.push(Input::Loaded { peer: load.peer, entries });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use raft::Term;
+    use storage::command::{BatchEncoder, Command, DeleteLimits, KeyRange};
+
+    #[test]
+    fn an_entry_that_deletes_a_range_ends_a_run() {
+        let limits = DeleteLimits { keys_max: 1, bytes_max: 1 };
+        let delete = |start, end| Command::DeleteRange { range: KeyRange { start, end }, limits, previous: false };
+        let put = Command::Put { key: b"k", value: b"v", lease: 0, condition: None, previous: false };
+        let key = delete(b"k", Some(b"k\0"));
+        let range = delete(b"a", None);
+        let entries: Vec<Entry> = (1..)
+            .zip([put, range, range, key, put])
+            .map(|(index, command)| {
+                let mut encoder = BatchEncoder::new();
+                encoder.append(&command);
+                Entry { term: Term(1), index: LogIndex(index), kind: EntryKind::Command, payload: encoder.take() }
+            })
+            .chain([Entry { term: Term(1), index: LogIndex(6), kind: EntryKind::Noop, payload: Bytes::new() }])
+            .collect();
+        let lengths: Vec<usize> = runs(&entries).map(<[Entry]>::len).collect();
+        assert_eq!(lengths, [2, 1, 3]);
     }
 }

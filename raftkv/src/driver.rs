@@ -302,8 +302,13 @@ impl<H: Host> Driver<H> {
         if !self.batch.is_empty() && self.batch.bytes_len() + request.command.bytes_len() > BATCH_BYTES_MAX {
             self.propose_batch(now);
         }
+        let deletes_a_range = request.command.deletes_a_range();
         self.batch.append(&request.command.as_command());
         self.batch_waiters.push(request.waiter);
+        if deletes_a_range {
+            // An entry is applied as a whole: one range delete in it keeps the memory that takes within the limits of that one.
+            self.propose_batch(now);
+        }
     }
 
     fn propose_batch(&mut self, now: Instant) {

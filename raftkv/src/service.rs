@@ -19,6 +19,7 @@ use raft::NodeId;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use storage::command::DeleteLimits;
 use storage::state::{CommandOutcome, KeyValue, ReadError};
 use transport::proto::client as wire;
 use transport::{ClientService, Identity, Request, Responder, Response, ScanResponder};
@@ -45,6 +46,10 @@ pub(crate) struct Service {
     /// Where scans run.
     pub(crate) runtime: tokio::runtime::Handle,
 }
+
+/// How much one delete may delete. It is held in memory while it is applied, and sent back whole if the client asks for what was there:
+/// a test compares it with the longest reply.
+const DELETE_LIMITS: DeleteLimits = DeleteLimits { keys_max: 10_000, bytes_max: 32 << 20 };
 
 /// How long keys and values may be, in bytes.
 #[derive(Debug, Clone, Copy)]
@@ -217,7 +222,8 @@ impl Service {
         if let Some(end) = &range.end {
             self.check_key(end, true)?;
         }
-        Ok(WriteCommand::DeleteRange { start: range.start, end: range.end, previous: request.previous })
+        let (start, end, previous) = (range.start, range.end, request.previous);
+        Ok(WriteCommand::DeleteRange { start, end, limits: DELETE_LIMITS, previous })
     }
 
     /// The end of a range may be one byte longer than a key: the key itself and the zero byte after it.
@@ -259,6 +265,7 @@ fn write_reply(done: WriteOutcome, is_put: bool, wants_values: bool) -> Response
             deleted: count,
             previous: previous.into_iter().map(key_value).collect(),
         }),
+        CommandOutcome::RangeTooLarge { keys_max, bytes_max } => Response::Error(*range_too_large(keys_max, bytes_max)),
         CommandOutcome::Invalid { reason } => {
             let what = if is_put { "put" } else { "delete" };
             Response::Error(*error(ErrorCode::Invalid, format!("the {what} makes no sense: {reason}")))
@@ -309,12 +316,21 @@ pub(crate) fn read_failed(cause: ReadError, failures: &FailureReporter) -> Refus
 }
 
 fn error(code: ErrorCode, message: impl Into<String>) -> Refused {
-    Box::new(wire::Error { code: code.into(), message: message.into(), leader: None, limit: 0 })
+    Box::new(wire::Error { code: code.into(), message: message.into(), leader: None, limit: 0, keys_limit: None })
 }
 
 fn too_large(what: &str, bytes: usize, limit: u64) -> Refused {
     let message = format!("the {what} has {bytes} bytes; the limit of this cluster is {limit} bytes");
-    Box::new(wire::Error { code: ErrorCode::TooLarge.into(), message, leader: None, limit })
+    Box::new(wire::Error { code: ErrorCode::TooLarge.into(), message, leader: None, limit, keys_limit: None })
+}
+
+fn range_too_large(keys_max: u32, bytes_max: u64) -> Refused {
+    let message = format!(
+        "the range holds more than the {keys_max} keys, or the {bytes_max} bytes of keys and values, that one delete may delete; \
+         nothing was deleted; delete smaller ranges"
+    );
+    let keys_limit = Some(u64::from(keys_max));
+    Box::new(wire::Error { code: ErrorCode::TooLarge.into(), message, leader: None, limit: bytes_max, keys_limit })
 }
 
 fn not_leader(leader: Option<NodeId>, members: &BTreeMap<NodeId, wire::Member>) -> Refused {
@@ -323,7 +339,7 @@ fn not_leader(leader: Option<NodeId>, members: &BTreeMap<NodeId, wire::Member>) 
         Some(leader) => format!("this node does not lead; {} does, at {}", leader.name, leader.client_address),
         None => "this node does not lead, and it knows of no leader at this moment".to_owned(),
     };
-    Box::new(wire::Error { code: ErrorCode::NotLeader.into(), message, leader, limit: 0 })
+    Box::new(wire::Error { code: ErrorCode::NotLeader.into(), message, leader, limit: 0, keys_limit: None })
 }
 
 fn write_refused(refusal: WriteRefusal, members: &BTreeMap<NodeId, wire::Member>) -> Refused {
@@ -338,5 +354,39 @@ fn read_refused(refusal: ReadRefusal, members: &BTreeMap<NodeId, wire::Member>) 
     match refusal {
         ReadRefusal::NotLeader { leader } => not_leader(leader, members),
         ReadRefusal::Stopping | ReadRefusal::TooOld { .. } => error(ErrorCode::Unavailable, refusal.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prost::Message as _;
+    use transport::{ClientLimits, REPLY_BYTES_MAX};
+
+    /// Everything that one delete may delete, with numbers as long as they get.
+    #[test]
+    fn the_answer_to_the_largest_delete_fits_a_reply() {
+        let keys = usize::try_from(DELETE_LIMITS.keys_max).expect("u32 fits usize");
+        let bytes = usize::try_from(DELETE_LIMITS.bytes_max).expect("a few megabytes fit usize");
+        let most = u64::MAX;
+        let (key, value) = (Bytes::from(vec![0; 4]), Bytes::from(vec![0; bytes / keys - 4]));
+        let kv = KeyValue { key, value, create_revision: most, mod_revision: most, version: most, lease: most };
+        let outcome = CommandOutcome::Deleted { count: keys as u64, revision: most, previous: vec![kv; keys] };
+        let done = WriteOutcome { index: raft::LogIndex(most), outcome };
+        let Response::Delete(reply) = write_reply(done, false, true) else { panic!("a delete is answered as one") };
+        let length = reply.encoded_len();
+        assert!(length > bytes / 2 && length <= REPLY_BYTES_MAX, "{length} bytes");
+        assert!(length <= ClientLimits::default().reply_bytes_max, "{length} bytes");
+    }
+
+    #[test]
+    fn a_range_too_large_is_refused_with_both_limits_and_the_next_step() {
+        let outcome = CommandOutcome::RangeTooLarge { keys_max: 5, bytes_max: 77 };
+        let done = WriteOutcome { index: raft::LogIndex(1), outcome };
+        let Response::Error(error) = write_reply(done, false, false) else { panic!("it is an error") };
+        assert_eq!((error.code(), error.limit, error.keys_limit), (ErrorCode::TooLarge, 77, Some(5)));
+        for part in ["5 keys", "77 bytes", "nothing was deleted", "smaller ranges"] {
+            assert!(error.message.contains(part), "{part} is not in: {}", error.message);
+        }
     }
 }

@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
+use storage::command::DeleteLimits;
 use storage::state::CommandOutcome;
 use transport::InboundPermit;
 
@@ -165,13 +166,17 @@ impl World {
     }
 
     fn write(&mut self, node: usize, key: &str) -> Receiver<Result<WriteOutcome, WriteRefusal>> {
-        let (answer, outcome) = channel();
         let command = WriteCommand::Put {
             key: Bytes::copy_from_slice(key.as_bytes()),
             value: Bytes::from_static(b"v"),
             condition: None,
             previous: false,
         };
+        self.command(node, command)
+    }
+
+    fn command(&mut self, node: usize, command: WriteCommand) -> Receiver<Result<WriteOutcome, WriteRefusal>> {
+        let (answer, outcome) = channel();
         let waiter = Box::new(move |result| answer.send(result).unwrap());
         self.nodes[node].driver.handle(self.now, Input::Write(WriteRequest { command, waiter }));
         outcome
@@ -206,6 +211,26 @@ fn writes_that_come_together_become_one_entry_and_each_is_answered_once() {
     assert!(waiting.iter().all(|outcome| outcome.try_recv().is_err()), "a second answer came");
     world
         .until("everybody applies", |world| world.nodes.iter().all(|node| node.applied == world.nodes[leader].applied));
+}
+
+/// What an entry deletes lies in memory until it is applied, and the limits are those of one delete.
+#[test]
+fn an_entry_deletes_one_range_at_most() {
+    let mut world = World::new();
+    let leader = world.elect();
+    let limits = DeleteLimits { keys_max: 10, bytes_max: 1000 };
+    let delete = |end: &'static [u8]| WriteCommand::DeleteRange {
+        start: Bytes::from_static(b"k"),
+        end: Some(Bytes::from_static(end)),
+        limits,
+        previous: false,
+    };
+    let ends: [&[u8]; 5] = [b"k\0", b"z", b"z", b"k\0", b"k\0"];
+    let waiting: Vec<_> = ends.map(|end| world.command(leader, delete(end))).into();
+    world.settle();
+    let indices: Vec<u64> = waiting.iter().map(|outcome| outcome.try_recv().unwrap().unwrap().index.0).collect();
+    let first = indices[0];
+    assert_eq!(indices, [first, first, first + 1, first + 2, first + 2]);
 }
 
 #[test]

@@ -49,13 +49,24 @@ pub enum Command<'a> {
         /// Return what the key held before.
         previous: bool,
     },
-    /// Delete every key in a range.
+    /// Delete every key in a range, or none if it holds more than the limits allow.
     DeleteRange {
         /// Which keys.
         range: KeyRange<'a>,
+        /// How much may be deleted at once; the same on every node, because it lies in the log.
+        limits: DeleteLimits,
         /// Return what was deleted.
         previous: bool,
     },
+}
+
+/// How much one command may delete: what bounds the memory that applying it takes. A range written as a single key always fits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeleteLimits {
+    /// Keys.
+    pub keys_max: u32,
+    /// Bytes of keys and values together.
+    pub bytes_max: u64,
 }
 
 /// What must hold for a put to happen.
@@ -210,10 +221,12 @@ impl BatchEncoder {
                 self.bytes(key);
                 self.bytes(value);
             }
-            Command::DeleteRange { range, previous } => {
+            Command::DeleteRange { range, limits, previous } => {
                 self.command_header(KIND_DELETE_RANGE);
                 let end = if range.end.is_some() { FLAG_END } else { 0 };
                 self.buffer.put_u8(if *previous { FLAG_PREVIOUS | end } else { end });
+                self.buffer.put_u32(limits.keys_max);
+                self.buffer.put_u64(limits.bytes_max);
                 self.bytes(range.start);
                 if let Some(end) = range.end {
                     self.bytes(end);
@@ -294,6 +307,13 @@ fn payload_bytes(command: &Command<'_>) -> usize {
         }
         Command::DeleteRange { range, .. } => range.start.len() + range.end.map_or(0, <[u8]>::len),
     }
+}
+
+/// Whether a batch deletes a range that may hold more than one key: what takes more memory to apply than the batch has bytes.
+#[must_use]
+pub fn deletes_a_range(payload: &[u8]) -> bool {
+    BatchDecoder::new(payload)
+        .any(|command| matches!(command, Ok(Command::DeleteRange { range, .. }) if range.single_key().is_none()))
 }
 
 /// Reads the commands of a batch in order, without copying.
@@ -405,9 +425,10 @@ fn decode_put<'a>(reader: &mut Reader<'a>, session: u64) -> Result<Command<'a>, 
 fn decode_delete_range<'a>(reader: &mut Reader<'a>, session: u64) -> Result<Command<'a>, DecodeError> {
     let flags = reader.u8()?;
     known_features(KIND_DELETE_RANGE, flags, FLAG_PREVIOUS | FLAG_END, session)?;
+    let limits = DeleteLimits { keys_max: reader.u32()?, bytes_max: reader.u64()? };
     let start = reader.prefixed()?;
     let end = if flags & FLAG_END != 0 { Some(reader.prefixed()?) } else { None };
-    Ok(Command::DeleteRange { range: KeyRange { start, end }, previous: flags & FLAG_PREVIOUS != 0 })
+    Ok(Command::DeleteRange { range: KeyRange { start, end }, limits, previous: flags & FLAG_PREVIOUS != 0 })
 }
 
 fn known_features(kind: u8, flags: u8, known: u8, session: u64) -> Result<(), UnknownFeature> {
@@ -469,6 +490,10 @@ mod tests {
         Command::Put { key, value, lease: 0, condition: None, previous: false }
     }
 
+    fn delete(range: KeyRange<'_>, previous: bool) -> Command<'_> {
+        Command::DeleteRange { range, limits: DeleteLimits { keys_max: 0x0102_0304, bytes_max: 5 }, previous }
+    }
+
     fn examples() -> Vec<Command<'static>> {
         vec![
             put(b"a", b""),
@@ -493,8 +518,8 @@ mod tests {
                 condition: Some(Condition::Value(b"old")),
                 previous: false,
             },
-            Command::DeleteRange { range: KeyRange { start: b"a", end: Some(b"b") }, previous: true },
-            Command::DeleteRange { range: KeyRange::ALL, previous: false },
+            delete(KeyRange { start: b"a", end: Some(b"b") }, true),
+            delete(KeyRange::ALL, false),
         ]
     }
 
@@ -546,6 +571,27 @@ mod tests {
         let command =
             Command::Put { key: b"k", value: b"v", lease: 9, condition: Some(Condition::Absent), previous: true };
         assert_eq!(encode(&[command]), expected);
+
+        let expected = [
+            &[1, 0, 0, 0, 1][..],                      // version, count
+            &[0, 0, 0, 40][..],                        // length
+            &[2][..],                                  // delete range
+            &[0; 16][..],                              // session, sequence
+            &[3][..],                                  // flags: previous, end
+            &[1, 2, 3, 4][..],                         // keys at most
+            &[0, 0, 0, 0, 0, 0, 0, 5][..],             // bytes at most
+            &[0, 0, 0, 1, b'a', 0, 0, 0, 1, b'b'][..], // start, end
+        ]
+        .concat();
+        assert_eq!(encode(&[delete(KeyRange { start: b"a", end: Some(b"b") }, true)]), expected);
+    }
+
+    #[test]
+    fn batches_that_delete_a_range_are_recognized() {
+        let single = delete(KeyRange { start: b"k", end: Some(b"k\0") }, false);
+        assert!(!deletes_a_range(&encode(&[put(b"a", b"1"), single])));
+        assert!(deletes_a_range(&encode(&[put(b"a", b"1"), single, delete(KeyRange::ALL, false)])));
+        assert!(!deletes_a_range(b"nonsense"));
     }
 
     #[test]

@@ -6,9 +6,9 @@ mod state_support;
 
 use bytes::Bytes;
 use raft::{Entry, EntryKind, LogIndex, Term};
-use raftkv_storage::command::{InvalidCommand, UnknownFeature};
+use raftkv_storage::command::{DeleteLimits, InvalidCommand, UnknownFeature};
 use raftkv_storage::state::{CommandOutcome, MemoryEngine, StateError};
-use state_support::{apply, entries, entries_from, open, put};
+use state_support::{NO_LIMITS, apply, delete, delete_range, entries, entries_from, open, put};
 
 fn entry(index: u64, kind: EntryKind, payload: &[u8]) -> Entry {
     Entry { term: Term(1), index: LogIndex(index), kind, payload: Bytes::copy_from_slice(payload) }
@@ -51,6 +51,50 @@ fn what_is_unknown_stops_the_state_before_anything_of_the_run_is_written() {
     let mut machine = open(MemoryEngine::new());
     let error = machine.apply(&[entry(1, EntryKind::Membership, b"x")], &mut outcomes).unwrap_err();
     assert_eq!(error, StateError::MembershipChange { index: LogIndex(1) });
+}
+
+#[test]
+fn a_range_at_its_limits_is_deleted_and_one_over_them_is_left_alone() {
+    let limits = [DeleteLimits { keys_max: 3, ..NO_LIMITS }, DeleteLimits { bytes_max: 3 * 11, ..NO_LIMITS }];
+    for limits in limits {
+        let (mut machine, mut twin) = (open(MemoryEngine::new()), open(MemoryEngine::new()));
+        let four: Vec<_> = [b"a", b"b", b"c", b"d"].map(|key| put(key, b"0123456789")).into();
+        apply(&mut machine, std::slice::from_ref(&four));
+        apply(&mut twin, &[four, vec![delete(b"never there")]]);
+        let DeleteLimits { keys_max, bytes_max } = limits;
+
+        let outcomes = apply(&mut machine, &[vec![delete_range(b"", None, limits)]]);
+        assert_eq!(outcomes[0].results, [CommandOutcome::RangeTooLarge { keys_max, bytes_max }]);
+        assert_eq!(machine.revision(), 5);
+        assert_eq!(machine.reader().content_hash().unwrap(), twin.reader().content_hash().unwrap());
+
+        let outcomes = apply(&mut machine, &[vec![delete_range(b"", Some(b"d"), limits)]]);
+        let deleted = |count, revision| CommandOutcome::Deleted { count, revision, previous: Vec::new() };
+        assert_eq!(outcomes[0].results, [deleted(3, 6)]);
+    }
+}
+
+/// What a command of the same run has written or deleted counts like what is stored.
+#[test]
+fn limits_count_what_the_run_itself_has_changed() {
+    let limits = DeleteLimits { keys_max: 1, bytes_max: 2 };
+    let too_large = CommandOutcome::RangeTooLarge { keys_max: 1, bytes_max: 2 };
+    let mut machine = open(MemoryEngine::new());
+    apply(&mut machine, &[vec![put(b"a", b"1"), put(b"b", b"22")]]);
+    let range = || delete_range(b"a", None, limits);
+    let outcomes = apply(&mut machine, &[vec![range(), delete(b"b"), put(b"c", b""), range(), delete(b"c"), range()]]);
+    let deleted = |revision| CommandOutcome::Deleted { count: 1, revision, previous: Vec::new() };
+    let put_c = CommandOutcome::Put { revision: 5, previous: None };
+    assert_eq!(outcomes[0].results, [too_large.clone(), deleted(4), put_c, too_large, deleted(6), deleted(7)]);
+}
+
+#[test]
+fn a_single_key_is_deleted_however_large_it_is() {
+    let mut machine = open(MemoryEngine::new());
+    apply(&mut machine, &[vec![put(b"k", &[7; 4096])]]);
+    let none = DeleteLimits { keys_max: 0, bytes_max: 0 };
+    let outcomes = apply(&mut machine, &[vec![delete_range(b"k", Some(b"k\0"), none)]]);
+    assert_eq!(outcomes[0].results, [CommandOutcome::Deleted { count: 1, revision: 3, previous: Vec::new() }]);
 }
 
 #[test]

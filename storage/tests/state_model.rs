@@ -7,11 +7,11 @@ mod state_support;
 use bytes::Bytes;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed};
-use raftkv_storage::command::KeyRange;
+use raftkv_storage::command::{DeleteLimits, KeyRange};
 use raftkv_storage::state::{
     CommandOutcome, Engine, KeyValue, MemoryEngine, ReadError, ScanOptions, StateMachine, StateReader,
 };
-use state_support::{Owned, OwnedCondition, apply_in_runs, entries, open, rocks};
+use state_support::{NO_LIMITS, Owned, OwnedCondition, apply_in_runs, entries, open, rocks};
 use std::collections::BTreeMap;
 
 #[derive(Default)]
@@ -64,8 +64,15 @@ impl Model {
                 self.set(key, Some(written));
                 CommandOutcome::Put { revision: self.revision, previous: existing.filter(|_| *previous) }
             }
-            Owned::Delete { start, end, previous } => {
+            Owned::Delete { start, end, limits, previous } => {
                 let deleted = self.range_at(start, end.as_deref(), self.revision);
+                let bytes: usize = deleted.iter().map(|pair| pair.key.len() + pair.value.len()).sum();
+                let is_single = *end == Some([&start[..], &[0]].concat()) && !start.is_empty();
+                let too_large = deleted.len() as u64 > u64::from(limits.keys_max) || bytes as u64 > limits.bytes_max;
+                if too_large && !is_single {
+                    let DeleteLimits { keys_max, bytes_max } = *limits;
+                    return CommandOutcome::RangeTooLarge { keys_max, bytes_max };
+                }
                 if !deleted.is_empty() {
                     self.revision += 1;
                 }
@@ -90,6 +97,15 @@ fn bounds() -> impl Strategy<Value = (Vec<u8>, Option<Vec<u8>>)> {
     (prop_oneof![Just(Vec::new()), keys()], prop::option::of(keys()))
 }
 
+/// Often less than a range holds here.
+fn limits() -> impl Strategy<Value = DeleteLimits> {
+    prop_oneof![
+        Just(NO_LIMITS),
+        (0u32..4).prop_map(|keys_max| DeleteLimits { keys_max, ..NO_LIMITS }),
+        (0u64..8).prop_map(|bytes_max| DeleteLimits { bytes_max, ..NO_LIMITS }),
+    ]
+}
+
 fn values() -> impl Strategy<Value = Vec<u8>> {
     prop::sample::select(vec![b"".to_vec(), b"x".to_vec(), b"\0\xff".to_vec()])
 }
@@ -103,13 +119,17 @@ fn commands() -> impl Strategy<Value = Owned> {
     ];
     let put = (keys(), values(), 0u64..3, condition, any::<bool>())
         .prop_map(|(key, value, lease, condition, previous)| Owned::Put { key, value, lease, condition, previous });
-    let delete = (keys(), any::<bool>()).prop_map(|(key, previous)| {
+    let delete = (keys(), limits(), any::<bool>()).prop_map(|(key, limits, previous)| {
         let end = Some([&key[..], &[0]].concat());
-        Owned::Delete { start: key, end, previous }
+        Owned::Delete { start: key, end, limits, previous }
     });
-    let delete_range =
-        (bounds(), any::<bool>()).prop_map(|((start, end), previous)| Owned::Delete { start, end, previous });
-    prop_oneof![8 => put, 3 => delete, 1 => delete_range]
+    let delete_range = (bounds(), limits(), any::<bool>()).prop_map(|((start, end), limits, previous)| Owned::Delete {
+        start,
+        end,
+        limits,
+        previous,
+    });
+    prop_oneof![8 => put, 3 => delete, 2 => delete_range]
 }
 
 #[derive(Debug, Clone)]

@@ -29,8 +29,9 @@ pub const CALLS_MAX: usize = 4096;
 /// Bytes of requests waiting to be written; calls beyond that wait.
 const UNWRITTEN_BYTES_MAX: usize = 32 << 20;
 
-/// The longest reply taken. A node bounds its replies by the limits on keys and values; this guards against one that does not.
-const REPLY_BYTES_MAX: usize = 128 << 20;
+/// The longest reply that a client takes. A node bounds its replies by the limits on keys and values, and on what one delete may delete;
+/// this guards against one that does not.
+pub const REPLY_BYTES_MAX: usize = 128 << 20;
 
 /// What a request may have, as an upper bound for any setting of a node: larger ones fail here.
 const REQUEST_BYTES_MAX: usize = 64 << 20;

@@ -10,7 +10,8 @@
 //! Per connection, so many requests in flight and so many bytes of them; for the whole listener, so many bytes. Beyond that the stream is not read,
 //! and QUIC holds the client back. A request counts as in flight until its answer has been handed to QUIC, so a client that does not read its answers
 //! stops itself. Answers wait in bounded memory too: when a connection's are over the limit, further *reads* are answered
-//! with `UNAVAILABLE` in place of their value; the answer to a write is never replaced, and is small.
+//! with `UNAVAILABLE` in place of their value; the answer to a write is never
+//! replaced: it is small, unless the client asked for what was there before, and then as large as the service lets it be.
 //!
 //! A frame over the limit is answered with `TOO_LARGE`; its body is read past without being kept. A body that does not decode, or of an unknown kind, is
 //! answered under its number. Either way the stream goes on. An unknown envelope version ends the connection.

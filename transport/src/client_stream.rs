@@ -112,7 +112,13 @@ async fn serve_scan(shared: Arc<ConnectionShared>, send: SendStream, mut reader:
         Ok(request) => shared.listener.service.scan(&shared.client, request, responder),
         Err(cause) => {
             let text = format!("the scan does not decode: {cause}");
-            let error = wire::Error { code: ErrorCode::Invalid.into(), message: text, leader: None, limit: 0 };
+            let error = wire::Error {
+                code: ErrorCode::Invalid.into(),
+                message: text,
+                leader: None,
+                limit: 0,
+                keys_limit: None,
+            };
             // Fails when the client is gone, and then nobody waits for it.
             let _told = responder.send_error(error).await;
         }
@@ -205,6 +211,7 @@ fn too_large(length: u64, limit: usize, shared: &ConnectionShared) -> Response {
         ),
         leader: None,
         limit: value as u64,
+        keys_limit: None,
     })
 }
 

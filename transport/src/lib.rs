@@ -28,7 +28,7 @@ mod snapshot_client;
 mod snapshot_server;
 mod tls;
 
-pub use client_connection::{CALLS_MAX, CallError, ClientConnection, ScanError, ScanStream};
+pub use client_connection::{CALLS_MAX, CallError, ClientConnection, REPLY_BYTES_MAX, ScanError, ScanStream};
 pub use client_server::{ClientLimits, ClientListener, ClientService, Responder, ScanClosed, ScanResponder};
 pub use convert::MalformedMessage;
 pub use error::{ConnectError, RefusalCode};

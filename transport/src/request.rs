@@ -123,6 +123,12 @@ impl Response {
     /// An error with nothing but a code and a text.
     #[must_use]
     pub fn error(code: wire::ErrorCode, message: impl Into<String>) -> Response {
-        Response::Error(wire::Error { code: code.into(), message: message.into(), leader: None, limit: 0 })
+        Response::Error(wire::Error {
+            code: code.into(),
+            message: message.into(),
+            leader: None,
+            limit: 0,
+            keys_limit: None,
+        })
     }
 }

@@ -6,13 +6,19 @@ use crate::failure::{Code, Failure, quoted};
 use crate::output::{Format, Output};
 use crate::record::{self, Parts};
 use crate::source::bytes_of;
+use crate::steps;
 use clap::{ArgGroup, Args};
-use client::{Delete, DeleteOutcome, Range};
+use client::{Delete, DeleteOutcome, Error, Range};
 use serde_json::json;
 use std::ffi::OsString;
 use std::io::{self, Write};
 
-/// Delete one key, or all in a range at one revision
+/// Delete one key, or all in a range
+///
+/// A range is deleted at one revision, all or nothing, if it holds no more than the cluster deletes at once (10,000 keys, and 32 MiB of
+/// keys and values). A larger one is deleted in steps, in the order of the keys: each step is all or nothing, the whole is not. Others
+/// may see a part of it deleted; a key that is put meanwhile may stay or go; and when a step fails, the steps before it have happened, and
+/// the message says how many keys they deleted. The revision that -o json prints is the last step's. With --prev there are no steps: a range that is too large is refused.
 ///
 /// Prints how many keys were deleted. With --prev it prints what they held instead: `KEY<tab>VALUE` lines, or one JSON object a line.
 ///
@@ -42,14 +48,24 @@ pub(crate) struct DelArguments {
 
 pub(crate) async fn run(arguments: DelArguments, globals: &Globals) -> Result<(), Failure> {
     let client = connect::client(globals)?;
-    let mut delete = Delete::range(range(&arguments));
+    let range = range(&arguments);
+    let mut delete = Delete::range(range.clone());
     if arguments.prev {
         delete = delete.with_previous();
     }
-    let outcome = client.delete(delete).await.map_err(|error| match &arguments.key {
-        Some(key) => Failure::of_write(&error, key),
-        None => Failure::from(error),
-    })?;
+    let outcome = match (client.delete(delete).await, &arguments.key) {
+        (Ok(outcome), _) => outcome,
+        (Err(Error::RangeTooLarge { keys_max, .. }), None) if !arguments.prev => {
+            steps::delete(&client, range, keys_max).await?
+        }
+        (Err(error @ Error::RangeTooLarge { .. }), None) => {
+            return Err(
+                Failure::from(error).with_next("without --prev, which deletes in steps; or a smaller prefix or range")
+            );
+        }
+        (Err(error), Some(key)) => return Err(Failure::of_write(&error, key)),
+        (Err(error), None) => return Err(Failure::from(error)),
+    };
     if let Some(key) = arguments.key.filter(|_| outcome.deleted == 0) {
         return Err(Failure::new(Code::NotFound, format!("key not found: {}", quoted(&key)))
             .with_next("raftkv-cli scan --keys-only, to see which keys exist"));

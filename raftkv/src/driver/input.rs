@@ -3,7 +3,7 @@
 use super::{DriverStatus, ReadWaiter, WriteWaiter};
 use bytes::Bytes;
 use raft::{Entry, LogIndex, LogMark, LogPosition, Membership, Message, NodeId};
-use storage::command::{Command, Condition, KeyRange};
+use storage::command::{Command, Condition, DeleteLimits, KeyRange};
 use transport::InboundPermit;
 
 /// One thing that happened around the driver.
@@ -121,6 +121,8 @@ pub enum WriteCommand {
         start: Bytes,
         /// The first key that is spared; none: to the last.
         end: Option<Bytes>,
+        /// How much may be deleted; goes into the log with the command.
+        limits: DeleteLimits,
         /// Return what was deleted.
         previous: bool,
     },
@@ -153,10 +155,18 @@ impl WriteCommand {
                 }),
                 previous: *previous,
             },
-            WriteCommand::DeleteRange { start, end, previous } => {
-                Command::DeleteRange { range: KeyRange { start, end: end.as_deref() }, previous: *previous }
-            }
+            WriteCommand::DeleteRange { start, end, limits, previous } => Command::DeleteRange {
+                range: KeyRange { start, end: end.as_deref() },
+                limits: *limits,
+                previous: *previous,
+            },
         }
+    }
+
+    /// Whether it deletes a range that may hold more than one key.
+    #[must_use]
+    pub fn deletes_a_range(&self) -> bool {
+        matches!(self.as_command(), Command::DeleteRange { range, .. } if range.single_key().is_none())
     }
 
     /// About how many bytes it takes in a batch.

@@ -8,14 +8,20 @@
 //! values included. It does not depend on how entries are grouped into runs, and a node whose stored values differ finds out
 //! when they are overwritten at the latest.
 //!
-//! Caveat: a range delete holds everything it deletes in memory, values included, until the run is written.
+//! A range delete holds everything it deletes in memory, values included, until the run is written. What bounds it are the limits
+//! that lie in the log with the command: the range is counted while it is read, and as soon as it holds more, reading ends and the
+//! command has changed nothing. What a command of the same run has put or deleted counts as it would after that run, so the
+//! outcome does not depend on how entries are grouped either.
+//!
+//! Caveat: the limits are those of one command. Who cuts the runs has to see to it that not many range deletes come into one
+//! ([`deletes_a_range`](crate::command::deletes_a_range)).
 
 use super::engine::{Batch, Cursor, Engine, EngineError, Snapshot, Table};
 use super::error::{CorruptRow, StateError};
 use super::layout::{self, ChangeKind, KeyValue, RECORD_HEADER_BYTES, RecordHeader};
 use super::machine::CommandOutcome;
 use super::meta::{self, Progress};
-use crate::command::{BatchDecoder, Command, Condition, DecodeError, InvalidCommand, KeyRange};
+use crate::command::{BatchDecoder, Command, Condition, DecodeError, DeleteLimits, InvalidCommand, KeyRange};
 use bytes::Bytes;
 use raft::{Entry, EntryKind, LogPosition};
 use std::borrow::Cow;
@@ -173,9 +179,9 @@ impl<'a, E: Engine> Run<'a, E> {
             Ok(Command::Put { key, value, lease, condition, previous }) => {
                 Ok(self.put(key, value, lease, condition, previous))
             }
-            Ok(Command::DeleteRange { range, previous }) => match range.single_key() {
+            Ok(Command::DeleteRange { range, limits, previous }) => match range.single_key() {
                 Some(key) => Ok(self.delete_key(key, previous)),
-                None => self.delete_range(range, previous),
+                None => self.delete_range(range, limits, previous),
             },
             Err(reason) => Ok(CommandOutcome::Invalid { reason }),
         }
@@ -221,21 +227,29 @@ impl<'a, E: Engine> Run<'a, E> {
         CommandOutcome::Deleted { count: 1, revision, previous }
     }
 
-    fn delete_range(&mut self, range: KeyRange<'a>, previous: bool) -> Result<CommandOutcome, StateError> {
+    fn delete_range(
+        &mut self,
+        range: KeyRange<'a>,
+        limits: DeleteLimits,
+        previous: bool,
+    ) -> Result<CommandOutcome, StateError> {
         let mut deleted = Vec::new();
         let mut count: u32 = 0;
         if !range.is_empty() {
-            self.load_range(range)?;
-            let bounds = (Bound::Included(range.start), range.end.map_or(Bound::Unbounded, Bound::Excluded));
+            if !self.load_range(range, limits)? {
+                let DeleteLimits { keys_max, bytes_max } = limits;
+                return Ok(CommandOutcome::RangeTooLarge { keys_max, bytes_max });
+            }
             let revision = self.progress.revision + 1;
-            for (key, slot) in self.overlay.range_mut::<[u8], _>(bounds) {
+            for (key, slot) in self.overlay.range_mut::<[u8], _>(bounds(range)) {
                 let Some(old) = slot.take() else { continue };
                 self.writer.delete(key, &old, revision, count);
-                count = count.checked_add(1).expect("four billion keys do not fit the memory a range delete needs");
+                count += 1;
                 if previous {
                     deleted.push(old.key_value(key));
                 }
             }
+            assert!(count <= limits.keys_max, "{count} keys deleted, at most {} were allowed", limits.keys_max);
         }
         if count > 0 {
             self.progress.revision += 1;
@@ -244,19 +258,59 @@ impl<'a, E: Engine> Run<'a, E> {
         Ok(CommandOutcome::Deleted { count: u64::from(count), revision, previous: deleted })
     }
 
-    /// Brings what the engine has in the range, and the overlay does not know better, into the overlay.
-    fn load_range(&mut self, range: KeyRange<'a>) -> Result<(), StateError> {
+    /// Brings what the engine has in the range, and the overlay does not know better, into the overlay. False, and nothing is brought,
+    /// if the range holds more than the limits.
+    fn load_range(&mut self, range: KeyRange<'a>, limits: DeleteLimits) -> Result<bool, StateError> {
+        let mut size = RangeSize::default();
+        for (key, slot) in self.overlay.range::<[u8], _>(bounds(range)) {
+            if let Some(slot) = slot {
+                size.add(key.len(), slot.value().len());
+            }
+        }
         let snapshot = self.engine.snapshot();
         let mut cursor = snapshot.cursor(Table::Current, range.start, range.end);
+        let mut found = Vec::new();
         cursor.seek_first();
-        while let Some((key, record)) = cursor.item() {
+        while size.fits(limits)
+            && let Some((key, record)) = cursor.item()
+        {
             if !self.overlay.contains_key(key) {
-                let slot = Slot::stored(key, Bytes::copy_from_slice(record))?;
-                self.overlay.insert(Cow::Owned(key.to_vec()), Some(slot));
+                size.add(key.len(), record.len().saturating_sub(RECORD_HEADER_BYTES));
+                // Before it is copied: this one may be the one too many.
+                if size.fits(limits) {
+                    found.push((Cow::Owned(key.to_vec()), Some(Slot::stored(key, Bytes::copy_from_slice(record))?)));
+                }
             }
             cursor.next();
         }
-        Ok(cursor.check()?)
+        cursor.check()?;
+        let fits = size.fits(limits);
+        if fits {
+            self.overlay.extend(found);
+        }
+        Ok(fits)
+    }
+}
+
+fn bounds(range: KeyRange<'_>) -> (Bound<&[u8]>, Bound<&[u8]>) {
+    (Bound::Included(range.start), range.end.map_or(Bound::Unbounded, Bound::Excluded))
+}
+
+/// How much a range holds, as far as it has been read.
+#[derive(Default)]
+struct RangeSize {
+    keys: u64,
+    bytes: u64,
+}
+
+impl RangeSize {
+    fn add(&mut self, key_bytes: usize, value_bytes: usize) {
+        self.keys += 1;
+        self.bytes += (key_bytes + value_bytes) as u64;
+    }
+
+    fn fits(&self, limits: DeleteLimits) -> bool {
+        self.keys <= u64::from(limits.keys_max) && self.bytes <= limits.bytes_max
     }
 }
 

@@ -2,10 +2,10 @@
 //!
 //! Applying is deterministic: the same entries give the same rows, revisions, outcomes and hash on every node, however they are
 //! grouped into runs. No clock, no randomness and no limit of this node's configuration takes part; limits are enforced before
-//! a command enters the log.
+//! a command enters the log, or lie in the log with it.
 //!
 //! Revisions count as in etcd: an empty state is at revision 1, every command that changes something takes the next one, and a
-//! command that changes nothing (its condition does not hold, there is nothing to delete, it makes no sense) takes none.
+//! command that changes nothing (its condition does not hold, there is nothing or too much to delete, it makes no sense) takes none.
 //!
 //! After an error from [`apply`](StateMachine::apply), nothing more is applied: part of the batch may or may not be written, and
 //! only a restart finds out.
@@ -65,6 +65,13 @@ pub enum CommandOutcome {
         revision: u64,
         /// What they held, in key order, if that was asked for.
         previous: Vec<KeyValue>,
+    },
+    /// The range holds more than the command was allowed to delete. Nothing was deleted.
+    RangeTooLarge {
+        /// The keys it was allowed to delete.
+        keys_max: u32,
+        /// The bytes of keys and values it was allowed to delete.
+        bytes_max: u64,
     },
     /// The command makes no sense. Nothing was written.
     Invalid {

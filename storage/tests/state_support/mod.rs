@@ -5,16 +5,19 @@
 
 use bytes::Bytes;
 use raft::{Entry, EntryKind, LogIndex, Membership, NodeId, Term};
-use raftkv_storage::command::{BatchEncoder, Command, Condition, KeyRange};
+use raftkv_storage::command::{BatchEncoder, Command, Condition, DeleteLimits, KeyRange};
 use raftkv_storage::state::{Applied, Bootstrap, Engine, RocksEngine, RocksOptions, StateMachine};
 use std::path::Path;
 use std::time::{Duration, Instant};
+
+/// Delete as much as there is.
+pub(crate) const NO_LIMITS: DeleteLimits = DeleteLimits { keys_max: u32::MAX, bytes_max: u64::MAX };
 
 /// A command that owns its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Owned {
     Put { key: Vec<u8>, value: Vec<u8>, lease: u64, condition: Option<OwnedCondition>, previous: bool },
-    Delete { start: Vec<u8>, end: Option<Vec<u8>>, previous: bool },
+    Delete { start: Vec<u8>, end: Option<Vec<u8>>, limits: DeleteLimits, previous: bool },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,9 +41,11 @@ impl Owned {
                 }),
                 previous: *previous,
             },
-            Owned::Delete { start, end, previous } => {
-                Command::DeleteRange { range: KeyRange { start, end: end.as_deref() }, previous: *previous }
-            }
+            Owned::Delete { start, end, limits, previous } => Command::DeleteRange {
+                range: KeyRange { start, end: end.as_deref() },
+                limits: *limits,
+                previous: *previous,
+            },
         }
     }
 }
@@ -50,7 +55,12 @@ pub(crate) fn put(key: &[u8], value: &[u8]) -> Owned {
 }
 
 pub(crate) fn delete(key: &[u8]) -> Owned {
-    Owned::Delete { start: key.to_vec(), end: Some([key, &[0]].concat()), previous: false }
+    Owned::Delete { start: key.to_vec(), end: Some([key, &[0]].concat()), limits: NO_LIMITS, previous: false }
+}
+
+/// Of everything in `start .. end`, which may be no more than `limits`.
+pub(crate) fn delete_range(start: &[u8], end: Option<&[u8]>, limits: DeleteLimits) -> Owned {
+    Owned::Delete { start: start.to_vec(), end: end.map(<[u8]>::to_vec), limits, previous: false }
 }
 
 /// Entries from index 1 on, one per batch; an empty batch is a no-op entry.
