@@ -2,8 +2,8 @@
 //!
 //! Each job is a run of committed entries and becomes one atomic batch in the engine; then the clients that wait for these
 //! entries are answered, then the driver is told. An entry that deletes a range ends a batch, because all that it deletes lies in
-//! memory until the batch is written and the clients are answered: so there is one such entry at a time. Switching to a snapshot goes through here too, so that it never meets an apply
-//! half-way.
+//! memory until the batch is written and the clients are answered: so there is one such entry at a time. Switching to a snapshot
+//! goes through here too, so that it never meets an apply half-way.
 
 use crate::driver::{ApplyEntries, ApplyJob, EntryWaiters, Input, WriteOutcome, WriteRefusal};
 use crate::failure::{FailureReporter, FatalError};
