@@ -1,6 +1,6 @@
 //! The command line: what can be said, and its help.
 
-use crate::commands::{bench, del, export, get, import, member, put, scan};
+use crate::commands::{bench, del, export, get, import, member, put, scan, status};
 use crate::output::Format;
 use clap::{Args, Parser, Subcommand};
 use client::Level;
@@ -82,7 +82,7 @@ pub(crate) enum Command {
     /// On a terminal each node has one line, and columns for which there is no room are left out. From 120 characters on, and where no
     /// terminal reads it, the table has the first digits of the state's hash: nodes with the same APPLIED must have the same HASH. `-o json`
     /// has all of it.
-    Status,
+    Status(status::StatusArguments),
     /// The members of the cluster
     #[command(subcommand)]
     Member(member::MemberCommand),

@@ -6,7 +6,7 @@ mod common;
 
 use common::{Cluster, stderr};
 use serde_json::Value;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Output, Stdio};
 
 #[track_caller]
@@ -149,6 +149,23 @@ async fn scans_and_status_are_one_json_object_a_line() {
     assert!(nodes.iter().all(|node| node["reachable"] == true), "{nodes:?}");
     let members = json_lines(&expect(&cluster.cli(&["member", "list", "-o", "json"]), 0));
     assert_eq!(members.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watched_status_goes_on() {
+    let cluster = Cluster::start(1).await;
+    let mut watching = cluster
+        .cli_at(&cluster.endpoints())
+        .args(["status", "--watch", "-o", "json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+    let seen: Vec<Value> = lines.take(2).map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect();
+    watching.kill().unwrap();
+    watching.wait().unwrap();
+    assert!(seen.iter().all(|node| node["role"] == "leader"), "{seen:?}");
+    assert!(seen[0]["uptime_ms"].as_u64() < seen[1]["uptime_ms"].as_u64(), "{seen:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

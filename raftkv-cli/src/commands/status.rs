@@ -4,10 +4,12 @@ use crate::arguments::Globals;
 use crate::connect;
 use crate::failure::{Code, Failure};
 use crate::output::{Format, Output, PADDING, columns_of, human_bytes, printable, table, write_table};
+use clap::Args;
 use client::{MemberStatus, Status};
 use serde_json::json;
 use std::fmt::Write as _;
 use std::io::{self, Write};
+use std::time::Duration;
 
 // The hash is last: what reads `-o plain` counts fields.
 const HEADERS: [&str; 13] = [
@@ -21,26 +23,60 @@ const LEFT_OUT_FIRST: [&str; 8] = ["VERSION", "STATE", "LOG", "HASH", "COMMIT", 
 const WIDTH_WITH_HASH: usize = 120;
 /// Digits of the state's hash in a table: enough to compare.
 const HASH_DIGITS: usize = 12;
+/// How often `--watch` asks.
+const WATCH_INTERVAL: Duration = Duration::from_secs(2);
+/// Puts a terminal's cursor into the corner and empties the screen.
+const CLEAR: &[u8] = b"\x1b[H\x1b[2J";
 /// An address is not made shorter than this.
 const ADDRESS_MIN: usize = 12;
 
-pub(crate) async fn run(globals: &Globals) -> Result<(), Failure> {
+/// What `status` takes.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArguments {
+    /// Ask again every two seconds until Ctrl-C; a cluster that does not answer does not end it
+    #[arg(long)]
+    pub(crate) watch: bool,
+}
+
+pub(crate) async fn run(arguments: &StatusArguments, globals: &Globals) -> Result<(), Failure> {
     let client = connect::client(globals)?;
-    let lines = client.cluster_status().await?;
     let mut output = Output::standard();
-    let is_json = globals.output == Some(Format::Json);
+    if !arguments.watch {
+        let lines = client.cluster_status().await?;
+        show(&mut output, &lines, globals)?;
+        output.finish()?;
+        return health(&lines);
+    }
+    loop {
+        let answer = client.cluster_status().await;
+        if output.is_terminal() {
+            output.write(|out| out.write_all(CLEAR))?;
+        }
+        let healthy = match answer {
+            Ok(lines) => show(&mut output, &lines, globals).map(|()| health(&lines))?,
+            Err(error) => Err(error.into()),
+        };
+        output.flush()?;
+        if let Err(failure) = healthy {
+            // As above: for people, beside the data.
+            let _told = writeln!(io::stderr(), "{failure}");
+        }
+        tokio::time::sleep(WATCH_INTERVAL).await;
+    }
+}
+
+fn show(output: &mut Output, lines: &[MemberStatus], globals: &Globals) -> Result<(), Failure> {
     let width = output.width();
-    output.write(|out| print(out, &lines, globals.output.unwrap_or(Format::Table), width))?;
+    output.write(|out| print(out, lines, globals.output.unwrap_or(Format::Table), width))?;
     output.flush()?;
-    if !is_json {
+    if globals.output != Some(Format::Json) {
         let mut stderr = io::stderr();
         for (name, error) in lines.iter().filter_map(|line| Some((title(line), line.status.as_ref().err()?))) {
             // The table says that it is unreachable; why is for people, and goes beside the data.
             let _told = writeln!(stderr, "{name}: {error} (endpoint {})", error.endpoint());
         }
     }
-    output.finish()?;
-    health(&lines)
+    Ok(())
 }
 
 fn title(line: &MemberStatus) -> String {
