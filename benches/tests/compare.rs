@@ -43,7 +43,7 @@ fn a_supervised_program_runs_under_its_parent_only() {
 }
 
 #[test]
-#[ignore = "needs Debian's etcd-server; run with: cargo test --release -p raftkv-benches -- --ignored"]
+#[ignore = "needs Debian's etcd-server; run with: cargo test --release --workspace --test compare -- --ignored"]
 fn a_short_run_of_etcd_gives_a_table_and_leaves_nothing_behind() {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let json = folder.path().join("results.json");
