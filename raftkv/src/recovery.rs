@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::error::StartError;
 use crate::shared_state::SharedState;
 use crate::state::{NodeState, finish_install, published, unfinished_install};
-use raft::{HardState, LogIndex, LogPosition, NodeId, Restored};
+use raft::{EntryKind, HardState, LogIndex, LogPosition, LogRange, Membership, NodeId, Restored};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use storage::identity::{DataDirectory, Identity};
@@ -19,6 +19,8 @@ use storage::wal::{LogConfig, LogStore, LogWrite, RecoveredLog, SegmentedLog};
 
 /// A file that says that the log and the state have been set up here.
 const IN_USE: &str = "IN_USE";
+/// Bytes of entries read from the log at a time.
+const READ_BYTES_MAX: usize = 8 << 20;
 
 /// Everything on disk, opened and consistent.
 pub(crate) struct Recovered {
@@ -68,10 +70,8 @@ pub(crate) fn recover(config: &Config) -> Result<Recovered, StartError> {
     let (store, machine) = StateStore::open(&state, options, &bootstrap)?;
     mark_in_use(&in_use).map_err(|source| StartError::Directory { path: path.clone(), source })?;
     let applied = machine.applied();
-    let restored = reconcile(path, &mut log, found, applied, machine.membership().clone())?;
-    if *machine.membership() != config.membership() {
-        return Err(StartError::Membership { path: path.clone() });
-    }
+    let mut restored = reconcile(path, &mut log, found, applied, machine.membership().clone())?;
+    restored.memberships = memberships_in_log(&log, &restored)?;
     tracing::info!(
         term = %restored.hard_state.term,
         log_first = %restored.log_start.index.next(),
@@ -101,7 +101,7 @@ fn reconcile(
     log: &mut SegmentedLog,
     found: RecoveredLog,
     applied: LogPosition,
-    membership: raft::Membership,
+    membership: Membership,
 ) -> Result<Restored, StartError> {
     let mut restored = Restored {
         hard_state: found.hard_state,
@@ -110,6 +110,8 @@ fn reconcile(
         log_last: found.last,
         term_runs: found.term_runs,
         applied: applied.index,
+        memberships: Vec::new(),
+        repair: None,
     };
     if applied.index < restored.log_start.index {
         return Err(StartError::Gap { applied, log_start: restored.log_start });
@@ -135,6 +137,25 @@ fn reconcile(
         finish_install(data_dir).map_err(|source| StartError::Directory { path: data_dir.into(), source })?;
     }
     Ok(restored)
+}
+
+/// The memberships in the log after what is applied: they take effect by being there.
+fn memberships_in_log(log: &SegmentedLog, restored: &Restored) -> Result<Vec<(LogIndex, Membership)>, StartError> {
+    let reader = log.reader();
+    let mut memberships = Vec::new();
+    let mut first = restored.applied.next();
+    while first <= restored.log_last {
+        let entries = reader.entries(LogRange { first, last: restored.log_last }, READ_BYTES_MAX)?;
+        for entry in &entries {
+            if entry.kind == EntryKind::Membership {
+                let membership = Membership::decode(&entry.payload)
+                    .map_err(|cause| StartError::MembershipUnknown { index: entry.index, cause })?;
+                memberships.push((entry.index, membership));
+            }
+        }
+        first = entries.last().expect("a read gives at least one entry").index.next();
+    }
+    Ok(memberships)
 }
 
 fn term_at(restored: &Restored, index: LogIndex) -> Option<raft::Term> {

@@ -23,7 +23,7 @@ use super::machine::CommandOutcome;
 use super::meta::{self, Progress};
 use crate::command::{BatchDecoder, Command, Condition, DecodeError, DeleteLimits, InvalidCommand, KeyRange};
 use bytes::Bytes;
-use raft::{Entry, EntryKind, LogPosition};
+use raft::{Entry, EntryKind, LogPosition, Membership};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -38,16 +38,31 @@ pub(crate) struct DecodedRun<'a> {
     entries: Vec<(LogPosition, usize)>,
     commands: Vec<Result<Command<'a>, InvalidCommand>>,
     payload_bytes: usize,
+    /// The last membership of the run.
+    membership: Option<Membership>,
+    /// The payloads of the entries that carry a membership, with the entry's place in the run.
+    membership_payloads: Vec<(usize, &'a [u8])>,
 }
 
 impl<'a> DecodedRun<'a> {
     /// Decodes all entries, or fails at what must not be applied, before anything is.
     pub(crate) fn decode(entries: &'a [Entry]) -> Result<DecodedRun<'a>, StateError> {
-        let mut run = DecodedRun { entries: Vec::with_capacity(entries.len()), commands: Vec::new(), payload_bytes: 0 };
+        let mut run = DecodedRun {
+            entries: Vec::with_capacity(entries.len()),
+            commands: Vec::new(),
+            payload_bytes: 0,
+            membership: None,
+            membership_payloads: Vec::new(),
+        };
         for entry in entries {
             match entry.kind {
                 EntryKind::Noop => {}
-                EntryKind::Membership => return Err(StateError::MembershipChange { index: entry.index }),
+                EntryKind::Membership => {
+                    let membership = Membership::decode(&entry.payload)
+                        .map_err(|cause| StateError::MembershipChange { index: entry.index, cause })?;
+                    run.membership = Some(membership);
+                    run.membership_payloads.push((run.entries.len(), &entry.payload));
+                }
                 EntryKind::Command => {
                     run.payload_bytes += entry.payload.len();
                     for command in BatchDecoder::new(&entry.payload) {
@@ -64,6 +79,16 @@ impl<'a> DecodedRun<'a> {
             run.entries.push((entry.position(), run.commands.len()));
         }
         Ok(run)
+    }
+
+    /// The membership as of the end of the run, if the run changes it.
+    pub(crate) fn membership(&self) -> Option<&Membership> {
+        self.membership.as_ref()
+    }
+
+    /// See [`DecodedRun::membership`].
+    pub(crate) fn into_membership(self) -> Option<Membership> {
+        self.membership
     }
 
     /// The keys of all single-key commands, ascending and distinct.
@@ -151,8 +176,12 @@ impl<'a, E: Engine> Run<'a, E> {
         mut outcome: impl FnMut(LogPosition, Vec<CommandOutcome>),
     ) -> Result<(), StateError> {
         let mut first = 0;
-        for (position, end) in &run.entries {
+        let mut memberships = run.membership_payloads.iter().peekable();
+        for (place, (position, end)) in run.entries.iter().enumerate() {
             self.writer.start_entry(&self.progress.state_hash, *position);
+            if let Some((_, payload)) = memberships.next_if(|(of, _)| *of == place) {
+                self.writer.hasher.update(payload);
+            }
             let commands = &run.commands[first..*end];
             let mut results = Vec::with_capacity(commands.len());
             for command in commands {
@@ -167,8 +196,11 @@ impl<'a, E: Engine> Run<'a, E> {
     }
 
     /// Writes everything, together with how far it brings the state.
-    pub(crate) fn finish(self) -> Result<Progress, EngineError> {
+    pub(crate) fn finish(self, membership: Option<&Membership>) -> Result<Progress, EngineError> {
         let Run { engine, progress, mut writer, .. } = self;
+        if let Some(membership) = membership {
+            writer.batch.put(Table::Meta, meta::MEMBERSHIP, &membership.encode());
+        }
         writer.batch.put(Table::Meta, meta::PROGRESS, &progress.encode());
         engine.write(writer.batch)?;
         Ok(progress)

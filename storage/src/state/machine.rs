@@ -10,7 +10,7 @@
 //! After an error from [`apply`](StateMachine::apply), nothing more is applied: part of the batch may or may not be written, and
 //! only a restart finds out.
 //!
-//! Absent so far: sessions, leases (the number is stored and means nothing yet), compaction of history, changes of the membership.
+//! Absent so far: sessions, leases (the number is stored and means nothing yet), compaction of history.
 
 use super::apply::{DecodedRun, Run};
 use super::engine::{Batch, Cursor, Engine, EngineError, Snapshot, Table};
@@ -98,7 +98,7 @@ impl<E: Engine> StateMachine<E> {
             Loaded::State(machine) if machine.cluster != bootstrap.cluster => {
                 Err(StateError::OtherCluster { expected: bootstrap.cluster.clone(), found: machine.cluster })
             }
-            Loaded::State(machine) => Ok(machine),
+            Loaded::State(machine) => Ok(*machine),
             Loaded::Nothing(engine) => {
                 set_up(&engine, bootstrap)?;
                 let (cluster, membership) = (bootstrap.cluster.clone(), bootstrap.membership.clone());
@@ -112,7 +112,7 @@ impl<E: Engine> StateMachine<E> {
     /// Opens the state in `engine` as it is, whatever cluster's it is, without writing anything.
     pub fn open_existing(engine: E) -> Result<StateMachine<E>, StateError> {
         match StateMachine::load(engine)? {
-            Loaded::State(machine) => Ok(machine),
+            Loaded::State(machine) => Ok(*machine),
             Loaded::Nothing(_) => Err(StateError::Empty),
         }
     }
@@ -135,7 +135,8 @@ impl<E: Engine> StateMachine<E> {
         self.progress.state_hash
     }
 
-    /// The committed membership as of [`applied`](StateMachine::applied).
+    /// The committed membership as of [`applied`](StateMachine::applied). On a node that joined, it is empty until the entry that made it a
+    /// member is applied.
     #[must_use]
     pub fn membership(&self) -> &Membership {
         &self.membership
@@ -170,7 +171,7 @@ impl<E: Engine> StateMachine<E> {
         }
         let outcomes_before = outcomes.len();
         match self.apply_run(entries, outcomes) {
-            Ok(progress) => {
+            Ok((progress, membership)) => {
                 assert!(
                     progress.revision >= self.progress.revision,
                     "revision went back from {} to {}",
@@ -178,6 +179,7 @@ impl<E: Engine> StateMachine<E> {
                     progress.revision
                 );
                 self.progress = progress;
+                self.membership = membership.unwrap_or_else(|| std::mem::take(&mut self.membership));
                 self.reader.publish(progress.revision);
                 Ok(())
             }
@@ -200,11 +202,16 @@ impl<E: Engine> StateMachine<E> {
         self.reader.flush(wait)
     }
 
-    fn apply_run(&self, entries: &[Entry], outcomes: &mut Vec<Applied>) -> Result<Progress, StateError> {
+    fn apply_run(
+        &self,
+        entries: &[Entry],
+        outcomes: &mut Vec<Applied>,
+    ) -> Result<(Progress, Option<Membership>), StateError> {
         let decoded = DecodedRun::decode(entries)?;
         let mut run = Run::start(self.reader.engine(), self.progress, &decoded)?;
         run.apply(&decoded, |position, results| outcomes.push(Applied { index: position.index, results }))?;
-        Ok(run.finish()?)
+        let progress = run.finish(decoded.membership())?;
+        Ok((progress, decoded.into_membership()))
     }
 
     fn assert_entries_follow(&self, entries: &[Entry]) {
@@ -235,7 +242,7 @@ impl<E: Engine> StateMachine<E> {
         let cluster = meta::decode_cluster(&row(&engine, meta::CLUSTER)?)?;
         let compacted = meta::decode_compacted(&row(&engine, meta::COMPACTED)?)?;
         let reader = StateReader::new(engine, progress.revision, compacted);
-        Ok(Loaded::State(StateMachine { reader, cluster, membership, progress, failed: false }))
+        Ok(Loaded::State(Box::new(StateMachine { reader, cluster, membership, progress, failed: false })))
     }
 }
 
@@ -252,7 +259,7 @@ impl StateMachine<RocksEngine> {
 }
 
 enum Loaded<E: Engine> {
-    State(StateMachine<E>),
+    State(Box<StateMachine<E>>),
     Nothing(E),
 }
 
@@ -261,7 +268,7 @@ fn set_up<E: Engine>(engine: &E, bootstrap: &Bootstrap) -> Result<(), EngineErro
     let mut batch = engine.batch(1024);
     batch.put(Table::Meta, meta::FORMAT, &STATE_FORMAT.to_be_bytes());
     batch.put(Table::Meta, meta::CLUSTER, bootstrap.cluster.as_bytes());
-    batch.put(Table::Meta, meta::MEMBERSHIP, &meta::encode_membership(&bootstrap.membership));
+    batch.put(Table::Meta, meta::MEMBERSHIP, &bootstrap.membership.encode());
     batch.put(Table::Meta, meta::PROGRESS, &Progress::EMPTY.encode());
     batch.put(Table::Meta, meta::COMPACTED, &0u64.to_be_bytes());
     engine.write(batch)?;
