@@ -63,6 +63,8 @@ pub trait Host {
     fn compact(&mut self, position: LogPosition);
     /// Asks RocksDB to flush, in the background; report with [`Input::Flushed`] what is flushed by then.
     fn request_flush(&mut self);
+    /// Notes durably that this node is repaired; report with [`Input::Repaired`].
+    fn repaired(&mut self);
     /// Role, term or leader changed.
     fn changed(&mut self, changed: Changed);
     /// The commit index moved.
@@ -136,6 +138,10 @@ pub struct DriverStatus {
     pub log_bytes: u64,
     /// Messages of peers that made no sense and were dropped.
     pub dropped_messages: u64,
+    /// Who votes, by the membership in effect; during a change, who will.
+    pub voters: Vec<NodeId>,
+    /// It has lost what it had promised, and neither votes nor acknowledges until its peers have repaired it.
+    pub under_repair: bool,
 }
 
 impl<H: Host> Driver<H> {
@@ -200,6 +206,7 @@ impl<H: Host> Driver<H> {
                     self.step(now, Event::Compacted { position });
                 }
             }
+            Input::Repaired => self.step(now, Event::Repaired),
             Input::TransferLeadership { target } => {
                 self.propose_batch(now);
                 self.step(now, Event::TransferLeadership { target });
@@ -247,6 +254,8 @@ impl<H: Host> Driver<H> {
             flushed: self.flushed,
             log_bytes: self.log_bytes,
             dropped_messages: self.dropped_messages,
+            voters: status.membership.voters().to_vec(),
+            under_repair: status.repair.is_some(),
         }
     }
 
@@ -345,6 +354,9 @@ impl<H: Host> Driver<H> {
                 entries,
                 mark: persist.mark,
             });
+        }
+        if actions.repaired {
+            self.host.repaired();
         }
         if let Some(changed) = actions.changed.take() {
             self.host.changed(changed);

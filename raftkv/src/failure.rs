@@ -5,6 +5,7 @@
 
 use crate::exit::{CORRUPTION, ExitStatus, OTHER, log_failure_is_damage, state_is_damaged};
 use crate::state::InstallError;
+use std::path::PathBuf;
 use storage::state::StateError;
 use storage::wal::LogError;
 use tokio::sync::mpsc;
@@ -21,6 +22,14 @@ pub enum FatalError {
     /// A received snapshot could not be put in use.
     #[error("a snapshot could not be installed, so the node stops: {0}; check the disk, then start the node again")]
     Install(#[source] InstallError),
+    /// The note that the node is repaired could not be removed.
+    #[error("cannot remove {}, so the node stops: {source}; check the disk, then start the node again", path.display())]
+    Marker {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// A thread of the node panicked: an invariant did not hold.
     #[error("the {thread} thread panicked, so the node stops; this is a bug, please report it with the lines above")]
     Panicked {
@@ -36,7 +45,11 @@ impl FatalError {
         match self {
             FatalError::Log(error) if log_failure_is_damage(error) => CORRUPTION,
             FatalError::State(error) if state_is_damaged(error) => CORRUPTION,
-            FatalError::Log(_) | FatalError::State(_) | FatalError::Install(_) | FatalError::Panicked { .. } => OTHER,
+            FatalError::Log(_)
+            | FatalError::State(_)
+            | FatalError::Install(_)
+            | FatalError::Marker { .. }
+            | FatalError::Panicked { .. } => OTHER,
         }
     }
 }

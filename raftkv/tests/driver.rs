@@ -56,6 +56,9 @@ impl Host for SharedHost {
         panic!("the log is small: {position}");
     }
     fn request_flush(&mut self) {}
+    fn repaired(&mut self) {
+        panic!("nothing is lost here");
+    }
     fn changed(&mut self, _changed: Changed) {}
     fn committed(&mut self, _index: LogIndex) {}
     fn fresh(&mut self, _at: Instant) {}

@@ -84,6 +84,8 @@ pub enum Input {
         /// Bytes of log on disk.
         log_bytes: u64,
     },
+    /// This node is repaired, and that is noted durably.
+    Repaired,
     /// Hand leadership over.
     TransferLeadership {
         /// To whom; `None`: whoever is furthest along.
