@@ -5,7 +5,7 @@
 mod state_support;
 
 use bytes::Bytes;
-use raft::{Entry, EntryKind, LogIndex, Term};
+use raft::{Entry, EntryKind, LogIndex, Membership, MembershipError, Term};
 use raftkv_storage::command::{DeleteLimits, InvalidCommand, UnknownFeature};
 use raftkv_storage::state::{CommandOutcome, MemoryEngine, StateError};
 use state_support::{NO_LIMITS, apply, delete, delete_range, entries, entries_from, open, put};
@@ -48,9 +48,18 @@ fn what_is_unknown_stops_the_state_before_anything_of_the_run_is_written() {
     assert_eq!((machine.applied(), machine.state_hash(), machine.reader().content_hash().unwrap()), before);
     assert_eq!(machine.apply(&run[..1], &mut outcomes), Err(StateError::FailedBefore));
 
-    let mut machine = open(MemoryEngine::new());
-    let error = machine.apply(&[entry(1, EntryKind::Membership, b"x")], &mut outcomes).unwrap_err();
-    assert_eq!(error, StateError::MembershipChange { index: LogIndex(1) });
+    let nobody = Membership::default().encode();
+    let cases: [(&[u8], MembershipError); 3] = [
+        (b"", MembershipError::Length),
+        (b"x", MembershipError::Version(b'x')),
+        (&nobody, MembershipError::Contradiction),
+    ];
+    for (payload, cause) in cases {
+        let mut machine = open(MemoryEngine::new());
+        let error = machine.apply(&[entry(1, EntryKind::Membership, payload)], &mut outcomes).unwrap_err();
+        assert_eq!(error, StateError::Membership { index: LogIndex(1), cause });
+        assert_eq!(machine.applied().index, LogIndex::ZERO);
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! does not send such, so either side has a fault worth seeing.
 
 use crate::proto::peer as wire;
-use raft::{AppendOutcome, Body, Entry, EntryKind, LogIndex, LogPosition, Message, Term};
+use raft::{AppendOutcome, Body, Entry, EntryKind, LogIndex, LogPosition, Message, RepairId, Term};
 
 /// Why bytes are not a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -50,9 +50,11 @@ pub(crate) fn to_wire(message: Message) -> wire::Message {
             read_round,
             entries: entries.into_iter().map(entry_to_wire).collect(),
         }),
-        Body::AppendReply { outcome, read_round } => {
-            Wire::AppendReply(wire::AppendReply { outcome: Some(outcome_to_wire(outcome)), read_round })
-        }
+        Body::AppendReply { outcome, read_round, repair } => Wire::AppendReply(wire::AppendReply {
+            outcome: Some(outcome_to_wire(outcome)),
+            read_round,
+            repair: repair.map(|id| id.0),
+        }),
         Body::SnapshotOffer { position } => {
             Wire::SnapshotOffer(wire::SnapshotOffer { position: Some(position_to_wire(position)) })
         }
@@ -77,7 +79,11 @@ pub(crate) fn from_wire(message: wire::Message) -> Result<Message, MalformedMess
             let entries = entries(previous.index, body.entries)?;
             Body::Append { previous, commit: LogIndex(body.commit), read_round: body.read_round, entries }
         }
-        Wire::AppendReply(body) => Body::AppendReply { outcome: outcome(body.outcome)?, read_round: body.read_round },
+        Wire::AppendReply(body) => Body::AppendReply {
+            outcome: outcome(body.outcome)?,
+            read_round: body.read_round,
+            repair: body.repair.map(RepairId),
+        },
         Wire::SnapshotOffer(body) => Body::SnapshotOffer { position: position(body.position, "position")? },
         Wire::ReadIndex(body) => Body::ReadIndex { request: body.request },
         Wire::ReadIndexReply(body) => Body::ReadIndexReply { request: body.request, index: body.index.map(LogIndex) },
@@ -194,10 +200,15 @@ mod tests {
                     entry(12, EntryKind::Membership, b"m"),
                 ],
             },
-            Body::AppendReply { outcome: AppendOutcome::Durable { match_index: LogIndex(5) }, read_round: 4 },
+            Body::AppendReply {
+                outcome: AppendOutcome::Durable { match_index: LogIndex(5) },
+                read_round: 4,
+                repair: None,
+            },
             Body::AppendReply {
                 outcome: AppendOutcome::Mismatch { previous: LogIndex(5), hint: at(1, 3) },
                 read_round: 4,
+                repair: Some(RepairId(0)),
             },
             Body::SnapshotOffer { position: at(7, 8) },
             Body::ReadIndex { request: 3 },

@@ -3,7 +3,7 @@
 use super::engine::{EngineError, Table};
 use super::layout::LayoutError;
 use crate::command::UnknownFeature;
-use raft::LogIndex;
+use raft::{LogIndex, MembershipError};
 use thiserror::Error;
 
 /// Opening the state or applying to it failed. After an error from `apply`, no more is applied.
@@ -55,13 +55,15 @@ pub enum StateError {
         /// What is unknown.
         feature: UnknownFeature,
     },
-    /// A committed entry changes the membership, which this program cannot do.
+    /// A committed entry carries a membership that this program cannot read.
     #[error(
-        "log entry {index} changes the membership, which this version of raftkv cannot apply; run one that can on this node"
+        "log entry {index} changes the membership and cannot be applied: {cause}; run a version of raftkv that knows it on this node"
     )]
-    MembershipChange {
+    Membership {
         /// The entry.
         index: LogIndex,
+        /// What is wrong with it.
+        cause: MembershipError,
     },
     /// An earlier run failed, and what became of it is unknown.
     #[error("nothing is applied any more, because applying failed before: restart the node")]

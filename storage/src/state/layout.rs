@@ -82,9 +82,9 @@ pub enum LayoutError {
     /// The text is not UTF-8.
     #[error("the text is not UTF-8")]
     Text,
-    /// A membership with learners, or in the middle of a change, which this program cannot load.
-    #[error("the membership has learners or is being changed, and this program knows only voters")]
-    Membership,
+    /// Not a membership.
+    #[error("{0}")]
+    Membership(raft::MembershipError),
 }
 
 /// Appends the escaped key to `out`.

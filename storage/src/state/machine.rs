@@ -10,7 +10,10 @@
 //! After an error from [`apply`](StateMachine::apply), nothing more is applied: part of the batch may or may not be written, and
 //! only a restart finds out.
 //!
-//! Absent so far: sessions, leases (the number is stored and means nothing yet), compaction of history, changes of the membership.
+//! The membership is part of the state: what a committed membership entry carries is kept as it came, so that snapshots bring it along
+//! and a node that starts knows who it works with before it has heard anybody.
+//!
+//! Absent so far: sessions, leases (the number is stored and means nothing yet), compaction of history.
 
 use super::apply::{DecodedRun, Run};
 use super::engine::{Batch, Cursor, Engine, EngineError, Snapshot, Table};
@@ -29,7 +32,8 @@ use std::path::Path;
 pub struct Bootstrap {
     /// The cluster's name: a state of another one is refused.
     pub cluster: String,
-    /// The members the group starts with. Only for a new state; afterwards the state knows.
+    /// The members the group starts with; empty on a node that joins a group later. Only for a new state, and only until the
+    /// first membership entry is applied: from then on the state knows.
     pub membership: Membership,
 }
 
@@ -38,7 +42,7 @@ pub struct Bootstrap {
 pub struct Applied {
     /// The entry.
     pub index: LogIndex,
-    /// One outcome per command, in order; none if the entry carries no commands.
+    /// One outcome per command, in order; none if the entry carries no commands. A change of the membership has none.
     pub results: Vec<CommandOutcome>,
 }
 
@@ -135,7 +139,7 @@ impl<E: Engine> StateMachine<E> {
         self.progress.state_hash
     }
 
-    /// The committed membership as of [`applied`](StateMachine::applied).
+    /// The committed membership as of [`applied`](StateMachine::applied): the newest one applied, or else the one the state was set up with.
     #[must_use]
     pub fn membership(&self) -> &Membership {
         &self.membership
@@ -170,7 +174,7 @@ impl<E: Engine> StateMachine<E> {
         }
         let outcomes_before = outcomes.len();
         match self.apply_run(entries, outcomes) {
-            Ok(progress) => {
+            Ok((progress, membership)) => {
                 assert!(
                     progress.revision >= self.progress.revision,
                     "revision went back from {} to {}",
@@ -178,6 +182,9 @@ impl<E: Engine> StateMachine<E> {
                     progress.revision
                 );
                 self.progress = progress;
+                if let Some(membership) = membership {
+                    self.membership = membership;
+                }
                 self.reader.publish(progress.revision);
                 Ok(())
             }
@@ -200,11 +207,15 @@ impl<E: Engine> StateMachine<E> {
         self.reader.flush(wait)
     }
 
-    fn apply_run(&self, entries: &[Entry], outcomes: &mut Vec<Applied>) -> Result<Progress, StateError> {
+    fn apply_run(
+        &self,
+        entries: &[Entry],
+        outcomes: &mut Vec<Applied>,
+    ) -> Result<(Progress, Option<Membership>), StateError> {
         let decoded = DecodedRun::decode(entries)?;
         let mut run = Run::start(self.reader.engine(), self.progress, &decoded)?;
         run.apply(&decoded, |position, results| outcomes.push(Applied { index: position.index, results }))?;
-        Ok(run.finish()?)
+        Ok((run.finish()?, decoded.membership().cloned()))
     }
 
     fn assert_entries_follow(&self, entries: &[Entry]) {
@@ -231,7 +242,10 @@ impl<E: Engine> StateMachine<E> {
             return Err(StateError::UnknownFormat { found, known: STATE_FORMAT });
         }
         let progress = Progress::decode(&row(&engine, meta::PROGRESS)?)?;
-        let membership = meta::decode_membership(&row(&engine, meta::MEMBERSHIP)?)?;
+        let membership = match engine.load(Table::Meta, meta::MEMBERSHIP)? {
+            Some(applied) => meta::decode_membership(meta::MEMBERSHIP, &applied)?,
+            None => meta::decode_membership(meta::BOOTSTRAP, &row(&engine, meta::BOOTSTRAP)?)?,
+        };
         let cluster = meta::decode_cluster(&row(&engine, meta::CLUSTER)?)?;
         let compacted = meta::decode_compacted(&row(&engine, meta::COMPACTED)?)?;
         let reader = StateReader::new(engine, progress.revision, compacted);
@@ -261,7 +275,7 @@ fn set_up<E: Engine>(engine: &E, bootstrap: &Bootstrap) -> Result<(), EngineErro
     let mut batch = engine.batch(1024);
     batch.put(Table::Meta, meta::FORMAT, &STATE_FORMAT.to_be_bytes());
     batch.put(Table::Meta, meta::CLUSTER, bootstrap.cluster.as_bytes());
-    batch.put(Table::Meta, meta::MEMBERSHIP, &meta::encode_membership(&bootstrap.membership));
+    batch.put(Table::Meta, meta::BOOTSTRAP, &bootstrap.membership.encode());
     batch.put(Table::Meta, meta::PROGRESS, &Progress::EMPTY.encode());
     batch.put(Table::Meta, meta::COMPACTED, &0u64.to_be_bytes());
     engine.write(batch)?;

@@ -4,23 +4,29 @@
 //! |---|---|
 //! | `format` | version of everything in the state (4) |
 //! | `cluster` | the cluster's name, UTF-8 |
-//! | `membership` | committed membership: three lists, each a count (4) and node ids (8): voters, outgoing voters, learners |
+//! | `bootstrap` | the membership this state was set up with, as [`Membership::encode`] lays it out |
+//! | `membership` | the newest membership applied, as its log entry carries it; missing before the first one |
 //! | `progress` | applied index (8), its term (8), revision (8), state hash (16) |
 //! | `compacted` | the oldest revision that can be read (8) |
 //!
 //! `progress` is one row so that position, revision and hash cannot disagree; it is written in the same batch as the data it
 //! speaks of.
+//!
+//! `bootstrap` is the one row that may differ between nodes at the same position: founders start with the members that found the
+//! group, a node that joins later with nobody. So no hash covers it, and `membership` rules as soon as it is there.
 
 use super::engine::Table;
 use super::error::CorruptRow;
 use super::layout::LayoutError;
-use raft::{LogIndex, LogPosition, Membership, NodeId, Term};
+use bytes::Bytes;
+use raft::{LogIndex, LogPosition, Membership, Term};
 
 /// The version of everything in the state that this program writes and reads.
-pub const STATE_FORMAT: u32 = 1;
+pub const STATE_FORMAT: u32 = 2;
 
 pub(crate) const FORMAT: &[u8] = b"format";
 pub(crate) const CLUSTER: &[u8] = b"cluster";
+pub(crate) const BOOTSTRAP: &[u8] = b"bootstrap";
 pub(crate) const MEMBERSHIP: &[u8] = b"membership";
 pub(crate) const PROGRESS: &[u8] = b"progress";
 pub(crate) const COMPACTED: &[u8] = b"compacted";
@@ -65,38 +71,9 @@ impl Progress {
     }
 }
 
-pub(crate) fn encode_membership(membership: &Membership) -> Vec<u8> {
-    let mut row = Vec::new();
-    for list in [membership.voters(), membership.voters_outgoing(), membership.learners()] {
-        let count = u32::try_from(list.len()).expect("a group has a handful of members");
-        row.extend_from_slice(&count.to_be_bytes());
-        for id in list {
-            row.extend_from_slice(&id.0.to_be_bytes());
-        }
-    }
-    row
-}
-
-pub(crate) fn decode_membership(row: &[u8]) -> Result<Membership, CorruptRow> {
-    let mut rest = row;
-    let mut parse = || {
-        let mut lists = [Vec::new(), Vec::new(), Vec::new()];
-        for list in &mut lists {
-            let count = take_u32(&mut rest)?;
-            for _ in 0..count {
-                list.push(NodeId(take_u64(&mut rest)?));
-            }
-        }
-        let [voters, outgoing, learners] = lists;
-        if !rest.is_empty() {
-            return Err(LayoutError::Short { bytes: row.len() });
-        }
-        if !outgoing.is_empty() || !learners.is_empty() {
-            return Err(LayoutError::Membership);
-        }
-        Ok(Membership::new(voters))
-    };
-    parse().map_err(|cause| CorruptRow::new(Table::Meta, MEMBERSHIP, cause))
+/// The membership in the row `key`.
+pub(crate) fn decode_membership(key: &[u8], row: &Bytes) -> Result<Membership, CorruptRow> {
+    Membership::decode(row).map_err(|cause| CorruptRow::new(Table::Meta, key, LayoutError::Membership(cause)))
 }
 
 pub(crate) fn decode_format(row: &[u8]) -> Result<u32, CorruptRow> {
@@ -130,6 +107,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
     use super::*;
+    use raft::NodeId;
 
     #[test]
     fn progress_comes_back() {
@@ -145,17 +123,13 @@ mod tests {
     }
 
     #[test]
-    fn membership_comes_back_and_an_unknown_one_is_refused() {
-        let membership = Membership::new([1, 2, 3].map(NodeId));
-        let row = encode_membership(&membership);
-        assert_eq!(decode_membership(&row).unwrap(), membership);
+    fn membership_comes_back_and_a_cut_one_is_refused() {
+        let membership = Membership::new([1, 2, 3].map(NodeId)).with_context(Bytes::from_static(b"names"));
+        let row = membership.encode();
+        assert_eq!(decode_membership(MEMBERSHIP, &row).unwrap(), membership);
         for length in 0..row.len() {
-            assert!(decode_membership(&row[..length]).is_err(), "{length}");
+            let error = decode_membership(BOOTSTRAP, &row.slice(..length)).unwrap_err();
+            assert_eq!((error.table, &error.key[..]), (Table::Meta, BOOTSTRAP), "{length}");
         }
-        let mut with_learner = row.clone();
-        let last = row.len() - 1;
-        with_learner[last] = 1;
-        with_learner.extend_from_slice(&9u64.to_be_bytes());
-        assert_eq!(decode_membership(&with_learner).unwrap_err().cause, LayoutError::Membership);
     }
 }
