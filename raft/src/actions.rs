@@ -1,6 +1,6 @@
 //! Everything a node can ask for. With [`Event`](crate::Event), this is the table of contents of the core.
 
-use crate::{HardState, LogIndex, LogMark, LogPosition, LogRange, Message, NodeId, Role, Term};
+use crate::{ChangeInvalid, HardState, LogIndex, LogMark, LogPosition, LogRange, Message, NodeId, Role, Term};
 use alloc::vec::Vec;
 
 /// What one [`step`](crate::Node::step) asks the caller to do. One buffer is reused for ever: `step` clears it first, so the
@@ -20,6 +20,18 @@ pub struct Actions {
     pub apply: Option<LogRange>,
     /// The answer to [`Event::Propose`](crate::Event::Propose).
     pub proposal: Option<Result<LogPosition, ProposeError>>,
+    /// The answer to [`Event::ChangeMembership`](crate::Event::ChangeMembership): where the change stands in the log. It takes effect
+    /// there at once (thesis §4.1) and is done when an entry after it has brought a membership that is not joint and is committed.
+    pub membership_proposal: Option<Result<LogPosition, ChangeError>>,
+    /// The answer to [`Event::TransferLeadership`](crate::Event::TransferLeadership): to whom the leader tries to hand over. It is given up after
+    /// an election timeout.
+    pub transfer: Option<Result<NodeId, TransferError>>,
+    /// The membership in effect changed, by an entry appended or taken back or by a snapshot:
+    /// [`Status::membership`](crate::Status::membership) has it. Links to peers follow it.
+    pub membership_changed: bool,
+    /// Note durably that this node is repaired: its number of [`Restored::repair`](crate::Restored::repair) is void. Then report
+    /// [`Event::Repaired`](crate::Event::Repaired).
+    pub repaired: bool,
     /// Reads that have their index.
     pub reads: Vec<ReadReady>,
     /// Reads that will not get one from this node's leadership: ask again, or another node.
@@ -50,6 +62,10 @@ impl Actions {
             send,
             apply,
             proposal,
+            membership_proposal,
+            transfer,
+            membership_changed,
+            repaired,
             reads,
             reads_refused,
             load,
@@ -63,6 +79,10 @@ impl Actions {
         send.clear();
         *apply = None;
         *proposal = None;
+        *membership_proposal = None;
+        *transfer = None;
+        *membership_changed = false;
+        *repaired = false;
         reads.clear();
         reads_refused.clear();
         load.clear();
@@ -164,6 +184,55 @@ pub enum ProposeError {
     },
     /// Too many bytes wait to be committed ([`Config::uncommitted_bytes_max`](crate::Config::uncommitted_bytes_max)).
     Overloaded,
+}
+
+/// Why a change of the membership was refused. Nothing entered the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChangeError {
+    /// Another node leads, or none does.
+    NotLeader {
+        /// The leader, as far as known.
+        leader: Option<NodeId>,
+    },
+    /// Leadership is being handed over.
+    Transferring {
+        /// To whom.
+        target: NodeId,
+    },
+    /// The leader has committed nothing in its term yet, so a change of its predecessor's could still be under way
+    /// (thesis §4.1 and its erratum of 2015). Soon over.
+    TooEarly,
+    /// Another change is under way: one at a time.
+    Pending {
+        /// Where it stands in the log.
+        index: LogIndex,
+    },
+    /// The change makes no sense.
+    Invalid(ChangeInvalid),
+}
+
+/// Why leadership is not handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransferError {
+    /// Another node leads, or none does.
+    NotLeader {
+        /// The leader, as far as known.
+        leader: Option<NodeId>,
+    },
+    /// The target is this node, which leads.
+    LeadsAlready,
+    /// The target does not vote, or not any longer.
+    NotAVoter {
+        /// The target.
+        target: NodeId,
+    },
+    /// The target has lost its log and cannot lead before it is repaired.
+    UnderRepair {
+        /// The target.
+        target: NodeId,
+    },
+    /// There is no other voter.
+    NobodyElse,
 }
 
 /// Why a peer's message was dropped.

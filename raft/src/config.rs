@@ -1,6 +1,6 @@
 //! What a node is told when it starts: its settings and what it finds on its disk.
 
-use crate::{HardState, LogIndex, LogPosition, Membership, NodeId, Term};
+use crate::{HardState, LogIndex, LogPosition, Membership, NodeId, RepairId, Term};
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -28,6 +28,10 @@ pub struct Config {
     pub cache_bytes_max: usize,
     /// Reads waiting for an index; beyond, reads are refused. Default 65,536.
     pub reads_waiting_max: usize,
+    /// Whether [`Event::LeaseRead`](crate::Event::LeaseRead) may be answered from the leader's lease (thesis §6.4.1). All members must agree:
+    /// voters keep the lease's promise only if it is on, also in the first election timeout after a restart. Correct only if no two
+    /// members' clocks differ in speed by a quarter or more. Default off.
+    pub lease_reads: bool,
 }
 
 impl Config {
@@ -44,6 +48,7 @@ impl Config {
             uncommitted_bytes_max: 64 << 20,
             cache_bytes_max: 32 << 20,
             reads_waiting_max: 1 << 16,
+            lease_reads: false,
         }
     }
 }
@@ -63,10 +68,15 @@ pub struct Restored {
     pub term_runs: Vec<(LogIndex, Term)>,
     /// Everything up to here has been applied to the state machine, so it is committed. Within the log or at its start.
     pub applied: LogIndex,
+    /// The memberships in the log after `applied`, ascending: they take effect by being there (thesis §4.1).
+    pub memberships: Vec<(LogIndex, Membership)>,
+    /// This node has lost part of what it had promised or acknowledged (log, vote or disk), and this is the number of the
+    /// loss. It neither votes nor counts until its peers have repaired it: see `repair.rs`.
+    pub repair: Option<RepairId>,
 }
 
 impl Restored {
-    /// A node that has never run, in a group with these members.
+    /// A node that has never run, in a group with these members. Without members it waits for a leader to take it in.
     #[must_use]
     pub fn new(membership: Membership) -> Restored {
         Restored {
@@ -76,6 +86,8 @@ impl Restored {
             log_last: LogIndex::ZERO,
             term_runs: Vec::new(),
             applied: LogIndex::ZERO,
+            memberships: Vec::new(),
+            repair: None,
         }
     }
 }

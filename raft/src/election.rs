@@ -5,6 +5,9 @@
 //! §3.10). A pre-vote answers the same question for the term that the candidate would campaign in, and binds nobody
 //! (thesis §9.6).
 //!
+//! A node that has lost what it had promised grants nothing until it is repaired (`repair.rs`). Learners answer like voters: a
+//! candidate may know of a membership in which they vote (thesis §4.2.2).
+//!
 //! A node with a higher term than everybody else must not stay stuck. Three answers free it: a refused pre-vote, a refused
 //! vote and the answer to an append or offer of an older term carry the receiver's own term, and whoever learns of a higher
 //! term enters it.
@@ -17,7 +20,7 @@ impl Core {
     pub(crate) fn on_pre_vote(&self, from: NodeId, term: Term, last: LogPosition, actions: &mut Actions) {
         let free_to_vote = term > self.term()
             || (term == self.term() && self.leader.is_none() && self.hard_state.vote.is_none_or(|vote| vote == from));
-        let granted = free_to_vote && !self.is_in_lease() && last >= self.log.last();
+        let granted = free_to_vote && !self.is_in_lease() && !self.is_amnesiac() && last >= self.log.last();
         let reply_term = if granted { term } else { self.term() };
         self.send_in_term(from, reply_term, Body::PreVoteReply { granted }, actions);
     }
@@ -28,7 +31,7 @@ impl Core {
             Some(vote) => vote == from,
             None => self.leader.is_none(),
         };
-        if !free_to_vote || last < self.log.last() {
+        if !free_to_vote || self.is_amnesiac() || last < self.log.last() {
             self.send(from, Body::VoteReply { granted: false }, actions);
             return;
         }
@@ -55,7 +58,7 @@ impl Core {
             Body::Vote { .. } => self.send(from, Body::VoteReply { granted: false }, actions),
             Body::Append { .. } | Body::SnapshotOffer { .. } => {
                 let outcome = AppendOutcome::Durable { match_index: LogIndex::ZERO };
-                self.send(from, Body::AppendReply { outcome, read_round: 0 }, actions);
+                self.send(from, Body::AppendReply { outcome, read_round: 0, repair: self.repair }, actions);
             }
             Body::ReadIndex { request } => {
                 self.send(from, Body::ReadIndexReply { request: *request, index: None }, actions);

@@ -1,6 +1,6 @@
 //! Everything that can happen to a node. With [`Actions`](crate::Actions), this is the table of contents of the core.
 
-use crate::{Entry, LogIndex, LogMark, LogPosition, Membership, Message, NodeId};
+use crate::{Entry, LogIndex, LogMark, LogPosition, Membership, MembershipChange, Message, NodeId};
 use alloc::vec::Vec;
 use bytes::Bytes;
 
@@ -25,7 +25,21 @@ pub enum Event {
         /// Chosen by the caller, unique among the reads under way.
         token: u64,
     },
-    /// Hand leadership to another voter (thesis §3.10). Ignored by a node that does not lead.
+    /// As [`Event::Read`], but the leader's lease will do if the cluster has switched leases on
+    /// ([`Config::lease_reads`](crate::Config::lease_reads)): no round of messages, and correct only as long as the members' clocks run at about
+    /// the same speed (thesis §6.4.1). Without a valid lease it is an [`Event::Read`].
+    LeaseRead {
+        /// Chosen by the caller, unique among the reads under way.
+        token: u64,
+    },
+    /// Change who is a member (thesis §4). Answered in the same step by
+    /// [`Actions::membership_proposal`](crate::Actions::membership_proposal).
+    ChangeMembership {
+        /// The change.
+        change: MembershipChange,
+    },
+    /// Hand leadership to another voter (thesis §3.10). Answered in the same step by
+    /// [`Actions::transfer`](crate::Actions::transfer).
     TransferLeadership {
         /// Who should lead; `None`: the voter that is furthest along.
         target: Option<NodeId>,
@@ -79,6 +93,9 @@ pub enum Event {
         /// The last entry dropped.
         position: LogPosition,
     },
+    /// The node has durably noted that it is repaired, as [`Actions::repaired`](crate::Actions::repaired) asked for: from here on it votes and
+    /// acknowledges like any other.
+    Repaired,
     /// The transport lost the connection to a peer, or dropped messages for it.
     Unreachable {
         /// The peer.

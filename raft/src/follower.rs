@@ -9,8 +9,9 @@
 //! matching from the start, and a conflict inside it is not repaired: the node halts (scenario 14).
 
 use crate::log::well_formed;
+use crate::membership::Membership;
 use crate::state::{Core, drop_message};
-use crate::{Actions, AppendOutcome, Body, DropReason, Entry, Instant, LogIndex, LogPosition};
+use crate::{Actions, AppendOutcome, Body, DropReason, Entry, EntryKind, Instant, LogIndex, LogPosition};
 
 /// A node that follows a leader or waits for one.
 #[derive(Debug, Default)]
@@ -40,7 +41,7 @@ impl Follower {
     /// An append of this term's leader.
     pub(crate) fn on_append(&mut self, core: &mut Core, append: Append, actions: &mut Actions) {
         let Append { previous, commit, read_round, entries } = append;
-        if !well_formed(previous, &entries, core.term()) {
+        if !well_formed(previous, &entries, core.term()) || !memberships_can_be_read(&entries) {
             drop_message(DropReason::Malformed, actions);
             return;
         }
@@ -101,7 +102,7 @@ impl Follower {
             return;
         }
         let outcome = AppendOutcome::Durable { match_index };
-        core.send(leader, Body::AppendReply { outcome, read_round: self.read_round }, actions);
+        core.send(leader, Body::AppendReply { outcome, read_round: self.read_round, repair: core.repair }, actions);
         self.owed = false;
         self.told = Some(match_index);
         self.told_at = core.now;
@@ -124,9 +125,15 @@ impl Follower {
         let hint = core.log.newest_not_above(previous.index, previous.term).unwrap_or(core.log.start());
         let outcome = AppendOutcome::Mismatch { previous: previous.index, hint };
         let Some(leader) = core.leader else { return };
-        core.send(leader, Body::AppendReply { outcome, read_round: self.read_round }, actions);
+        core.send(leader, Body::AppendReply { outcome, read_round: self.read_round, repair: core.repair }, actions);
         self.read_round_told = self.read_round;
     }
+}
+
+/// Whether every membership among the entries is one that this program knows.
+fn memberships_can_be_read(entries: &[Entry]) -> bool {
+    let mut memberships = entries.iter().filter(|entry| entry.kind == EntryKind::Membership);
+    memberships.all(|entry| Membership::decode(&entry.payload).is_ok_and(|membership| !membership.is_empty()))
 }
 
 /// Brings the log in line with the leader's entries, whose predecessor is known to match: skips what is there, replaces what
@@ -153,8 +160,13 @@ fn write_entries(core: &mut Core, matched: LogIndex, entries: alloc::vec::Vec<En
                 );
                 core.log.truncate_from(position.index);
                 core.writes.truncated(position.index);
+                core.configurations.truncated(position.index);
             }
             None => {}
+        }
+        if entry.kind == EntryKind::Membership {
+            let membership = Membership::decode(&entry.payload).expect("checked when the append came in");
+            core.configurations.appended(position.index, membership);
         }
         core.log.append(entry);
         if !wrote {

@@ -12,6 +12,7 @@ pub(crate) struct Before {
     pub(crate) role: Role,
     pub(crate) leader: Option<NodeId>,
     pub(crate) commit: LogIndex,
+    pub(crate) membership_version: u64,
     applied: LogIndex,
     handed_out: LogIndex,
     last: LogIndex,
@@ -25,6 +26,7 @@ impl Before {
             role: node.role(),
             leader: core.leader,
             commit: core.commit,
+            membership_version: core.configurations.version(),
             applied: core.applied,
             handed_out: core.handed_out,
             last: core.log.last_index(),
@@ -42,7 +44,12 @@ pub(crate) fn check(before: &Before, node: &Node) {
             let term = core.term();
             assert_eq!(core.leader, Some(core.id()), "the leader of term {term} follows another");
             assert_eq!(core.hard_state.vote, Some(core.id()), "the leader of term {term} did not vote for itself");
-            assert!(core.membership.is_voter(core.id()), "the leader of term {term} has no vote");
+            assert!(
+                core.membership().is_voter(core.id()) || core.configurations.is_pending(),
+                "the leader of term {term} has no vote in the committed membership {:?}",
+                core.membership()
+            );
+            assert!(!core.is_amnesiac(), "the leader of term {term} has lost what it had promised");
             for peer in &leader.peers {
                 peer.progress.check(core.log.last_index());
             }
@@ -111,6 +118,13 @@ fn check_log(before: &Before, core: &Core) {
     assert!(start <= core.applied, "the log starts at {start}, applied is {}", core.applied);
     let last_term = core.log.last().term;
     assert!(last_term <= core.term(), "the log ends in term {last_term}, after the present term {}", core.term());
+    let membership_at = core.configurations.effective_index();
+    assert!(membership_at <= last, "the membership in effect stands at {membership_at}, after the log's end {last}");
+    assert!(
+        !core.configurations.is_pending() || membership_at > core.commit,
+        "the membership at {membership_at} is taken for uncommitted, the commit index is {}",
+        core.commit
+    );
     core.log.check();
 }
 

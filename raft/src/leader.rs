@@ -9,11 +9,12 @@
 //!
 //! How entries reach the peers is in `replication.rs`.
 
+use crate::lease::Lease;
 use crate::progress::Progress;
 use crate::state::{Core, drop_message};
 use crate::{
     Actions, AppendOutcome, Body, DropReason, Entry, EntryKind, Instant, LogIndex, LogPosition, LogRange, NodeId,
-    ProposeError,
+    ProposeError, ReadReady, RepairId, TransferError,
 };
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -44,6 +45,7 @@ pub(crate) struct Leader {
     /// The newest read round (thesis §6.4).
     pub(crate) read_round: u64,
     transfer: Option<Transfer>,
+    pub(crate) lease: Lease,
     /// Payload bytes proposed in this term and not yet committed.
     uncommitted_bytes: usize,
     /// The empty entry that began this term.
@@ -56,18 +58,16 @@ impl Leader {
         assert!(core.writes.hard_state_is_durable(), "leads in term {} before its vote is durable", core.term());
         assert!(!core.snapshot.is_installing(), "leads while a snapshot replaces its log");
         let next = core.log.last_index().next();
-        let mut ids: Vec<NodeId> = core.membership.members().filter(|id| *id != core.id()).collect();
-        ids.sort_unstable();
-        let peers =
-            ids.iter().map(|id| Peer { id: *id, progress: Progress::new(next, core.now, &core.config) }).collect();
         let mut leader = Leader {
-            peers,
+            peers: Vec::new(),
             heartbeat_at: core.now + core.config.heartbeat_interval,
             read_round: 0,
             transfer: None,
+            lease: Lease::new(),
             uncommitted_bytes: 0,
             first_index: next,
         };
+        leader.follow_membership(core);
         leader.append(core, EntryKind::Noop, Bytes::new());
         leader.send_all(core, actions);
         leader
@@ -88,13 +88,14 @@ impl Leader {
         if self.uncommitted_bytes > 0 && with_it > core.config.uncommitted_bytes_max {
             return Err(ProposeError::Overloaded);
         }
-        self.uncommitted_bytes = with_it;
         let position = self.append(core, EntryKind::Command, payload);
         self.send_all(core, actions);
         Ok(position)
     }
 
-    fn append(&mut self, core: &mut Core, kind: EntryKind, payload: Bytes) -> LogPosition {
+    /// Appends to this node's own log.
+    pub(crate) fn append(&mut self, core: &mut Core, kind: EntryKind, payload: Bytes) -> LogPosition {
+        self.uncommitted_bytes = self.uncommitted_bytes.saturating_add(payload.len());
         let entry = Entry { term: core.term(), index: core.log.last_index().next(), kind, payload };
         let position = entry.position();
         core.log.append(entry);
@@ -109,13 +110,10 @@ impl Leader {
         from: NodeId,
         outcome: AppendOutcome,
         read_round: u64,
+        repair: Option<RepairId>,
         actions: &mut Actions,
     ) {
         let newest_round = self.read_round;
-        let Some(progress) = self.progress_mut(from) else {
-            drop_message(DropReason::Unexpected, actions);
-            return;
-        };
         // What this leader has sent lies within its log, so what answers it does too.
         let claimed = match outcome {
             AppendOutcome::Durable { match_index } => match_index,
@@ -125,6 +123,11 @@ impl Leader {
             drop_message(DropReason::Malformed, actions);
             return;
         }
+        if !self.note_repair(core, from, repair, claimed) {
+            drop_message(DropReason::Unexpected, actions);
+            return;
+        }
+        let progress = self.progress_mut(from).expect("a repair is noted of a peer only");
         progress.heard_at = core.now;
         progress.read_round = progress.read_round.max(read_round);
         match outcome {
@@ -162,7 +165,7 @@ impl Leader {
         let own = core.writes.durable_index();
         let mut best = core.commit;
         for candidate in self.peers.iter().map(|peer| peer.progress.matched).chain(core::iter::once(own)) {
-            if candidate > best && core.membership.has_quorum(|id| self.durable_at(core, id) >= candidate) {
+            if candidate > best && core.membership().has_quorum(|id| self.durable_at(core, id) >= candidate) {
                 best = candidate;
             }
         }
@@ -179,25 +182,26 @@ impl Leader {
             let id = self.peers[position].id;
             self.note_commit(core, id, actions);
         }
+        self.after_commit(core, actions);
     }
 
-    /// How far `id`'s log matches and is durable.
+    /// How far `id`'s log matches and is durable, as far as that counts.
     fn durable_at(&self, core: &Core, id: NodeId) -> LogIndex {
         if id == core.id() {
             return core.writes.durable_index();
         }
-        self.progress(id).map_or(LogIndex::ZERO, |progress| progress.matched)
+        self.progress(id).filter(|it| it.repair.is_none()).map_or(LogIndex::ZERO, |progress| progress.matched)
     }
 
     /// Whether this leader may still act: it hears a quorum, and its disk works.
     pub(crate) fn has_authority(&self, core: &Core) -> bool {
         let hears = |id: NodeId| {
             id == core.id()
-                || self
-                    .progress(id)
-                    .is_some_and(|progress| core.now.since(progress.heard_at) < core.config.election_timeout)
+                || self.progress(id).is_some_and(|progress| {
+                    progress.repair.is_none() && core.now.since(progress.heard_at) < core.config.election_timeout
+                })
         };
-        core.membership.has_quorum(hears) && !core.disk_hangs()
+        core.membership().has_quorum(hears) && !core.disk_hangs()
     }
 
     /// A read of the caller's. Says whether it was taken.
@@ -208,6 +212,15 @@ impl Leader {
         core.reads.gather(token, core.now);
         self.confirm_reads(core, actions);
         true
+    }
+
+    /// A read of the caller's for which the lease is enough. Says whether it was taken.
+    pub(crate) fn on_lease_read(&mut self, core: &mut Core, token: u64, actions: &mut Actions) -> bool {
+        if self.has_lease(core) {
+            actions.reads.push(ReadReady { token, index: core.commit });
+            return true;
+        }
+        self.on_read(core, token, actions)
     }
 
     /// A read of a follower's.
@@ -225,20 +238,21 @@ impl Leader {
         loop {
             if let Some(round) = core.reads.confirmation() {
                 let echoed = |id: NodeId| {
-                    id == core.id() || self.progress(id).is_some_and(|progress| progress.read_round >= round.number)
+                    id == core.id()
+                        || self.progress(id).is_some_and(|it| it.repair.is_none() && it.read_round >= round.number)
                 };
-                if !core.membership.has_quorum(echoed) {
+                if !core.membership().has_quorum(echoed) {
                     return;
                 }
                 core.reads.confirmed(core.hard_state.term, actions);
             }
             // Before it has committed in its term, a leader does not know what is committed (Raft §8, thesis §6.4).
-            let knows_commit = core.log.term(core.commit) == Some(core.term());
-            if !knows_commit || !core.reads.wants_confirmation() {
+            if !core.knows_commit() || !core.reads.wants_confirmation() {
                 return;
             }
             self.read_round += 1;
             core.reads.start_round(self.read_round, core.commit, core.now);
+            self.lease.round_sent(self.read_round, core.now);
             for position in 0..self.peers.len() {
                 let id = self.peers[position].id;
                 self.send_heartbeat(core, id, actions);
@@ -247,20 +261,40 @@ impl Leader {
     }
 
     /// Starts to hand leadership over (thesis §3.10). Reads that wait are refused, as proposals are from here on.
-    pub(crate) fn on_transfer(&mut self, core: &mut Core, target: Option<NodeId>, actions: &mut Actions) {
-        let furthest = || {
-            let voters = self.peers.iter().filter(|peer| core.membership.is_voter(peer.id));
-            voters.max_by_key(|peer| (peer.progress.matched, peer.progress.heard_at)).map(|peer| peer.id)
-        };
-        let Some(target) = target.or_else(furthest) else { return };
-        let is_other_voter = self.progress(target).is_some() && core.membership.is_voter(target);
-        if !is_other_voter || self.transfer.is_some_and(|transfer| transfer.target == target) {
-            return;
+    pub(crate) fn on_transfer(
+        &mut self,
+        core: &mut Core,
+        target: Option<NodeId>,
+        actions: &mut Actions,
+    ) -> Result<NodeId, TransferError> {
+        let target = target.or_else(|| self.furthest_voter(core)).ok_or(TransferError::NobodyElse)?;
+        if !core.membership().voters().contains(&target) {
+            return Err(TransferError::NotAVoter { target });
+        }
+        let Some(progress) = self.progress(target) else { return Err(TransferError::LeadsAlready) };
+        if progress.repair.is_some() {
+            return Err(TransferError::UnderRepair { target });
+        }
+        if self.transfer.is_some_and(|transfer| transfer.target == target) {
+            return Ok(target);
         }
         self.transfer = Some(Transfer { target, until: core.now + core.config.election_timeout, told: false });
         core.reads.refuse_all(core.hard_state.term, actions);
         self.send_to(core, target, actions);
         self.advance_transfer(core, actions);
+        Ok(target)
+    }
+
+    /// To whom leadership is being handed over.
+    pub(crate) fn transfer_target(&self) -> Option<NodeId> {
+        self.transfer.map(|transfer| transfer.target)
+    }
+
+    /// The other voter that is furthest along.
+    pub(crate) fn furthest_voter(&self, core: &Core) -> Option<NodeId> {
+        let usable = |peer: &&Peer| core.membership().voters().contains(&peer.id) && peer.progress.repair.is_none();
+        let voters = self.peers.iter().filter(usable);
+        voters.max_by_key(|peer| (peer.progress.matched, peer.progress.heard_at)).map(|peer| peer.id)
     }
 
     /// Tells the target to campaign once it holds the whole log.
@@ -269,6 +303,7 @@ impl Leader {
         let caught_up = self.progress(transfer.target).is_some_and(|it| it.matched == core.log.last_index());
         if caught_up && !transfer.told {
             self.transfer = Some(Transfer { told: true, ..transfer });
+            self.lease.give_up();
             core.send(transfer.target, Body::TimeoutNow, actions);
         }
     }
@@ -291,6 +326,11 @@ impl Leader {
             core.reads.refuse_all(core.hard_state.term, actions);
         }
         self.advance_transfer(core, actions);
+        self.tend_repairs(core, actions);
+        if core.config.lease_reads {
+            self.read_round += 1;
+            self.lease.round_sent(self.read_round, core.now);
+        }
         self.heartbeat_all(core, actions);
     }
 

@@ -10,10 +10,9 @@
 //! | roles | `follower.rs`, `candidate.rs`, `leader.rs`; the voter's side is `election.rs` |
 //! | the log, what is durable of it | `log.rs`, `writes.rs` |
 //! | sending to peers | `replication.rs`, `progress.rs` |
-//! | reads, snapshots | `read.rs`, `snapshot.rs` |
+//! | reads, leases, snapshots | `read.rs`, `lease.rs`, `snapshot.rs` |
+//! | who is a member, changing it, repairing one | `membership.rs`, `configuration.rs`, `change.rs`, `repair.rs` |
 //! | what always holds | `invariants.rs` |
-//!
-//! Absent so far: changing the membership, lease reads.
 //!
 //! "Raft" is Ongaro and Ousterhout, *In Search of an Understandable Consensus Algorithm* (extended version); "thesis" is
 //! Ongaro, *Consensus: Bridging Theory and Practice*.
@@ -25,12 +24,15 @@ extern crate alloc;
 
 mod actions;
 mod candidate;
+mod change;
 mod config;
+mod configuration;
 mod election;
 mod event;
 mod follower;
 mod invariants;
 mod leader;
+mod lease;
 mod log;
 mod membership;
 mod message;
@@ -38,6 +40,7 @@ mod node;
 mod progress;
 mod random;
 mod read;
+mod repair;
 mod replication;
 mod snapshot;
 mod state;
@@ -46,12 +49,16 @@ mod types;
 mod writes;
 
 pub use actions::{
-    Actions, Changed, DropReason, FetchSnapshot, InstallSnapshot, Load, Persist, ProposeError, ReadReady, Send,
+    Actions, ChangeError, Changed, DropReason, FetchSnapshot, InstallSnapshot, Load, Persist, ProposeError, ReadReady,
+    Send, TransferError,
 };
 pub use config::{Config, Restored};
 pub use event::Event;
 pub use log::LogView;
-pub use membership::Membership;
+pub use membership::{
+    CONTEXT_BYTES_MAX, ChangeInvalid, MEMBERS_MAX, MemberRole, Membership, MembershipChange, MembershipError, Repair,
+    RepairId,
+};
 pub use message::{AppendOutcome, Body, Message};
 pub use node::Node;
 pub use progress::Replication;

@@ -13,8 +13,8 @@ use crate::log::LogView;
 use crate::state::{Core, drop_message};
 use crate::status::{PeerProgress, Status};
 use crate::{
-    Actions, Body, Changed, Config, DropReason, Event, FetchSnapshot, InstallSnapshot, Instant, LogPosition,
-    Membership, Message, NodeId, ProposeError, Restored, Role, Term,
+    Actions, Body, ChangeError, Changed, Config, DropReason, Event, FetchSnapshot, InstallSnapshot, Instant,
+    LogPosition, Membership, Message, NodeId, ProposeError, Restored, Role, Term, TransferError,
 };
 
 /// No cluster lives long enough to get here by elections, so a message beyond it is forged or corrupt. It keeps terms from
@@ -59,6 +59,7 @@ impl Node {
         self.check_authority(actions);
         self.handle(event, actions);
         self.tick(actions);
+        self.leave_if_removed(actions);
         self.release(&before, actions);
         invariants::check(&before, self);
     }
@@ -91,7 +92,9 @@ impl Node {
             durable: core.writes.durable_index(),
             log_first: core.log.start().index.next(),
             log_last: core.log.last_index(),
-            membership: &core.membership,
+            membership: core.membership(),
+            membership_committed: core.configurations.committed(),
+            repair: core.repair,
             reads_waiting: core.reads.len(),
             installing_snapshot: core.snapshot.is_installing(),
         }
@@ -113,6 +116,7 @@ impl Node {
                 inflight_messages,
                 inflight_bytes,
                 silent_for: self.core.now.since(peer.progress.heard_at),
+                repair: peer.progress.repair,
             }
         })
     }
@@ -152,11 +156,23 @@ impl Node {
                     }
                 });
             }
-            Event::Read { token } => self.on_read(token, actions),
+            Event::Read { token } => self.on_read(token, false, actions),
+            Event::LeaseRead { token } => self.on_read(token, true, actions),
+            Event::ChangeMembership { change } => {
+                actions.membership_proposal = Some(match role {
+                    RoleState::Leader(leader) => leader.change_membership(core, &change, actions),
+                    RoleState::Follower(_) | RoleState::Candidate(_) => {
+                        Err(ChangeError::NotLeader { leader: core.leader })
+                    }
+                });
+            }
             Event::TransferLeadership { target } => {
-                if let RoleState::Leader(leader) = role {
-                    leader.on_transfer(core, target, actions);
-                }
+                actions.transfer = Some(match role {
+                    RoleState::Leader(leader) => leader.on_transfer(core, target, actions),
+                    RoleState::Follower(_) | RoleState::Candidate(_) => {
+                        Err(TransferError::NotLeader { leader: core.leader })
+                    }
+                });
             }
             Event::Durable { mark, hard_state_sequence } => {
                 core.writes.durable(mark, hard_state_sequence);
@@ -184,19 +200,28 @@ impl Node {
                     leader.on_unreachable(peer);
                 }
             }
+            Event::Repaired => core.on_repaired(),
             Event::Wake => {}
         }
     }
 
-    /// A message of a peer. Votes are answered whoever asks: a voter may not know yet that the candidate is a member
-    /// (thesis §4.2.2). Everything else counts from members only.
+    /// A message of a peer. Votes are answered whoever asks, and whoever leads is followed: a node may not know yet that the
+    /// sender is a member, or that it is one itself (thesis §4.2.2). Everything else counts from members only, and from peers of a
+    /// leader that are being removed.
     fn on_message(&mut self, from: NodeId, message: Message, actions: &mut Actions) {
         let Message { term, body } = message;
-        let is_question = matches!(body, Body::Vote { .. } | Body::PreVote { .. });
+        let is_for_anybody = matches!(
+            body,
+            Body::Vote { .. }
+                | Body::PreVote { .. }
+                | Body::Append { .. }
+                | Body::SnapshotOffer { .. }
+                | Body::TimeoutNow
+        );
         if from == self.core.id() || term > TERM_MAX {
             return drop_message(DropReason::Malformed, actions);
         }
-        if !self.core.membership.contains(from) && !is_question {
+        if !self.core.membership().contains(from) && !is_for_anybody && !self.is_peer(from) {
             return drop_message(DropReason::UnknownSender, actions);
         }
         // These two name a term in which the candidate would campaign, and change nobody's (thesis §9.6).
@@ -207,7 +232,8 @@ impl Node {
             return self.on_vote_reply(from, term, true, true, actions);
         }
         if let Body::Vote { transfer, .. } = body {
-            let disrupts = term > self.core.term() && !transfer && self.core.is_in_lease();
+            let no_longer_led = term == self.core.term() && self.core.leader.is_none();
+            let disrupts = (term > self.core.term() || no_longer_led) && !transfer && self.core.is_in_lease();
             if disrupts {
                 return;
             }
@@ -239,9 +265,9 @@ impl Node {
                     follower.on_snapshot_offer(core, FetchSnapshot { from, at_least: position }, actions);
                 }
             }
-            Body::AppendReply { outcome, read_round } => match &mut self.role {
+            Body::AppendReply { outcome, read_round, repair } => match &mut self.role {
                 RoleState::Leader(leader) => {
-                    leader.on_append_reply(&mut self.core, from, outcome, read_round, actions);
+                    leader.on_append_reply(&mut self.core, from, outcome, read_round, repair, actions);
                 }
                 RoleState::Follower(_) | RoleState::Candidate(_) => drop_message(DropReason::Unexpected, actions),
             },
@@ -297,6 +323,21 @@ impl Node {
         self.role = RoleState::Follower(Follower::default());
     }
 
+    /// Whether this node leads and sends to `id`, member or about to be none.
+    fn is_peer(&self, id: NodeId) -> bool {
+        matches!(&self.role, RoleState::Leader(leader) if leader.progress(id).is_some())
+    }
+
+    /// A leader without a vote in a committed membership hands over and steps down (thesis §4.2.2).
+    fn leave_if_removed(&mut self, actions: &mut Actions) {
+        if let RoleState::Leader(leader) = &self.role
+            && leader.is_removed(&self.core)
+        {
+            leader.hand_over(&self.core, actions);
+            self.step_down(actions);
+        }
+    }
+
     /// A leader that was cut off, or whose disk hangs, gives up before it does anything else.
     fn check_authority(&mut self, actions: &mut Actions) {
         if let RoleState::Leader(leader) = &self.role
@@ -322,7 +363,7 @@ impl Node {
     fn count_votes(&mut self, actions: &mut Actions) {
         let RoleState::Candidate(candidate) = &mut self.role else { return };
         candidate.announce(&self.core, actions);
-        match candidate.tally(&self.core.membership) {
+        match candidate.tally(self.core.membership()) {
             Tally::Open => {}
             Tally::Lost => self.step_down(actions),
             Tally::Won if candidate.is_pre && !self.core.may_campaign() => self.step_down(actions),
@@ -338,9 +379,10 @@ impl Node {
         }
     }
 
-    fn on_read(&mut self, token: u64, actions: &mut Actions) {
+    fn on_read(&mut self, token: u64, lease_will_do: bool, actions: &mut Actions) {
         let core = &mut self.core;
         let taken = match &mut self.role {
+            RoleState::Leader(leader) if lease_will_do => leader.on_lease_read(core, token, actions),
             RoleState::Leader(leader) => leader.on_read(core, token, actions),
             RoleState::Candidate(_) => false,
             RoleState::Follower(_) => {
@@ -398,7 +440,7 @@ impl Node {
             core.log.reset(position);
         }
         core.writes.snapshot_installed(position, install.keep_suffix);
-        core.membership = membership;
+        core.configurations.snapshot_installed(position.index, membership, install.keep_suffix);
         core.commit_to(position.index);
         core.handed_out = core.handed_out.max(position.index);
         core.applied = core.applied.max(position.index);
@@ -439,6 +481,8 @@ impl Node {
             follower.release_reply(core, actions);
         }
         actions.apply = core.hand_out();
+        core.release_repaired(actions);
+        actions.membership_changed = core.configurations.version() != before.membership_version;
         actions.persist = core.writes.ask(core.hard_state, core.log.last_index(), core.now);
         actions.committed = (core.commit > before.commit).then_some(core.commit);
         let changed = Changed { role: self.role(), term: self.core.term(), leader: self.core.leader };

@@ -12,7 +12,7 @@
 //! in messages and bytes. `Snapshot` sends offers only. Heartbeats go out in every state; they are empty appends at a
 //! position the peer is known to hold, so they are never refused.
 
-use crate::{Config, Instant, LogIndex, LogRange};
+use crate::{Config, Instant, LogIndex, LogRange, RepairId};
 use alloc::collections::VecDeque;
 
 /// How the leader sends to a peer.
@@ -53,6 +53,10 @@ pub(crate) struct Progress {
     pub(crate) read_round: u64,
     /// The highest commit index it was told.
     pub(crate) commit_told: LogIndex,
+    /// It has lost what it had promised and is not repaired: nothing it says counts (`repair.rs`).
+    pub(crate) repair: Option<RepairId>,
+    /// The last loss it was repaired from while this node led.
+    pub(crate) last_repair: Option<RepairId>,
     /// Entries that are being read from disk for it.
     pub(crate) load: Option<LogRange>,
 }
@@ -71,8 +75,21 @@ impl Progress {
             heard_at: now,
             read_round: 0,
             commit_told: LogIndex::ZERO,
+            repair: None,
+            last_repair: None,
             load: None,
         }
+    }
+
+    /// The peer has lost what it held: it is to be found out anew, from `next` on.
+    pub(crate) fn forget(&mut self, next: LogIndex, id: RepairId, now: Instant, config: &Config) {
+        let last_repair = self.last_repair;
+        *self = Progress { repair: Some(id), last_repair, ..Progress::new(next, now, config) };
+    }
+
+    /// The peer is repaired.
+    pub(crate) fn repaired(&mut self) {
+        self.last_repair = self.repair.take();
     }
 
     pub(crate) fn replication(&self) -> Replication {

@@ -4,6 +4,7 @@
 //! announced and an append acknowledged when the state says that it is durable. A change of term makes them void by
 //! changing the state.
 
+use crate::configuration::Configurations;
 use crate::log::Log;
 use crate::random::Random;
 use crate::read::Reads;
@@ -11,14 +12,18 @@ use crate::snapshot::SnapshotReceiver;
 use crate::writes::Writes;
 use crate::{
     Actions, Body, Config, DropReason, HardState, Instant, LogIndex, LogPosition, LogRange, Membership, Message,
-    NodeId, Restored, Send, Term,
+    NodeId, RepairId, Restored, Send, Term,
 };
 
 /// State common to all roles: see the module.
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) config: Config,
-    pub(crate) membership: Membership,
+    pub(crate) configurations: Configurations,
+    /// The number of this node's loss, while it is not repaired: see `repair.rs`.
+    pub(crate) repair: Option<RepairId>,
+    /// The caller was asked to note that it is.
+    pub(crate) repair_asked: bool,
     pub(crate) hard_state: HardState,
     /// The leader of this term, as far as known.
     pub(crate) leader: Option<NodeId>,
@@ -44,7 +49,8 @@ pub(crate) struct Core {
 
 impl Core {
     pub(crate) fn new(config: Config, restored: Restored, now: Instant, seed: u64) -> Core {
-        let Restored { hard_state, membership, log_start, log_last, term_runs, applied } = restored;
+        let Restored { hard_state, membership, log_start, log_last, term_runs, applied, memberships, repair } =
+            restored;
         let log = Log::restored(log_start, log_last, &term_runs);
         assert!(
             applied >= log_start.index && applied <= log_last,
@@ -56,10 +62,16 @@ impl Core {
             log.last(),
             hard_state.term
         );
+        assert!(
+            memberships.last().is_none_or(|(index, _)| *index <= log_last),
+            "a membership after the end {log_last} of the log was found: {memberships:?}"
+        );
         let mut random = Random::new(seed);
         let mut core = Core {
             config,
-            membership,
+            configurations: Configurations::restored(membership, applied, memberships),
+            repair,
+            repair_asked: false,
             hard_state,
             leader: None,
             log,
@@ -90,10 +102,20 @@ impl Core {
         self.hard_state.term
     }
 
+    /// The membership in effect.
+    pub(crate) fn membership(&self) -> &Membership {
+        self.configurations.effective()
+    }
+
+    /// Whether an entry of this term is committed, so that a leader knows what is (Raft §8).
+    pub(crate) fn knows_commit(&self) -> bool {
+        self.log.term(self.commit) == Some(self.term())
+    }
+
     /// Whether this node is a quorum by itself.
     pub(crate) fn is_alone(&self) -> bool {
         let id = self.id();
-        self.membership.has_quorum(|voter| voter == id)
+        self.membership().has_quorum(|voter| voter == id)
     }
 
     /// Starts waiting for an election timeout anew, of a new random length (Raft §5.2).
@@ -105,9 +127,11 @@ impl Core {
     }
 
     /// A live leader was heard less than an election timeout ago, so elections of others are ignored (thesis §4.2.3).
+    /// With leases on, the promise outlives the knowledge of who led, and a restart: see `lease.rs`.
     pub(crate) fn is_in_lease(&self) -> bool {
         self.leader == Some(self.id())
-            || (self.leader.is_some() && self.now.since(self.leader_heard_at) < self.config.election_timeout)
+            || ((self.leader.is_some() || self.config.lease_reads)
+                && self.now.since(self.leader_heard_at) < self.config.election_timeout)
     }
 
     /// A write has been under way for an election timeout or longer: the disk hangs (scenario 8).
@@ -116,9 +140,15 @@ impl Core {
     }
 
     /// Whether this node may stand for election now. Not while a snapshot replaces its log: what it would stand for is
-    /// about to change. There are no membership entries yet that would have to be applied first (scenario 10).
+    /// about to change. A membership counts from when it is in the log, so none has to be applied first (scenario 10). A voter whose
+    /// removal is not committed may have to lead once more: the others may lack the entry that removes it, and could not
+    /// be elected with its vote, which they need (thesis §4.2.2).
     pub(crate) fn may_campaign(&self) -> bool {
-        self.membership.is_voter(self.id()) && !self.snapshot.is_installing() && !self.disk_hangs()
+        let is_removal_open = self.configurations.is_pending() && self.configurations.committed().is_voter(self.id());
+        (self.membership().is_voter(self.id()) || is_removal_open)
+            && !self.is_amnesiac()
+            && !self.snapshot.is_installing()
+            && !self.disk_hangs()
     }
 
     /// Moves to a later term, in which this node has not voted (Raft §5.1).
@@ -154,6 +184,7 @@ impl Core {
     pub(crate) fn commit_to(&mut self, index: LogIndex) {
         assert!(index <= self.log.last_index(), "commit {index} after the log's end {}", self.log.last());
         self.commit = self.commit.max(index);
+        self.configurations.committed_to(self.commit);
     }
 
     /// What may be handed out for applying. Only durable entries are, because the state machine's disk must never be ahead
@@ -193,7 +224,7 @@ impl Core {
     /// Sends to every other voter.
     pub(crate) fn send_to_voters(&self, term: Term, body: &Body, actions: &mut Actions) {
         let id = self.id();
-        for voter in self.membership.members().filter(|member| *member != id && self.membership.is_voter(*member)) {
+        for voter in self.membership().members().filter(|member| *member != id && self.membership().is_voter(*member)) {
             self.send_in_term(voter, term, body.clone(), actions);
         }
     }

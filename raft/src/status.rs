@@ -1,7 +1,7 @@
 //! What a node tells about itself.
 
 use crate::progress::Replication;
-use crate::{LogIndex, Membership, NodeId, Role, Term};
+use crate::{LogIndex, Membership, NodeId, RepairId, Role, Term};
 
 /// A node at a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,8 +26,12 @@ pub struct Status<'a> {
     pub log_first: LogIndex,
     /// The last index of the log.
     pub log_last: LogIndex,
-    /// Who votes.
+    /// The membership in effect: the newest in the log.
     pub membership: &'a Membership,
+    /// The newest membership known to be committed.
+    pub membership_committed: &'a Membership,
+    /// This node has lost what it had promised and is not repaired yet: it neither votes nor counts.
+    pub repair: Option<RepairId>,
     /// Reads that wait for an index.
     pub reads_waiting: usize,
     /// A snapshot is taking the place of the log.
@@ -51,4 +55,6 @@ pub struct PeerProgress {
     pub inflight_bytes: usize,
     /// Time since it was last heard in this term.
     pub silent_for: core::time::Duration,
+    /// It has lost what it had promised and is not repaired yet: it does not count.
+    pub repair: Option<RepairId>,
 }

@@ -93,7 +93,7 @@ fn leader() -> Counted {
     assert_eq!(counted.node.status().role, Role::Leader);
     for peer in [2, 3] {
         let outcome = AppendOutcome::Durable { match_index: LogIndex(1) };
-        counted.receive(peer, Term(1), Body::AppendReply { outcome, read_round: 0 });
+        counted.receive(peer, Term(1), Body::AppendReply { outcome, read_round: 0, repair: None });
     }
     counted
 }
@@ -110,7 +110,7 @@ fn lead(counted: &mut Counted, batch: usize, payload: &bytes::Bytes, round: u64)
     let last = counted.node.log().last_index();
     for peer in [2, 3] {
         let outcome = AppendOutcome::Durable { match_index: last };
-        counted.receive(peer, Term(1), Body::AppendReply { outcome, read_round: round });
+        counted.receive(peer, Term(1), Body::AppendReply { outcome, read_round: round, repair: None });
     }
     assert_eq!(counted.node.status().commit, last);
     counted.applied();

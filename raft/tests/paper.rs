@@ -38,7 +38,8 @@ fn node_begins_as_follower() {
 /// Raft §5.1: whoever sees a larger term updates its own and reverts to follower.
 #[test]
 fn larger_term_is_adopted_by_every_role() {
-    let reply = Body::AppendReply { outcome: AppendOutcome::Durable { match_index: LogIndex(0) }, read_round: 0 };
+    let reply =
+        Body::AppendReply { outcome: AppendOutcome::Durable { match_index: LogIndex(0) }, read_round: 0, repair: None };
     let mut candidate = Rig::new(3);
     candidate.campaign();
     for mut rig in [Rig::follower(2, &[]), candidate, Rig::leader(3, &[]).0] {
@@ -66,7 +67,7 @@ fn stale_term_is_rejected_with_the_present_one() {
 fn stale_reply_is_ignored() {
     let (mut rig, term) = Rig::leader(3, &[]);
     let outcome = AppendOutcome::Durable { match_index: LogIndex(1) };
-    rig.receive(2, term - 1, Body::AppendReply { outcome, read_round: 0 });
+    rig.receive(2, term - 1, Body::AppendReply { outcome, read_round: 0, repair: None });
     assert_eq!((rig.commit(), rig.actions.dropped), (0, Some(DropReason::StaleTerm)));
 }
 
@@ -320,10 +321,10 @@ fn append_after_a_gap_is_refused_with_a_hint() {
     let mut rig = Rig::follower(5, &[1, 1, 4, 4]);
     rig.append(2, 5, position(9, 5), &[5], 0);
     let outcome = AppendOutcome::Mismatch { previous: LogIndex(9), hint: position(4, 4) };
-    assert_eq!(rig.sent_to(2), [&Body::AppendReply { outcome, read_round: 0 }]);
+    assert_eq!(rig.sent_to(2), [&Body::AppendReply { outcome, read_round: 0, repair: None }]);
     rig.append(2, 5, position(4, 3), &[5], 0);
     let outcome = AppendOutcome::Mismatch { previous: LogIndex(4), hint: position(2, 1) };
-    assert_eq!(rig.sent_to(2), [&Body::AppendReply { outcome, read_round: 0 }]);
+    assert_eq!(rig.sent_to(2), [&Body::AppendReply { outcome, read_round: 0, repair: None }]);
 }
 
 /// Raft §5.3: both sides skip whole terms, so that one exchange costs at most one message for each term.
@@ -331,7 +332,7 @@ fn append_after_a_gap_is_refused_with_a_hint() {
 fn leader_skips_terms_above_the_hint() {
     let (mut rig, term) = Rig::leader(3, &[1, 1, 4, 4, 4]);
     let outcome = AppendOutcome::Mismatch { previous: LogIndex(5), hint: position(5, 3) };
-    rig.receive(2, term, Body::AppendReply { outcome, read_round: 0 });
+    rig.receive(2, term, Body::AppendReply { outcome, read_round: 0, repair: None });
     assert_eq!(rig.node.peer_progress().next().unwrap().next, LogIndex(3));
 }
 
@@ -491,12 +492,18 @@ fn malformed_append_is_dropped() {
     }
 }
 
-/// Only members are listened to; votes are answered whoever asks (thesis §4.2.2).
+/// A node follows whoever leads and answers whoever asks for a vote, member or not: its own membership may be old (thesis
+/// §4.2.2). Everything else counts from members only.
 #[test]
-fn strangers_get_votes_and_nothing_else() {
+fn strangers_may_lead_and_ask_for_votes_and_nothing_else() {
     let mut rig = Rig::new(3);
     rig.append(9, 4, position(0, 0), &[4], 0);
-    assert_eq!((rig.actions.dropped, rig.term()), (Some(DropReason::UnknownSender), 0));
+    assert_eq!((rig.actions.dropped, rig.terms()), (None, vec![4]));
+    rig.receive(9, 5, Body::ReadIndex { request: 1 });
+    assert_eq!((rig.actions.dropped, rig.term()), (Some(DropReason::UnknownSender), 4));
+    rig.receive(9, 7, Body::VoteReply { granted: false });
+    assert_eq!((rig.actions.dropped, rig.term()), (Some(DropReason::UnknownSender), 4));
+    let mut rig = Rig::new(3);
     rig.receive(9, 4, vote((1, 3)));
     assert_eq!(rig.durable().send.len(), 1);
 }
@@ -692,7 +699,7 @@ fn follower_too_far_behind_is_offered_a_snapshot() {
     let (mut rig, term) = compacted_leader();
     let offer = Body::SnapshotOffer { position: position(3, 1) };
     let outcome = AppendOutcome::Mismatch { previous: LogIndex(3), hint: position(1, 1) };
-    rig.receive(3, term, Body::AppendReply { outcome, read_round: 0 });
+    rig.receive(3, term, Body::AppendReply { outcome, read_round: 0, repair: None });
     assert!(rig.sent_to(3).contains(&&offer));
     rig.wait(HEARTBEAT);
     assert!(rig.sent_to(3).contains(&&offer));
@@ -781,7 +788,7 @@ fn overload_is_refused() {
 fn entries_out_of_memory_are_loaded() {
     let (mut rig, term) = Rig::leader(3, &[1, 1, 1, 1]);
     let outcome = AppendOutcome::Mismatch { previous: LogIndex(4), hint: position(1, 1) };
-    let load = rig.receive(3, term, Body::AppendReply { outcome, read_round: 0 }).load[0];
+    let load = rig.receive(3, term, Body::AppendReply { outcome, read_round: 0, repair: None }).load[0];
     assert_eq!((load.peer, load.entries), (NodeId(3), range(2, 4)));
     rig.step(Event::Loaded { peer: NodeId(3), entries: Vec::new() });
     assert!(rig.actions.load.is_empty());
@@ -841,7 +848,7 @@ fn lost_appends_are_sent_again() {
     rig.propose("lost");
     rig.propose("refused");
     let outcome = AppendOutcome::Mismatch { previous: LogIndex(2), hint: position(1, term) };
-    rig.receive(2, term, Body::AppendReply { outcome, read_round: 0 });
+    rig.receive(2, term, Body::AppendReply { outcome, read_round: 0, repair: None });
     assert_eq!(rig.ranges_to(2), [range(2, 3)]);
 
     rig.acknowledge(2, 3, 0);
@@ -870,7 +877,7 @@ fn late_refusal_is_ignored() {
     let (mut rig, term) = Rig::leader(3, &[1, 1]);
     rig.acknowledge(2, 3, 0);
     let outcome = AppendOutcome::Mismatch { previous: LogIndex(2), hint: position(0, 0) };
-    rig.receive(2, term, Body::AppendReply { outcome, read_round: 0 });
+    rig.receive(2, term, Body::AppendReply { outcome, read_round: 0, repair: None });
     let progress = rig.node.peer_progress().next().unwrap();
     assert_eq!((progress.matched, progress.next), (LogIndex(3), LogIndex(4)));
 }
@@ -897,8 +904,8 @@ fn forged_numbers_are_harmless() {
                 Body::Vote { last: place, transfer: other > 1 },
                 Body::VoteReply { granted: other > 1 },
                 Body::Append { previous: place, commit: LogIndex(0), read_round: other, entries: forged },
-                Body::AppendReply { outcome: mismatch, read_round: any() },
-                Body::AppendReply { outcome: durable, read_round: any() },
+                Body::AppendReply { outcome: mismatch, read_round: any(), repair: None },
+                Body::AppendReply { outcome: durable, read_round: any(), repair: None },
                 Body::SnapshotOffer { position: place },
                 Body::ReadIndex { request: other },
                 Body::ReadIndexReply { request: other, index: Some(place.index) },

@@ -47,6 +47,13 @@ fn disturb(cluster: &mut Cluster) {
             let target = if cluster.dice.chance(50) { Some(other) } else { None };
             cluster.step(id, Event::TransferLeadership { target });
         }
+        41 if cluster.changes => cluster.change_membership(id),
+        42 if cluster.losses => {
+            if cluster.machines[&id].is_up() {
+                cluster.crash(id);
+            }
+            cluster.lose_disk(id);
+        }
         41..=42 => cluster.step(id, Event::Unreachable { peer: other }),
         43..=60 => {
             cluster.read(id);
@@ -59,9 +66,11 @@ fn disturb(cluster: &mut Cluster) {
 }
 
 /// Faults for a while, then peace, then everybody must agree and go on.
-fn run_schedule(seed: u64) -> [u64; 6] {
+fn run_schedule(seed: u64) -> [u64; 8] {
     let size = [1, 2, 3, 3, 3, 5, 5, 7][usize::try_from(seed % 8).unwrap()];
-    let mut cluster = Cluster::new(size, seed);
+    let (changes, losses, lease_reads) = (seed % 3 == 1, seed % 5 < 2, seed % 7 == 3);
+    let mut cluster = Cluster::with_spares(size, if changes { 3 } else { 0 }, lease_reads, seed);
+    (cluster.changes, cluster.losses) = (changes, losses);
     cluster.weather = Weather {
         loss_percent: cluster.dice.below(15),
         repeat_percent: cluster.dice.below(15),
@@ -84,17 +93,21 @@ fn run_schedule(seed: u64) -> [u64; 6] {
     assert_reads_are_served(&mut cluster);
     let checks = &cluster.checks;
     let entries = checks.committed_count() as u64;
-    [entries, checks.reads_served, checks.elections, checks.installs, checks.loads, checks.truncations]
+    let memberships = checks.memberships.len() as u64 - 1;
+    let disturbances = [checks.elections, checks.installs, checks.loads, checks.truncations];
+    let [elections, installs, loads, truncations] = disturbances;
+    [entries, checks.reads_served, elections, installs, loads, truncations, memberships, checks.repairs]
 }
 
 /// In peace every node serves reads.
 fn assert_reads_are_served(cluster: &mut Cluster) {
     let served = cluster.checks.reads_served;
-    for id in cluster.ids() {
-        cluster.read(id);
+    let members: Vec<NodeId> = cluster.checks.membership().members().collect();
+    for id in &members {
+        cluster.read(*id);
     }
     cluster.run(Duration::from_millis(100));
-    assert_eq!(cluster.checks.reads_served, served + cluster.machines.len() as u64, "a read in peace was refused");
+    assert_eq!(cluster.checks.reads_served, served + members.len() as u64, "a read in peace was refused");
 }
 
 impl Cluster {
@@ -105,7 +118,7 @@ impl Cluster {
 }
 
 fn run_seeds(seeds: impl Iterator<Item = u64>) {
-    let (mut schedules, mut totals) = (0_u64, [0_u64; 6]);
+    let (mut schedules, mut totals) = (0_u64, [0_u64; 8]);
     for seed in seeds {
         match catch_unwind(AssertUnwindSafe(|| run_schedule(seed))) {
             Ok(counts) => {
@@ -124,8 +137,9 @@ fn run_seeds(seeds: impl Iterator<Item = u64>) {
     }
     // The schedules must do something: faults that stop all work, or that never happen, would find nothing.
     let per_hundred = totals.map(|total| 100 * total / schedules);
-    let [entries, reads, elections, installs, loads, truncations] = per_hundred;
-    let busy = entries > 2000 && reads > 300 && elections > 200 && installs > 10 && loads > 50 && truncations > 10;
+    let [entries, reads, elections, installs, loads, truncations, memberships, repairs] = per_hundred;
+    let works = entries > 2000 && reads > 300 && memberships > 50 && repairs > 10;
+    let busy = works && elections > 200 && installs > 10 && loads > 50 && truncations > 10;
     assert!(busy || schedules < 100, "counts for every hundred schedules: {per_hundred:?}");
 }
 

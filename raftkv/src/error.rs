@@ -2,7 +2,7 @@
 
 use crate::config::ConfigError;
 use crate::exit::{CORRUPTION, ExitStatus, OTHER, TLS, UNSAFE, USAGE, log_is_damaged, store_is_damaged};
-use raft::{LogIndex, LogPosition};
+use raft::{LogIndex, LogPosition, MembershipError};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -76,11 +76,15 @@ pub enum StartError {
         /// Where the log ends.
         log_last: LogIndex,
     },
-    /// The members in the configuration are not those of the data.
-    #[error("the members in the configuration are not those that {} was set up with; the membership cannot be changed by editing the configuration: put cluster.members back", path.display())]
-    Membership {
-        /// The data directory.
-        path: PathBuf,
+    /// A membership in the log is of a form that this program does not know.
+    #[error(
+        "log entry {index} changes the membership, and cannot be read: {cause}; run a version of raftkv that knows it on this node"
+    )]
+    MembershipUnknown {
+        /// The entry.
+        index: LogIndex,
+        /// What is wrong with it.
+        cause: MembershipError,
     },
     /// A port cannot be listened on.
     #[error("cannot listen on {address} ({what}): {cause}; is another process using the port?")]
@@ -120,7 +124,7 @@ impl StartError {
             StartError::Log(OpenError::UnknownVersion { .. } | OpenError::WrongGroup { .. }) => UNSAFE,
             StartError::Store(StoreError::State { source: StateError::UnknownFormat { .. }, .. }) => UNSAFE,
             StartError::LogMissing { .. } | StartError::Gap { .. } | StartError::LogBehindState { .. } => CORRUPTION,
-            StartError::Membership { .. } => UNSAFE,
+            StartError::MembershipUnknown { .. } => UNSAFE,
             StartError::Directory { .. }
             | StartError::Log(_)
             | StartError::LogWrite(_)

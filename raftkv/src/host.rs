@@ -5,13 +5,12 @@ use crate::clock::Freshness;
 use crate::driver::{ApplyJob, Host, Input, PersistJob, ReadWaiter};
 use crate::inbox::Inbox;
 use crate::log_thread::LogJob;
+use crate::marker::InstallIntent;
 use crate::observer::Observer;
 use crate::shared_state::SharedState;
 use crate::snapshots::SnapshotFetcher;
-use crate::state::finish_install;
 use crossbeam_channel::Sender;
 use raft::{Changed, FetchSnapshot, InstallSnapshot, Instant, Load, LogIndex, LogPosition, Message, NodeId, Term};
-use std::path::PathBuf;
 use std::sync::Arc;
 use storage::state::StateError;
 use tokio::sync::watch;
@@ -38,8 +37,8 @@ pub(crate) struct ThreadHost {
     pub(crate) inbox: Inbox,
     /// Fetches snapshots.
     pub(crate) snapshots: SnapshotFetcher,
-    /// The data directory.
-    pub(crate) data_dir: PathBuf,
+    /// Set while a snapshot is being put in use.
+    pub(crate) intent: InstallIntent,
     /// The embedding program's.
     pub(crate) observer: Box<dyn Observer>,
     /// How old the state is.
@@ -90,9 +89,9 @@ impl Host for ThreadHost {
 
     fn install_snapshot(&mut self, install: InstallSnapshot) {
         // The state first, durably; then the log. A crash in between is found and finished at the next start.
-        let (log, data_dir) = (self.log.clone(), self.data_dir.clone());
+        let (log, intent) = (self.log.clone(), self.intent.clone());
         let finished = Box::new(move || {
-            if let Err(error) = finish_install(&data_dir) {
+            if let Err(error) = intent.finish() {
                 // The next start does it.
                 tracing::warn!(%error, "cannot remove the note about the snapshot's installation");
             }

@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod apply_thread;
+pub mod apply_worker;
 mod clock;
 pub mod config;
 pub mod driver;
@@ -25,10 +26,13 @@ mod host;
 pub mod http;
 mod inbox;
 mod log_thread;
+pub mod log_worker;
+pub mod marker;
 mod observer;
 pub mod ports;
 pub mod provision;
-mod recovery;
+pub mod recovery;
+pub mod requests;
 mod scans;
 mod server;
 mod service;

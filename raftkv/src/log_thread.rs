@@ -4,12 +4,13 @@
 //! arrives during the fdatasync makes the next write. If writing fails, nothing more is acknowledged and the node stops
 //! (scenarios 16 and 53).
 
-use crate::driver::{Input, PersistJob};
+use crate::driver::PersistJob;
 use crate::failure::{FailureReporter, FatalError};
 use crate::inbox::Inbox;
+use crate::log_worker::LogWorker;
 use crossbeam_channel::Receiver;
 use raft::{InstallSnapshot, LogPosition};
-use storage::wal::{LogStore, LogWrite};
+use storage::wal::LogStore;
 
 /// Entries' bytes written together, beyond which the rest waits for the next write.
 const GATHER_BYTES_MAX: usize = 4 << 20;
@@ -30,22 +31,18 @@ pub(crate) enum LogJob {
 }
 
 /// Runs until the sender of the jobs is gone.
-pub(crate) fn run<L: LogStore>(mut log: L, jobs: &Receiver<LogJob>, driver: &Inbox, failures: &FailureReporter) {
+pub(crate) fn run<L: LogStore>(log: L, jobs: &Receiver<LogJob>, driver: &Inbox, failures: &FailureReporter) {
+    let mut log = LogWorker::new(log);
     let mut gathered = Vec::new();
     let mut next = None;
     while let Some(job) = next.take().or_else(|| jobs.recv().ok()) {
         let done = match job {
             LogJob::Persist(job) => {
                 next = gather(job, jobs, &mut gathered);
-                write(&mut log, &mut gathered)
+                log.write(&mut gathered)
             }
-            LogJob::Compact(position) => {
-                log.compact(position).map(|()| Input::Compacted { position, log_bytes: log.bytes() })
-            }
-            LogJob::Install { install: InstallSnapshot { position, keep_suffix }, finished } => {
-                let started = if keep_suffix { log.compact(position) } else { log.reset(position) };
-                started.inspect(|()| finished()).map(|()| Input::SnapshotInstalled { position, log_bytes: log.bytes() })
-            }
+            LogJob::Compact(position) => log.compact(position),
+            LogJob::Install { install, finished } => log.start_after(install).inspect(|_| finished()),
         };
         match done {
             Ok(input) => driver.push(input),
@@ -76,13 +73,4 @@ fn gather(first: PersistJob, jobs: &Receiver<LogJob>, gathered: &mut Vec<Persist
 
 fn payload_bytes(job: &PersistJob) -> usize {
     job.entries.iter().map(|entry| entry.payload.len()).sum()
-}
-
-fn write<L: LogStore>(log: &mut L, gathered: &mut Vec<PersistJob>) -> Result<Input, storage::wal::LogError> {
-    let mark = gathered.iter().rev().find_map(|job| job.mark);
-    let hard_state_sequence = gathered.last().expect("gathering starts with one write").hard_state_sequence;
-    let writes: Vec<LogWrite> =
-        gathered.drain(..).map(|job| LogWrite { hard_state: job.hard_state, entries: job.entries }).collect();
-    log.write(&writes)?;
-    Ok(Input::Durable { mark, hard_state_sequence, log_bytes: log.bytes() })
 }

@@ -2,19 +2,21 @@
 //! two into line.
 //!
 //! The state machine is never ahead of the log, except in one place: a crash between switching to a snapshot and resetting the
-//! log, which the intent file of `state.rs` tells. Then the log is reset here (scenarios 21 and 27). Otherwise a log that ends
+//! log, which the intent of `marker.rs` tells. Then the log is reset here (scenarios 21 and 27). Otherwise a log that ends
 //! before what was applied from it has lost what it had acknowledged, and the node refuses to start; so it does if the log
 //! starts after what the state machine has applied (scenario 22).
 
 use crate::config::Config;
 use crate::error::StartError;
+use crate::marker::InstallIntent;
 use crate::shared_state::SharedState;
-use crate::state::{NodeState, finish_install, published, unfinished_install};
-use raft::{HardState, LogIndex, LogPosition, NodeId, Restored};
+use crate::state::{NodeState, published};
+use raft::{HardState, LogIndex, LogPosition, LogRange, Membership, NodeId, Restored};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use storage::identity::{DataDirectory, Identity};
 use storage::state::{Bootstrap, RocksOptions, StateStore};
+use storage::wal::disk::RealDisk;
 use storage::wal::{LogConfig, LogStore, LogWrite, RecoveredLog, SegmentedLog};
 
 /// A file that says that the log and the state have been set up here.
@@ -34,6 +36,8 @@ pub(crate) struct Recovered {
     pub(crate) store: Arc<Mutex<StateStore>>,
     /// What the core starts from.
     pub(crate) restored: Restored,
+    /// Set while a snapshot is being put in use.
+    pub(crate) intent: InstallIntent,
     /// Where snapshots for others are kept while they are sent.
     pub(crate) outgoing: PathBuf,
 }
@@ -68,10 +72,9 @@ pub(crate) fn recover(config: &Config) -> Result<Recovered, StartError> {
     let (store, machine) = StateStore::open(&state, options, &bootstrap)?;
     mark_in_use(&in_use).map_err(|source| StartError::Directory { path: path.clone(), source })?;
     let applied = machine.applied();
-    let restored = reconcile(path, &mut log, found, applied, machine.membership().clone())?;
-    if *machine.membership() != config.membership() {
-        return Err(StartError::Membership { path: path.clone() });
-    }
+    let disk = RealDisk::create(path).map_err(|source| StartError::Directory { path: path.clone(), source })?;
+    let intent = InstallIntent::new(Arc::new(disk));
+    let restored = reconcile(&intent, &mut log, found, applied, machine.membership().clone())?;
     tracing::info!(
         term = %restored.hard_state.term,
         log_first = %restored.log_start.index.next(),
@@ -81,8 +84,8 @@ pub(crate) fn recover(config: &Config) -> Result<Recovered, StartError> {
     );
     let store = Arc::new(Mutex::new(store));
     let shared = Arc::new(SharedState::new(machine.reader(), published(&machine)));
-    let state = NodeState::new(machine, store.clone(), shared.clone(), path);
-    Ok(Recovered { directory, log, state, shared, store, restored, outgoing: path.join("snapshots") })
+    let state = NodeState::new(machine, store.clone(), shared.clone(), intent.clone());
+    Ok(Recovered { directory, log, state, shared, store, restored, intent, outgoing: path.join("snapshots") })
 }
 
 /// From here on the node may vote and acknowledge, so a log that is missing at a later start is a loss, whatever else is missing
@@ -96,13 +99,19 @@ fn mark_in_use(path: &Path) -> std::io::Result<()> {
     std::fs::File::open(directory)?.sync_all()
 }
 
-fn reconcile(
-    data_dir: &Path,
-    log: &mut SegmentedLog,
+/// Brings log and state machine into line, after whatever crash there was, and says what the core starts from. `applied` and
+/// `membership` are the state machine's.
+///
+/// # Errors
+/// When something that was acknowledged is missing, and when the disk fails.
+pub fn reconcile(
+    intent: &InstallIntent,
+    log: &mut dyn LogStore,
     found: RecoveredLog,
     applied: LogPosition,
-    membership: raft::Membership,
+    membership: Membership,
 ) -> Result<Restored, StartError> {
+    let mut in_log = found.memberships;
     let mut restored = Restored {
         hard_state: found.hard_state,
         membership,
@@ -110,12 +119,14 @@ fn reconcile(
         log_last: found.last,
         term_runs: found.term_runs,
         applied: applied.index,
+        memberships: Vec::new(),
+        repair: None,
     };
     if applied.index < restored.log_start.index {
         return Err(StartError::Gap { applied, log_start: restored.log_start });
     }
-    let unfinished =
-        unfinished_install(data_dir).map_err(|source| StartError::Directory { path: data_dir.into(), source })?;
+    let unusable = |source| StartError::Directory { path: intent.path(), source };
+    let unfinished = intent.unfinished().map_err(unusable)?;
     if term_at(&restored, applied.index) != Some(applied.term) {
         if unfinished != Some(applied) {
             return Err(StartError::LogBehindState { applied, log_last: restored.log_last });
@@ -125,6 +136,7 @@ fn reconcile(
         restored.log_start = applied;
         restored.log_last = applied.index;
         restored.term_runs = Vec::new();
+        in_log = Vec::new();
     }
     if restored.hard_state.term < applied.term {
         // The snapshot came from a leader of a later term than this node had on disk. It voted for nobody in that term.
@@ -132,9 +144,25 @@ fn reconcile(
         log.write(&[LogWrite { hard_state: Some(restored.hard_state), entries: Vec::new() }])?;
     }
     if unfinished.is_some() {
-        finish_install(data_dir).map_err(|source| StartError::Directory { path: data_dir.into(), source })?;
+        intent.finish().map_err(unusable)?;
     }
+    in_log.retain(|index| *index > applied.index);
+    restored.memberships = memberships_in_log(log, &in_log)?;
     Ok(restored)
+}
+
+/// The memberships at these places in the log.
+fn memberships_in_log(log: &dyn LogStore, places: &[LogIndex]) -> Result<Vec<(LogIndex, Membership)>, StartError> {
+    let reader = log.reader();
+    let mut memberships = Vec::new();
+    for index in places.iter().copied() {
+        let entries = reader.entries(LogRange { first: index, last: index }, 0)?;
+        let entry = entries.first().expect("a read gives at least one entry");
+        let membership =
+            Membership::decode(&entry.payload).map_err(|cause| StartError::MembershipUnknown { index, cause })?;
+        memberships.push((index, membership));
+    }
+    Ok(memberships)
 }
 
 fn term_at(restored: &Restored, index: LogIndex) -> Option<raft::Term> {

@@ -4,21 +4,14 @@
 //! before: memory on this side is two pieces, however large the range and however slow the client.
 
 use crate::failure::FailureReporter;
-use crate::service::{key_value, read_failed};
+use crate::requests::scan_replies;
+use crate::service::read_failed;
 use crate::shared_state::SharedState;
 use std::sync::Arc;
-use storage::command::KeyRange;
-use storage::state::{ReadError, ScanOptions};
+use storage::state::ReadError;
 use tokio::sync::mpsc;
 use transport::ScanResponder;
 use transport::proto::client as wire;
-
-/// Bytes of keys and values in one piece, about; a single larger pair makes a piece of its own.
-const PIECE_BYTES: usize = 64 << 10;
-/// Pairs in one piece.
-const PIECE_PAIRS_MAX: usize = 512;
-/// What a pair takes beside its key and value, about.
-const PAIR_OVERHEAD_BYTES: usize = 32;
 
 /// A scan that may begin.
 pub(crate) struct ScanJob {
@@ -59,54 +52,10 @@ pub(crate) async fn run_scan(job: ScanJob, mut responder: ScanResponder) {
 }
 
 fn read(job: &ScanJob, pieces: &mpsc::Sender<Piece>) {
-    let outcome = if job.request.count_only { count(job, pieces) } else { pairs(job, pieces) };
+    let reader = job.shared.reader();
+    let outcome = scan_replies(&reader, &job.range, &job.request, &mut |reply| pieces.blocking_send(Ok(reply)).is_ok());
     if let Err(cause) = outcome {
         // Nobody waits any more.
         let _ = pieces.blocking_send(Err(cause));
     }
-}
-
-fn count(job: &ScanJob, pieces: &mpsc::Sender<Piece>) -> Result<(), ReadError> {
-    let reader = job.shared.reader();
-    let revision = job.request.revision.unwrap_or_else(|| reader.revision());
-    let range = KeyRange { start: &job.range.start, end: job.range.end.as_deref() };
-    let count = reader.count(range, Some(revision))?;
-    let header = Some(wire::Header { revision, index: 0 });
-    let _ = pieces.blocking_send(Ok(wire::ScanReply { header, kvs: Vec::new(), last: true, count, more: false }));
-    Ok(())
-}
-
-fn pairs(job: &ScanJob, pieces: &mpsc::Sender<Piece>) -> Result<(), ReadError> {
-    let limit = (job.request.limit > 0).then_some(job.request.limit);
-    let scan = job.shared.reader().scan(ScanOptions {
-        start: job.range.start.clone(),
-        end: job.range.end.clone(),
-        reverse: job.request.reverse,
-        // One more than asked for tells whether there is more.
-        limit: limit.map(|limit| limit.saturating_add(1)),
-        keys_only: job.request.keys_only,
-        revision: job.request.revision,
-    })?;
-    let header = Some(wire::Header { revision: scan.revision(), index: 0 });
-    let mut piece = Vec::new();
-    let (mut bytes, mut count, mut more) = (0, 0, false);
-    for kv in scan {
-        let kv = kv?;
-        if limit.is_some_and(|limit| count == limit) {
-            more = true;
-            break;
-        }
-        count += 1;
-        bytes += kv.key.len() + kv.value.len() + PAIR_OVERHEAD_BYTES;
-        piece.push(key_value(kv));
-        if bytes >= PIECE_BYTES || piece.len() >= PIECE_PAIRS_MAX {
-            let kvs = std::mem::take(&mut piece);
-            bytes = 0;
-            if pieces.blocking_send(Ok(wire::ScanReply { header, kvs, last: false, count: 0, more: false })).is_err() {
-                return Ok(());
-            }
-        }
-    }
-    let _ = pieces.blocking_send(Ok(wire::ScanReply { header, kvs: piece, last: true, count, more }));
-    Ok(())
 }

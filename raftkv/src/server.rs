@@ -19,6 +19,7 @@
 //! Each box that is a thread owns what it works on; they speak through channels. The driver never waits for any of them.
 
 use crate::apply_thread::{ApplyThread, StateJob, run_loader};
+use crate::apply_worker::ApplyWorker;
 use crate::clock::{Clock, Freshness};
 use crate::config::Config;
 use crate::driver::{Driver, DriverConfig, Input, ReadWaiter, RestoredDisk};
@@ -30,7 +31,8 @@ use crate::inbox::{Inbox, Mail};
 use crate::log_thread::{self, LogJob};
 use crate::observer::Observer;
 use crate::recovery::{Recovered, recover};
-use crate::service::{Service, SizeLimits};
+use crate::requests::SizeLimits;
+use crate::service::Service;
 use crate::snapshots::{LocalSnapshots, SnapshotFetcher};
 use crate::status::{NodeStatus, StatusReporter};
 use crossbeam_channel::{Receiver, Sender, unbounded};
@@ -98,7 +100,7 @@ impl Server {
         let listener = start_listener(&config, &credentials, &parts)?;
         let http = start_http(&config, parts.reporter.clone()).await?;
 
-        let Recovered { directory, log, state, shared, store, restored, outgoing: _ } = recovered;
+        let Recovered { directory, log, state, shared, store, restored, intent, outgoing: _ } = recovered;
         let (role, role_changes) = watch::channel(None);
         let (logs, log_jobs) = unbounded::<LogJob>();
         let (states, state_jobs) = unbounded::<StateJob>();
@@ -119,7 +121,7 @@ impl Server {
                 cluster: config.cluster.id.clone(),
                 inbox: inbox.clone(),
             },
-            data_dir: config.node.data_dir.clone(),
+            intent,
             observer,
             freshness: parts.freshness.clone(),
             role,
@@ -137,7 +139,12 @@ impl Server {
             Ok(())
         };
         let reader = log.reader();
-        let apply = ApplyThread { state, log: reader.clone(), driver: inbox.clone(), failures: failures.clone() };
+        let apply = ApplyThread {
+            state,
+            worker: ApplyWorker::new(reader.clone()),
+            driver: inbox.clone(),
+            failures: failures.clone(),
+        };
         spawn("apply", Box::new(move || apply.run(&state_jobs)))?;
         let (to_driver, reporter) = (inbox.clone(), failures.clone());
         spawn("log", Box::new(move || log_thread::run(log, &log_jobs, &to_driver, &reporter)))?;

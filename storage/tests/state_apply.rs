@@ -57,7 +57,7 @@ fn what_is_unknown_stops_the_state_before_anything_of_the_run_is_written() {
     for (payload, cause) in cases {
         let mut machine = open(MemoryEngine::new());
         let error = machine.apply(&[entry(1, EntryKind::Membership, payload)], &mut outcomes).unwrap_err();
-        assert_eq!(error, StateError::Membership { index: LogIndex(1), cause });
+        assert_eq!(error, StateError::MembershipChange { index: LogIndex(1), cause });
         assert_eq!(machine.applied().index, LogIndex::ZERO);
     }
 }

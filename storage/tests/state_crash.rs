@@ -304,9 +304,9 @@ fn the_state_of_another_cluster_or_without_a_description_is_refused() {
         batch.put(table, key, value);
         engine.write(batch).unwrap();
     };
-    write(&engine, Table::Meta, b"format", &2u32.to_be_bytes());
+    write(&engine, Table::Meta, b"format", &9u32.to_be_bytes());
     let error = StateMachine::open(engine, &bootstrap()).unwrap_err();
-    assert_eq!(error, StateError::UnknownFormat { found: 2, known: 1 });
+    assert_eq!(error, StateError::UnknownFormat { found: 9, known: 2 });
 
     let headless = MemoryEngine::new();
     write(&headless, Table::History, b"x", b"y");

@@ -53,7 +53,7 @@ pub(crate) fn to_wire(message: Message) -> wire::Message {
         Body::AppendReply { outcome, read_round, repair } => Wire::AppendReply(wire::AppendReply {
             outcome: Some(outcome_to_wire(outcome)),
             read_round,
-            repair: repair.map(|id| id.0),
+            repair: repair.map(|repair| repair.0),
         }),
         Body::SnapshotOffer { position } => {
             Wire::SnapshotOffer(wire::SnapshotOffer { position: Some(position_to_wire(position)) })
@@ -203,12 +203,12 @@ mod tests {
             Body::AppendReply {
                 outcome: AppendOutcome::Durable { match_index: LogIndex(5) },
                 read_round: 4,
-                repair: None,
+                repair: Some(RepairId(u64::MAX)),
             },
             Body::AppendReply {
                 outcome: AppendOutcome::Mismatch { previous: LogIndex(5), hint: at(1, 3) },
                 read_round: 4,
-                repair: Some(RepairId(0)),
+                repair: None,
             },
             Body::SnapshotOffer { position: at(7, 8) },
             Body::ReadIndex { request: 3 },

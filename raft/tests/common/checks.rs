@@ -1,7 +1,7 @@
 //! What must hold for the whole group at any moment (Raft Figure 3), whatever the world does.
 
-use super::machine::Machine;
-use raftkv_raft::{Entry, Instant, LogIndex, LogPosition, Node, NodeId, ReadReady, Role, Term};
+use super::machine::{Machine, memberships_in};
+use raftkv_raft::{Entry, Instant, LogIndex, LogPosition, Membership, Node, NodeId, ReadReady, Role, Term};
 use std::collections::BTreeMap;
 
 /// The memory of the checks: what has been seen anywhere, ever.
@@ -10,6 +10,8 @@ pub struct Checks {
     leaders: BTreeMap<Term, NodeId>,
     /// Everything applied anywhere, by index.
     committed: Vec<Entry>,
+    /// Memberships applied anywhere, by where they stand.
+    pub memberships: BTreeMap<LogIndex, Membership>,
     /// What leaders have committed, by index: the entry's term, and the first term whose leader committed it.
     committed_by: Vec<(Term, Term)>,
     /// The highest index any node has ever known to be committed.
@@ -22,14 +24,29 @@ pub struct Checks {
     pub installs: u64,
     pub loads: u64,
     pub truncations: u64,
+    pub repairs: u64,
     steps: u64,
 }
 
 impl Checks {
+    pub fn new(founding: Membership) -> Checks {
+        Checks { memberships: BTreeMap::from([(LogIndex::ZERO, founding)]), ..Checks::default() }
+    }
+
     /// The term committed at `index`.
     pub fn committed_at(&self, index: LogIndex) -> Option<Term> {
         let offset = usize::try_from(index.0).unwrap().checked_sub(1)?;
         self.committed.get(offset).map(|entry| entry.term)
+    }
+
+    /// The committed membership as of `index`.
+    pub fn membership_at(&self, index: LogIndex) -> Membership {
+        self.memberships.range(..=index).next_back().expect("the founding one stands at 0").1.clone()
+    }
+
+    /// The newest committed membership.
+    pub fn membership(&self) -> &Membership {
+        self.memberships.values().next_back().expect("the founding one stands at 0")
     }
 
     pub fn committed_count(&self) -> usize {
@@ -68,6 +85,7 @@ impl Checks {
             Some(known) => assert_eq!(known, entry, "node {id} applied another entry at {}", entry.index),
             None => {
                 assert_eq!(self.committed.len(), offset, "node {id} applied {} before what precedes it", entry.index);
+                self.memberships.extend(memberships_in([entry]));
                 self.committed.push(entry.clone());
             }
         }

@@ -2,8 +2,9 @@
 
 use super::checks::Checks;
 use raftkv_raft::{
-    Actions, AppendOutcome, Body, Config, Entry, Event, FetchSnapshot, HardState, InstallSnapshot, Instant, LogIndex,
-    LogMark, LogPosition, LogRange, Membership, Message, Node, NodeId, Persist, ProposeError, Restored, Role, Term,
+    Actions, AppendOutcome, Body, ChangeError, Config, Entry, EntryKind, Event, FetchSnapshot, HardState,
+    InstallSnapshot, Instant, LogIndex, LogMark, LogPosition, LogRange, Membership, Message, Node, NodeId, Persist,
+    ProposeError, RepairId, Restored, Role, Term,
 };
 use std::collections::{BTreeMap, VecDeque};
 
@@ -15,7 +16,12 @@ pub struct Disk {
     pub entries: BTreeMap<LogIndex, Entry>,
     /// The state machine as flushed: everything up to here.
     pub flushed: LogIndex,
-    pub membership: Membership,
+    /// The membership the node was set up with.
+    pub founding: Membership,
+    /// Memberships applied, by where they stand.
+    pub memberships: BTreeMap<LogIndex, Membership>,
+    /// The number of a loss that is not repaired.
+    pub repair: Option<RepairId>,
 }
 
 impl Disk {
@@ -25,8 +31,22 @@ impl Disk {
             start: LogPosition::default(),
             entries: BTreeMap::new(),
             flushed: LogIndex::ZERO,
-            membership,
+            memberships: BTreeMap::from([(LogIndex::ZERO, membership.clone())]),
+            founding: membership,
+            repair: None,
         }
+    }
+
+    /// Loses the log, and the state machine too if `everything`; the node notices.
+    pub fn lose(&mut self, everything: bool, start: LogPosition, repair: RepairId) {
+        let lost = Disk::new(self.founding.clone());
+        *self = if everything {
+            lost
+        } else {
+            Disk { start, flushed: start.index, memberships: self.memberships.clone(), ..lost }
+        };
+        self.hard_state.term = self.start.term;
+        self.repair = Some(repair);
     }
 
     pub fn last(&self) -> LogIndex {
@@ -49,11 +69,13 @@ impl Disk {
         }
         Restored {
             hard_state: self.hard_state,
-            membership: self.membership.clone(),
+            membership: self.memberships.range(..=self.flushed).next_back().unwrap().1.clone(),
             log_start: self.start,
             log_last: self.last(),
             term_runs,
             applied: self.flushed,
+            memberships: memberships_in(self.entries.range(self.flushed.next()..).map(|(_, entry)| entry)).collect(),
+            repair: self.repair,
         }
     }
 
@@ -71,7 +93,8 @@ impl Disk {
                     self.entries.insert(entry.index, entry.clone());
                 }
             }
-            Write::Install(install) => {
+            Write::Install(install, membership) => {
+                self.memberships.insert(install.position.index, membership.clone());
                 let kept = self.entries.split_off(&install.position.index.next());
                 self.entries = if install.keep_suffix { kept } else { BTreeMap::new() };
                 self.start = install.position;
@@ -85,7 +108,7 @@ impl Disk {
 #[derive(Debug)]
 enum Write {
     Persist { persist: Persist, entries: Vec<Entry> },
-    Install(InstallSnapshot),
+    Install(InstallSnapshot, Membership),
 }
 
 /// What the actions of one step ask of the world.
@@ -110,6 +133,7 @@ pub struct Machine {
     pub disk_stall_micros: u64,
     pub applied: LogIndex,
     pub last_proposal: Option<Result<LogPosition, ProposeError>>,
+    pub last_change: Option<Result<LogPosition, ChangeError>>,
     writes: VecDeque<(u64, Write)>,
     next_write: u64,
     newest_durable: (Option<LogMark>, u64),
@@ -128,6 +152,7 @@ impl Machine {
             disk_stall_micros: 0,
             applied: LogIndex::ZERO,
             last_proposal: None,
+            last_change: None,
             writes: VecDeque::new(),
             next_write: 0,
             newest_durable: (None, 0),
@@ -192,11 +217,17 @@ impl Machine {
         if let Some(install) = self.actions.install_snapshot {
             checks.installs += 1;
             self.next_write += 1;
-            self.writes.push_back((self.next_write, Write::Install(install)));
+            let membership = checks.membership_at(install.position.index);
+            self.writes.push_back((self.next_write, Write::Install(install, membership)));
             orders.writes.push(self.next_write);
         }
         for send in self.actions.send.drain(..) {
             let mut message = send.message;
+            assert!(
+                self.disk.repair.is_none()
+                    || !matches!(message.body, Body::Vote { .. } | Body::VoteReply { granted: true }),
+                "node {id} votes though it has lost what it had promised"
+            );
             check_promise(id, send.to, &message, &self.disk, node);
             if let Body::Append { entries, .. } = &mut message.body
                 && !send.entries.is_empty()
@@ -216,7 +247,13 @@ impl Machine {
             orders.events.push(Event::Loaded { peer: load.peer, entries });
         }
         orders.fetch = self.actions.fetch_snapshot;
+        if self.actions.repaired {
+            checks.repairs += 1;
+            self.disk.repair = None;
+            orders.events.push(Event::Repaired);
+        }
         self.last_proposal = self.actions.proposal;
+        self.last_change = self.actions.membership_proposal;
         if let Some(changed) = self.actions.changed
             && changed.role == Role::Leader
         {
@@ -245,7 +282,7 @@ impl Machine {
                     self.newest_durable = (persist.mark.or(mark), persist.hard_state_sequence.max(sequence));
                     to_report = true;
                 }
-                Write::Install(install) => {
+                Write::Install(install, _) => {
                     if to_report {
                         events.push(self.durable_event());
                         to_report = false;
@@ -273,6 +310,7 @@ impl Machine {
         for index in (range.first.0..=range.last.0).map(LogIndex) {
             let entry = self.disk.entries.get(&index).expect("what is handed out for applying is on disk");
             checks.applied(id, entry);
+            self.disk.memberships.extend(memberships_in([entry]));
         }
         self.applied = range.last;
         Some(Event::Applied { index: range.last })
@@ -295,6 +333,14 @@ impl Machine {
         self.disk.start = position;
         Some(Event::Compacted { position })
     }
+}
+
+/// The memberships among entries.
+pub fn memberships_in<'a>(
+    entries: impl IntoIterator<Item = &'a Entry>,
+) -> impl Iterator<Item = (LogIndex, Membership)> {
+    let memberships = entries.into_iter().filter(|entry| entry.kind == EntryKind::Membership);
+    memberships.map(|entry| (entry.index, Membership::decode(&entry.payload).unwrap()))
 }
 
 fn read_bounded(disk: &Disk, range: LogRange, bytes_max: usize) -> Vec<Entry> {

@@ -15,7 +15,10 @@ pub mod rig;
 
 use checks::Checks;
 use machine::{Disk, Machine};
-use raftkv_raft::{Config, Event, Instant, LogPosition, Membership, Message, NodeId, ProposeError, Role};
+use raftkv_raft::{
+    Config, Event, Instant, LogIndex, LogPosition, MemberRole, Membership, MembershipChange, Message, NodeId,
+    ProposeError, RepairId, Role,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -96,6 +99,12 @@ pub struct Cluster {
     pub checks: Checks,
     next_token: u64,
     next_payload: u64,
+    /// Whether the schedule changes the membership.
+    pub changes: bool,
+    /// When it last asked for a change.
+    changed_at: Instant,
+    /// Whether it loses disks.
+    pub losses: bool,
 }
 
 /// A configuration with small limits, so that every limit is met.
@@ -115,6 +124,11 @@ pub fn small_config(id: NodeId) -> Config {
 
 impl Cluster {
     pub fn new(size: u64, seed: u64) -> Cluster {
+        Cluster::with_spares(size, 0, false, seed)
+    }
+
+    /// `size` founding members, and `spares` nodes that have not joined. With `lease_reads`, all clocks run equally fast.
+    pub fn with_spares(size: u64, spares: u64, lease_reads: bool, seed: u64) -> Cluster {
         let membership = Membership::new((1..=size).map(NodeId));
         let mut cluster = Cluster {
             now: Instant::ORIGIN,
@@ -124,16 +138,20 @@ impl Cluster {
             coming: BTreeMap::new(),
             sequence: 0,
             cut: BTreeSet::new(),
-            checks: Checks::default(),
+            checks: Checks::new(membership.clone()),
             next_token: 0,
             next_payload: 0,
+            changes: false,
+            changed_at: Instant::ORIGIN,
+            losses: false,
         };
-        for id in (1..=size).map(NodeId) {
-            let disk = Disk::new(membership.clone());
+        for id in (1..=size + spares).map(NodeId) {
+            let disk = Disk::new(if id.0 <= size { membership.clone() } else { Membership::default() });
             let seed = cluster.dice.next();
             // Clocks do not run equally fast, so what one node takes for a timeout is another's half.
-            let election_timeout = Duration::from_millis(100 + 100 * cluster.dice.below(4));
-            let config = Config { election_timeout, ..small_config(id) };
+            let slower = if lease_reads { 0 } else { cluster.dice.below(4) };
+            let election_timeout = Duration::from_millis(100 + 100 * slower);
+            let config = Config { election_timeout, lease_reads, ..small_config(id) };
             cluster.machines.insert(id, Machine::new(config, disk, cluster.now, seed));
         }
         cluster
@@ -262,9 +280,10 @@ impl Cluster {
         let source = &self.machines[&from];
         let position = (source.is_up() && reachable && !fails).then(|| self.checks.position(source.applied));
         let (micros, life, source_life) = (1000 + self.dice.below(20_000), self.machines[&to].life, source.life);
-        let membership = self.machines[&to].disk.membership.clone();
         let event = match position {
-            Some(position) => Event::SnapshotFetched { position, membership },
+            Some(position) => {
+                Event::SnapshotFetched { position, membership: self.checks.membership_at(position.index) }
+            }
             None => Event::SnapshotFailed,
         };
         self.schedule(micros, to, Coming::Event { life, event });
@@ -278,6 +297,47 @@ impl Cluster {
         let survive = self.dice.below(machine.writes_under_way() + 1);
         machine.crash(survive);
         self.checks.crashed(id);
+    }
+
+    /// A node that is down loses its log, or its whole disk, and will notice. Not if what only it holds could be lost by that, or
+    /// if the group could not do without its vote.
+    pub fn lose_disk(&mut self, id: NodeId) {
+        let others_are_whole = self.machines.iter().all(|(other, it)| *other == id || it.disk.repair.is_none());
+        let members = self.checks.membership().clone();
+        let is_settled = !members.is_joint() && members.repairs().iter().all(|repair| repair.node == id);
+        let effective = self.machines.values().filter_map(|it| Some(it.node.as_ref()?.status().membership.clone()));
+        let enough =
+            |it: &Membership| it.voters().len() >= 3 && [0, 3, 4, 5, 6, 7].contains(&it.voters_outgoing().len());
+        let in_logs = self.machines.values().flat_map(|it| machine::memberships_in(it.disk.entries.values()));
+        // A change under way somewhere, also in a late message, could come to need this very node.
+        let is_quiet = !self.changes || self.now.since(self.changed_at) > Duration::from_millis(700);
+        let all_enough =
+            effective.chain(in_logs.map(|(_, it)| it)).chain([members]).all(|it| it.is_empty() || enough(&it));
+        if self.machines[&id].is_up() || !others_are_whole || !is_settled || !all_enough || !is_quiet {
+            return;
+        }
+        let (everything, repair) = (self.dice.chance(50), RepairId(self.dice.next()));
+        let start = self.checks.position(self.machines[&id].disk.flushed);
+        self.machines.get_mut(&id).unwrap().disk.lose(everything, start, repair);
+        self.machines.get_mut(&id).unwrap().applied = if everything { LogIndex::ZERO } else { start.index };
+    }
+
+    /// Asks for a random change of the membership.
+    pub fn change_membership(&mut self, id: NodeId) {
+        // Who takes voters away while another cannot vote may be left without a quorum: operators are warned, schedules abstain.
+        let is_whole = self.machines.values().all(|machine| machine.disk.repair.is_none());
+        if !is_whole || !self.checks.membership().repairs().is_empty() {
+            return;
+        }
+        self.changed_at = self.now;
+        let mut roles = Vec::new();
+        for node in self.ids() {
+            if self.dice.chance(30) {
+                let role = [MemberRole::Voter, MemberRole::Voter, MemberRole::Learner, MemberRole::Removed];
+                roles.push((node, role[usize::try_from(self.dice.below(4)).unwrap()]));
+            }
+        }
+        self.step(id, Event::ChangeMembership { change: MembershipChange { roles, context: None } });
     }
 
     /// Starts a node from what its disk holds.
@@ -307,7 +367,9 @@ impl Cluster {
         self.next_token += 1;
         if self.machines[&id].is_up() {
             self.checks.read_begins(id, self.next_token);
-            self.step(id, Event::Read { token: self.next_token });
+            let token = self.next_token;
+            let lease_will_do = self.dice.chance(50);
+            self.step(id, if lease_will_do { Event::LeaseRead { token } } else { Event::Read { token } });
         }
         self.next_token
     }
@@ -349,7 +411,7 @@ impl Cluster {
         self.leader().unwrap()
     }
 
-    /// Runs until everybody has applied everything that is committed anywhere, a fresh proposal included.
+    /// Runs until every member has applied everything that is committed anywhere, a fresh proposal included.
     pub fn settle(&mut self) {
         let mut proposed = None;
         for _ in 0..100 {
@@ -358,7 +420,7 @@ impl Cluster {
             {
                 proposed = Some(position);
                 let done = |cluster: &Cluster| {
-                    cluster.machines.values().all(|machine| machine.applied >= position.index)
+                    cluster.checks.membership().members().all(|id| cluster.machines[&id].applied >= position.index)
                         && cluster.checks.committed_at(position.index) == Some(position.term)
                 };
                 if self.run_until(Duration::from_millis(1500), done) {

@@ -139,7 +139,7 @@ impl Rig {
     pub fn acknowledge(&mut self, from: u64, match_index: u64, read_round: u64) -> &Actions {
         let outcome = AppendOutcome::Durable { match_index: LogIndex(match_index) };
         let term = self.term();
-        self.receive(from, term, Body::AppendReply { outcome, read_round })
+        self.receive(from, term, Body::AppendReply { outcome, read_round, repair: None })
     }
 
     pub fn propose(&mut self, payload: &'static str) -> &Actions {

@@ -110,7 +110,7 @@ impl<'a> DecodedRun<'a> {
 fn decode_membership(entry: &Entry) -> Result<Membership, StateError> {
     let decoded = Membership::decode(&entry.payload);
     let decoded = decoded.and_then(|it| if it.is_empty() { Err(MembershipError::Contradiction) } else { Ok(it) });
-    decoded.map_err(|cause| StateError::Membership { index: entry.index, cause })
+    decoded.map_err(|cause| StateError::MembershipChange { index: entry.index, cause })
 }
 
 /// What a key holds in the middle of a run.

@@ -55,11 +55,11 @@ pub enum StateError {
         /// What is unknown.
         feature: UnknownFeature,
     },
-    /// A committed entry carries a membership that this program cannot read.
+    /// A committed entry changes the membership in a form that this program does not know.
     #[error(
-        "log entry {index} changes the membership and cannot be applied: {cause}; run a version of raftkv that knows it on this node"
+        "log entry {index} changes the membership, and cannot be read: {cause}; run a version of raftkv that knows it on this node"
     )]
-    Membership {
+    MembershipChange {
         /// The entry.
         index: LogIndex,
         /// What is wrong with it.

@@ -82,9 +82,9 @@ pub enum LayoutError {
     /// The text is not UTF-8.
     #[error("the text is not UTF-8")]
     Text,
-    /// Not a membership.
-    #[error("{0}")]
-    Membership(raft::MembershipError),
+    /// A membership that cannot be read.
+    #[error(transparent)]
+    Membership(#[from] raft::MembershipError),
 }
 
 /// Appends the escaped key to `out`.

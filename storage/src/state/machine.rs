@@ -102,7 +102,7 @@ impl<E: Engine> StateMachine<E> {
             Loaded::State(machine) if machine.cluster != bootstrap.cluster => {
                 Err(StateError::OtherCluster { expected: bootstrap.cluster.clone(), found: machine.cluster })
             }
-            Loaded::State(machine) => Ok(machine),
+            Loaded::State(machine) => Ok(*machine),
             Loaded::Nothing(engine) => {
                 set_up(&engine, bootstrap)?;
                 let (cluster, membership) = (bootstrap.cluster.clone(), bootstrap.membership.clone());
@@ -116,7 +116,7 @@ impl<E: Engine> StateMachine<E> {
     /// Opens the state in `engine` as it is, whatever cluster's it is, without writing anything.
     pub fn open_existing(engine: E) -> Result<StateMachine<E>, StateError> {
         match StateMachine::load(engine)? {
-            Loaded::State(machine) => Ok(machine),
+            Loaded::State(machine) => Ok(*machine),
             Loaded::Nothing(_) => Err(StateError::Empty),
         }
     }
@@ -249,7 +249,7 @@ impl<E: Engine> StateMachine<E> {
         let cluster = meta::decode_cluster(&row(&engine, meta::CLUSTER)?)?;
         let compacted = meta::decode_compacted(&row(&engine, meta::COMPACTED)?)?;
         let reader = StateReader::new(engine, progress.revision, compacted);
-        Ok(Loaded::State(StateMachine { reader, cluster, membership, progress, failed: false }))
+        Ok(Loaded::State(Box::new(StateMachine { reader, cluster, membership, progress, failed: false })))
     }
 }
 
@@ -266,7 +266,7 @@ impl StateMachine<RocksEngine> {
 }
 
 enum Loaded<E: Engine> {
-    State(StateMachine<E>),
+    State(Box<StateMachine<E>>),
     Nothing(E),
 }
 

@@ -1,0 +1,90 @@
+//! Repairing a member that has lost what it had promised: its log or part of it, its vote, or its whole disk.
+//!
+//! Such a node is *amnesiac*. It may have voted in a term it does not know any more, and acknowledged entries it does not hold any
+//! more. If it voted or acknowledged again, an entry that was committed with its old acknowledgement could be lost (scenario 35). So
+//! its peers must first stop counting on what it once said, and that is decided through the log:
+//!
+//! ```text
+//!   node: notices the loss, chooses a number, notes it durably            (Restored::repair)
+//!   node: neither votes nor campaigns; every answer to an append carries the number
+//!   leader: does not count such answers; appends a membership in which the node is a learner under that number
+//!   ... committed by a majority of which the node is no part ...
+//!   node: has applied a committed membership with its own number: it is a plain learner, and notes that durably
+//!   leader: makes it a voter again, if it was one, once it has the log
+//! ```
+//!
+//! Why that is safe. Let the node be B, and let the membership that takes its vote be committed at index d. Its quorum is a majority
+//! of the old voters without B, because answers of B do not count. A candidate without the entry at d could win only with an old
+//! vote of B and a majority less one of the others, and among these is one that holds the entry at d: either it refuses the candidate,
+//! whose log is behind, or it voted before it took the entry, in a higher term, and then it would have refused the entry. A candidate
+//! with the entry does not count B. So nothing hangs on B's former vote, and entries that B had acknowledged are on the logs of all
+//! leaders to come as long as one other node that holds them is not lost too. The number tells this loss from an earlier one: a
+//! membership from an earlier repair, met again while the log is sent anew, does not end this one.
+//!
+//! Caveat: a loss that a node does not notice cannot be repaired. What notices it is storage and recovery, not the core.
+
+use crate::leader::Leader;
+use crate::state::Core;
+use crate::{Actions, LogIndex, NodeId, RepairId};
+
+impl Core {
+    /// Whether this node has lost what it had promised and is not repaired yet.
+    pub(crate) fn is_amnesiac(&self) -> bool {
+        self.repair.is_some()
+    }
+
+    /// Asks to note that this node is repaired, once it has applied the proof: a committed membership with the number of its loss.
+    pub(crate) fn release_repaired(&mut self, actions: &mut Actions) {
+        let Some(id) = self.repair else { return };
+        let proven = self.configurations.committed_index() <= self.handed_out
+            && self.configurations.committed().repair_of(self.id()).is_some_and(|repair| repair.id == id)
+            && !self.configurations.committed().is_voter(self.id());
+        if proven && !self.repair_asked {
+            self.repair_asked = true;
+            actions.repaired = true;
+        }
+    }
+
+    /// The caller has noted it.
+    pub(crate) fn on_repaired(&mut self) {
+        assert!(self.repair_asked, "node {} was called repaired and is under repair {:?}", self.id(), self.repair);
+        self.repair = None;
+        self.repair_asked = false;
+    }
+}
+
+impl Leader {
+    /// Whether an answer of `from` that carries `repair` may be taken in. Forgets what a peer once held that has lost it; `from_index` is
+    /// the index the answer speaks of.
+    pub(crate) fn note_repair(
+        &mut self,
+        core: &Core,
+        from: NodeId,
+        repair: Option<RepairId>,
+        from_index: LogIndex,
+    ) -> bool {
+        let committed = core.configurations.committed();
+        let is_known_as_learner =
+            |id: RepairId| committed.repair_of(from).is_some_and(|repair| repair.id == id) && !committed.is_voter(from);
+        let Some(progress) = self.progress_mut(from) else { return false };
+        match (progress.repair, repair) {
+            (None, None) => true,
+            // It can be repaired only after its vote was taken: otherwise the answer is of its former life.
+            (Some(known), None) => {
+                if is_known_as_learner(known) {
+                    progress.repaired();
+                    true
+                } else {
+                    false
+                }
+            }
+            // An answer from before it was repaired, overtaken by later ones.
+            (_, Some(id)) if progress.last_repair == Some(id) => false,
+            (Some(known), Some(id)) if known == id => true,
+            (_, Some(id)) => {
+                progress.forget(from_index.next(), id, core.now, &core.config);
+                true
+            }
+        }
+    }
+}
