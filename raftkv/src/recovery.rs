@@ -7,8 +7,10 @@
 //! starts after what the state machine has applied (scenario 22).
 
 use crate::config::Config;
+use crate::directory::MemberDirectory;
 use crate::error::StartError;
 use crate::marker::InstallIntent;
+use crate::members::Standing;
 use crate::shared_state::SharedState;
 use crate::state::{NodeState, published};
 use raft::{HardState, LogIndex, LogPosition, LogRange, Membership, NodeId, Restored};
@@ -70,6 +72,11 @@ pub(crate) fn recover(config: &Config) -> Result<Recovered, StartError> {
         );
     }
     let (store, machine) = StateStore::open(&state, options, &bootstrap)?;
+    let founding = MemberDirectory::founding(config);
+    let directory_of_state = MemberDirectory::of(machine.membership(), &founding);
+    if Standing::of(identity.node, machine.membership(), &directory_of_state) == Standing::Removed {
+        return Err(StartError::Removed { node: config.node.id, path: path.clone() });
+    }
     mark_in_use(&in_use).map_err(|source| StartError::Directory { path: path.clone(), source })?;
     let applied = machine.applied();
     let disk = RealDisk::create(path).map_err(|source| StartError::Directory { path: path.clone(), source })?;

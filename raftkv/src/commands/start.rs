@@ -4,7 +4,7 @@ use super::Failure;
 use anyhow::{Context, anyhow, bail};
 use raftkv::config::{Config, FILE_NAME, LogFormat};
 use raftkv::exit::USAGE;
-use raftkv::{NoObserver, Server};
+use raftkv::{FatalError, NoObserver, Server};
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use std::path::PathBuf;
 use tokio::signal::unix::{SignalKind, signal};
@@ -61,6 +61,8 @@ async fn serve(config: Config) -> Result<(), Failure> {
     };
     notify(&[sd_notify::NotifyState::Stopping]);
     match failure {
+        // The reason is logged already.
+        Some(FatalError::Removed { .. }) => Ok(server.stop().await?),
         Some(failure) => Err(failure.into()),
         None => {
             tracing::info!("stopping");

@@ -342,7 +342,8 @@ impl<H: Host> Driver<H> {
     }
 
     pub(super) fn on_transfer_answered(&mut self, now: Instant, answer: Result<NodeId, TransferError>) {
-        let waiter = self.desk.transfer_asked.take().expect("the core answers a transfer only when it is asked for one");
+        let waiter =
+            self.desk.transfer_asked.take().expect("the core answers a transfer only when it is asked for one");
         let refusal = match answer {
             Ok(target) => return self.desk.transfers.push(PendingTransfer { target, asked_at: now, waiter }),
             Err(TransferError::NotLeader { leader }) => TransferRefusal::NotLeader { leader },
@@ -469,7 +470,9 @@ impl Draft<'_> {
             return Err(format!("node {id} is a member already"));
         }
         if id < next {
-            return Err(format!("number {id} was given out before and is not given out again; the next free one is {next}"));
+            return Err(format!(
+                "number {id} was given out before and is not given out again; the next free one is {next}"
+            ));
         }
         if !is_node_name(&new.name) {
             return Err(format!("`{}` is not a name: 1 to 63 characters of a-z, A-Z, 0-9, `-`, `_`", new.name));
@@ -504,7 +507,12 @@ impl Draft<'_> {
 /// A change needs those who decide before it, to be made, and those who decide after it, to go on.
 fn refuse_unsafe(report: &ChangeReport) -> Result<(), ChangeRefusal> {
     let describe = |quorum: &Quorum| {
-        format!("{} of {} voters decide and {} are reachable", quorum.needed, quorum.voters.len(), quorum.reachable.len())
+        format!(
+            "{} of {} voters decide and {} are reachable",
+            quorum.needed,
+            quorum.voters.len(),
+            quorum.reachable.len()
+        )
     };
     let reason = if !report.before.is_met() {
         format!("{}, so no change can be committed; bring members back first", describe(&report.before))
