@@ -159,6 +159,7 @@ impl Loss {
             | StartError::Store(_)
             | StartError::MembershipUnknown { .. }
             | StartError::NeverStarted { .. }
+            | StartError::Removed { .. }
             | StartError::DamagedTooOften { .. }
             | StartError::Listen { .. }
             | StartError::Thread(_) => None,
@@ -175,6 +176,7 @@ impl Loss {
             | FatalError::State(_)
             | FatalError::Install(_)
             | FatalError::Marker { .. }
+            | FatalError::Removed { .. }
             | FatalError::Panicked { .. } => None,
         }
     }

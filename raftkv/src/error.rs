@@ -95,6 +95,16 @@ pub enum StartError {
         /// The data directory.
         path: PathBuf,
     },
+    /// The node was removed from the cluster.
+    #[error(
+        "node {node} was removed from the cluster, as {} says, and never becomes a member again; delete its directory; `raftkv-cli member add` makes a new member, with a new number", path.display()
+    )]
+    Removed {
+        /// The node.
+        node: u64,
+        /// The data directory.
+        path: PathBuf,
+    },
     /// A membership in the log is of a form that this program does not know.
     #[error(
         "log entry {index} changes the membership, and cannot be read: {cause}; run a version of raftkv that knows it on this node"
@@ -147,7 +157,7 @@ impl StartError {
             | StartError::LogBehindState { .. }
             | StartError::NeverStarted { .. }
             | StartError::DamagedTooOften { .. } => CORRUPTION,
-            StartError::MembershipUnknown { .. } => UNSAFE,
+            StartError::MembershipUnknown { .. } | StartError::Removed { .. } => UNSAFE,
             StartError::Directory { .. }
             | StartError::Log(_)
             | StartError::LogWrite(_)

@@ -8,11 +8,14 @@ use crate::failure::{FailureReporter, FatalError};
 use crate::inbox::Inbox;
 use crate::log_thread::LogJob;
 use crate::marker::InstallIntent;
+use crate::members::Members;
 use crate::observer::Observer;
 use crate::shared_state::SharedState;
 use crate::snapshots::SnapshotFetcher;
 use crossbeam_channel::Sender;
-use raft::{Changed, FetchSnapshot, InstallSnapshot, Instant, Load, LogIndex, LogPosition, Message, NodeId, Term};
+use raft::{
+    Changed, FetchSnapshot, InstallSnapshot, Instant, Load, LogIndex, LogPosition, Membership, Message, NodeId, Term,
+};
 use std::sync::Arc;
 use storage::state::StateError;
 use tokio::sync::watch;
@@ -51,6 +54,8 @@ pub(crate) struct ThreadHost {
     pub(crate) freshness: Arc<Freshness>,
     /// Role, term and leader for the rest of the server.
     pub(crate) role: watch::Sender<Option<Changed>>,
+    /// The members, for the rest of the server.
+    pub(crate) members: Arc<Members>,
     /// The newest term whose leader the observer was told.
     pub(crate) announced: Option<Term>,
 }
@@ -156,5 +161,19 @@ impl Host for ThreadHost {
 
     fn fresh(&mut self, at: Instant) {
         self.freshness.set(at);
+    }
+
+    fn membership(&mut self, effective: &Membership, committed: &Membership) {
+        let view = self.members.follow(effective, committed);
+        let numbers = |ids: &[NodeId]| ids.iter().map(|id| id.0).collect::<Vec<_>>();
+        tracing::info!(
+            voters = ?numbers(effective.voters()),
+            voters_outgoing = ?numbers(effective.voters_outgoing()),
+            learners = ?numbers(effective.learners()),
+            committed = effective == committed,
+            standing = view.standing.name(),
+            "the members"
+        );
+        self.links.set_peers(view.peers.clone());
     }
 }

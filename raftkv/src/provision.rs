@@ -239,6 +239,7 @@ fn node_config(
     let listen = listen_ip(&node.host);
     Config {
         cluster: ClusterConfig {
+            joining: false,
             id: cluster.to_string(),
             key_bytes_max: settings.key_bytes_max,
             value_bytes_max: settings.value_bytes_max,

@@ -9,11 +9,13 @@
 
 use crate::amnesia::{DamageNote, FIRST_START, Loss, RepairMarker, set_aside};
 use crate::config::Config;
+use crate::directory::MemberDirectory;
 use crate::error::StartError;
 use crate::marker::InstallIntent;
+use crate::members::Standing;
 use crate::shared_state::SharedState;
 use crate::state::{NodeState, published};
-use raft::{EntryKind, HardState, LogIndex, LogPosition, LogRange, Membership, NodeId, RepairId, Restored};
+use raft::{HardState, LogIndex, LogPosition, LogRange, Membership, NodeId, RepairId, Restored};
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -24,8 +26,6 @@ use storage::wal::{LogConfig, LogStore, LogWrite, RecoveredLog, SegmentedLog};
 
 /// A file that says that the log and the state have been set up here.
 const IN_USE: &str = "IN_USE";
-/// Bytes of entries read from the log at a time.
-const READ_BYTES_MAX: usize = 8 << 20;
 
 /// Everything on disk, opened and consistent.
 pub(crate) struct Recovered {
@@ -106,7 +106,8 @@ fn note_lost_disk(config: &Config, repair: &RepairMarker) -> Result<(), StartErr
 
 /// Whether anybody could repair this node. What the state knows of the members counts, if it is whole.
 fn has_peers(config: &Config, loss: Loss) -> bool {
-    let in_configuration = config.membership().voters().len();
+    // Who joins or has joined was let in by others.
+    let in_configuration = if config.cluster.joining { usize::MAX } else { config.membership().voters().len() };
     let in_state = || {
         let state = config.node.data_dir.join("state");
         let machine = StateStore::open_read_only(&state, &rocks_options(config)).ok()?;
@@ -160,6 +161,11 @@ fn open_storage(
         );
     }
     let (store, machine) = StateStore::open(&state, rocks_options(config), &bootstrap)?;
+    let founding = MemberDirectory::founding(config);
+    let directory_of_state = MemberDirectory::of(machine.membership(), &founding);
+    if Standing::of(directory.identity().node, machine.membership(), &directory_of_state) == Standing::Removed {
+        return Err(StartError::Removed { node: config.node.id, path: path.clone() });
+    }
     mark_in_use(&in_use).map_err(unusable)?;
     let applied = machine.applied();
     let intent = InstallIntent::new(disk);
@@ -209,6 +215,7 @@ pub fn reconcile(
     membership: Membership,
     under_repair: Option<RepairId>,
 ) -> Result<Restored, StartError> {
+    let mut in_log = found.memberships;
     let mut restored = Restored {
         hard_state: found.hard_state,
         membership,
@@ -233,6 +240,7 @@ pub fn reconcile(
         restored.log_start = applied;
         restored.log_last = applied.index;
         restored.term_runs = Vec::new();
+        in_log = Vec::new();
     }
     if restored.hard_state.term < applied.term {
         // The snapshot came from a leader of a later term than this node had on disk. It voted for nobody in that term.
@@ -242,25 +250,21 @@ pub fn reconcile(
     if unfinished.is_some() {
         intent.finish().map_err(unusable)?;
     }
-    restored.memberships = memberships_in_log(log, &restored)?;
+    in_log.retain(|index| *index > applied.index);
+    restored.memberships = memberships_in_log(log, &in_log)?;
     Ok(restored)
 }
 
-/// The memberships in the log after what is applied: they take effect by being there.
-fn memberships_in_log(log: &dyn LogStore, restored: &Restored) -> Result<Vec<(LogIndex, Membership)>, StartError> {
+/// The memberships at these places in the log.
+fn memberships_in_log(log: &dyn LogStore, places: &[LogIndex]) -> Result<Vec<(LogIndex, Membership)>, StartError> {
     let reader = log.reader();
     let mut memberships = Vec::new();
-    let mut first = restored.applied.next();
-    while first <= restored.log_last {
-        let entries = reader.entries(LogRange { first, last: restored.log_last }, READ_BYTES_MAX)?;
-        for entry in &entries {
-            if entry.kind == EntryKind::Membership {
-                let membership = Membership::decode(&entry.payload)
-                    .map_err(|cause| StartError::MembershipUnknown { index: entry.index, cause })?;
-                memberships.push((entry.index, membership));
-            }
-        }
-        first = entries.last().expect("a read gives at least one entry").index.next();
+    for index in places.iter().copied() {
+        let entries = reader.entries(LogRange { first: index, last: index }, 0)?;
+        let entry = entries.first().expect("a read gives at least one entry");
+        let membership =
+            Membership::decode(&entry.payload).map_err(|cause| StartError::MembershipUnknown { index, cause })?;
+        memberships.push((index, membership));
     }
     Ok(memberships)
 }
