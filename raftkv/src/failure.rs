@@ -6,6 +6,7 @@
 use crate::exit::{CORRUPTION, ExitStatus, OTHER, SUCCESS, log_failure_is_damage, state_is_damaged};
 use crate::state::InstallError;
 use raft::NodeId;
+use std::path::PathBuf;
 use storage::state::StateError;
 use storage::wal::LogError;
 use tokio::sync::mpsc;
@@ -22,6 +23,14 @@ pub enum FatalError {
     /// A received snapshot could not be put in use.
     #[error("a snapshot could not be installed, so the node stops: {0}; check the disk, then start the node again")]
     Install(#[source] InstallError),
+    /// The note that the node is repaired could not be removed.
+    #[error("cannot remove {}, so the node stops: {source}; check the disk, then start the node again", path.display())]
+    Marker {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// A committed membership does not have this node any more. Not a failure: the node stops in order.
     #[error(
         "node {node} was removed from the cluster, so it stops; its number is not given out again, and its directory can be deleted"
@@ -46,7 +55,11 @@ impl FatalError {
             FatalError::Log(error) if log_failure_is_damage(error) => CORRUPTION,
             FatalError::State(error) if state_is_damaged(error) => CORRUPTION,
             FatalError::Removed { .. } => SUCCESS,
-            FatalError::Log(_) | FatalError::State(_) | FatalError::Install(_) | FatalError::Panicked { .. } => OTHER,
+            FatalError::Log(_)
+            | FatalError::State(_)
+            | FatalError::Install(_)
+            | FatalError::Marker { .. }
+            | FatalError::Panicked { .. } => OTHER,
         }
     }
 }

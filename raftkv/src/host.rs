@@ -1,8 +1,10 @@
 //! The driver's host in a real process: threads, sockets, files.
 
+use crate::amnesia::RepairMarker;
 use crate::apply_thread::StateJob;
 use crate::clock::Freshness;
 use crate::driver::{ApplyJob, Host, Input, PersistJob, ReadWaiter};
+use crate::failure::{FailureReporter, FatalError};
 use crate::inbox::Inbox;
 use crate::log_thread::LogJob;
 use crate::marker::InstallIntent;
@@ -42,6 +44,10 @@ pub(crate) struct ThreadHost {
     pub(crate) snapshots: SnapshotFetcher,
     /// Set while a snapshot is being put in use.
     pub(crate) intent: InstallIntent,
+    /// Set while this node is under repair.
+    pub(crate) repair: RepairMarker,
+    /// Where to say that the node cannot go on.
+    pub(crate) failures: FailureReporter,
     /// The embedding program's.
     pub(crate) observer: Box<dyn Observer>,
     /// How old the state is.
@@ -123,6 +129,19 @@ impl Host for ThreadHost {
         hand_over(&self.reads, vec![flush]);
     }
 
+    fn repaired(&mut self) {
+        let (repair, inbox, failures) = (self.repair.clone(), self.inbox.clone(), self.failures.clone());
+        // On a thread that may wait for the disk.
+        let note: ReadWaiter = Box::new(move |_| match repair.finish() {
+            Ok(()) => {
+                tracing::info!("this node is repaired: it votes and acknowledges again");
+                inbox.push(Input::Repaired);
+            }
+            Err(source) => failures.report(FatalError::Marker { path: repair.path(), source }),
+        });
+        hand_over(&self.reads, vec![note]);
+    }
+
     fn changed(&mut self, changed: Changed) {
         let Changed { role, term, leader } = changed;
         tracing::info!(?role, %term, leader = leader.map(|id| id.0), "role changed");
@@ -156,9 +175,5 @@ impl Host for ThreadHost {
             "the members"
         );
         self.links.set_peers(view.peers.clone());
-    }
-
-    fn repaired(&mut self) {
-        unreachable!("recovery starts no node under repair, so none is repaired");
     }
 }

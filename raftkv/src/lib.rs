@@ -14,6 +14,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod amnesia;
 mod apply_thread;
 pub mod apply_worker;
 mod clock;

@@ -18,6 +18,7 @@
 //!
 //! Each box that is a thread owns what it works on; they speak through channels. The driver never waits for any of them.
 
+use crate::amnesia::{DamageNote, Loss};
 use crate::apply_thread::{ApplyThread, StateJob, run_loader};
 use crate::apply_worker::ApplyWorker;
 use crate::clock::{Clock, Freshness};
@@ -44,6 +45,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use storage::identity::DataDirectory;
 use storage::wal::LogStore;
+use storage::wal::disk::RealDisk;
 use tokio::sync::{mpsc, oneshot, watch};
 use transport::{
     ClientLimits, ClientListener, CredentialPaths, Credentials, FetchConfig, Inbound, InboundHandler, PeerConfig,
@@ -70,8 +72,9 @@ pub struct Server {
     listener: ClientListener,
     http: Option<oneshot::Sender<()>>,
     reporter: Arc<StatusReporter>,
+    members: Arc<Members>,
     /// Released last.
-    directory: DataDirectory,
+    directory: Arc<DataDirectory>,
 }
 
 impl Server {
@@ -98,7 +101,7 @@ impl Server {
         let listener = start_listener(&config, &credentials, &parts)?;
         let http = start_http(&config, parts.reporter.clone()).await?;
 
-        let Recovered { directory, log, state, shared, store, restored, intent, outgoing: _ } = recovered;
+        let Recovered { directory, log, state, shared, store, restored, intent, repair, outgoing: _ } = recovered;
         let (role, role_changes) = watch::channel(None);
         let (logs, log_jobs) = unbounded::<LogJob>();
         let (states, state_jobs) = unbounded::<StateJob>();
@@ -120,6 +123,8 @@ impl Server {
                 inbox: inbox.clone(),
             },
             intent,
+            repair,
+            failures: failures.clone(),
             observer,
             freshness: parts.freshness.clone(),
             role,
@@ -177,6 +182,7 @@ impl Server {
             listener,
             http,
             reporter: parts.reporter,
+            members: parts.members,
             directory,
         })
     }
@@ -188,6 +194,23 @@ impl Server {
             // Every thread has ended without a word, which only happens when the node is stopped.
             None => std::future::pending().await,
         }
+    }
+
+    /// Remembers, for the next start, that the disk was found damaged, if that is what `failure` says and the node has peers to repair it.
+    /// Says whether a new start will do.
+    pub fn remember(&self, failure: &FatalError) -> bool {
+        let Some(loss) = Loss::behind_failure(failure).filter(|_| self.members.view().members.len() > 1) else {
+            return false;
+        };
+        let noted =
+            RealDisk::create(self.directory.path()).and_then(|disk| DamageNote::new(Arc::new(disk)).write(loss));
+        match noted {
+            Ok(()) => tracing::error!("the next start sets aside what is damaged, and the other nodes repair this one"),
+            Err(ref error) => {
+                tracing::error!(%error, "cannot remember the damage: remove nothing, and start the node again")
+            }
+        }
+        noted.is_ok()
     }
 
     /// How the node is. `None` while it stops.

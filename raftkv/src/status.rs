@@ -54,6 +54,10 @@ pub struct NodeStatus {
     pub uptime_ms: u64,
     /// Messages of peers that made no sense and were dropped.
     pub dropped_messages: u64,
+    /// Who votes, as far as this node knows; during a change, who will.
+    pub voters: Vec<u64>,
+    /// It has lost what it had promised, and neither votes nor acknowledges until its peers have repaired it.
+    pub under_repair: bool,
 }
 
 /// Called with a status.
@@ -138,6 +142,8 @@ impl StatusReporter {
             log_bytes: driver.log_bytes,
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             dropped_messages: driver.dropped_messages,
+            voters: driver.membership.voters().iter().map(|id| id.0).collect(),
+            under_repair: driver.repair.is_some(),
         }
     }
 }
