@@ -252,6 +252,7 @@ impl Server {
         if !leads {
             return;
         }
+        tracing::info!("handing leadership over");
         let (answer, outcome) = oneshot::channel();
         let waiter = Box::new(move |outcome| {
             // Waited for below, but not for ever.
