@@ -43,12 +43,15 @@
 
 mod builder;
 mod client;
-mod directory;
+#[doc(hidden)]
+pub mod directory;
 mod endpoint;
 mod error;
-mod policy;
+#[doc(hidden)]
+pub mod policy;
 mod request;
-mod route;
+#[doc(hidden)]
+pub mod route;
 mod scan;
 mod status;
 mod value;

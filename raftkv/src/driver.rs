@@ -250,6 +250,12 @@ impl<H: Host> Driver<H> {
         }
     }
 
+    /// The core, to look at.
+    #[must_use]
+    pub fn core(&self) -> &Node {
+        &self.node
+    }
+
     /// Refuses everything that waits, before the driver goes: nobody is left without an answer.
     pub fn close(&mut self) {
         for waiter in self.batch_waiters.drain(..) {
