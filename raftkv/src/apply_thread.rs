@@ -7,9 +7,11 @@ use crate::apply_worker::ApplyWorker;
 use crate::driver::{ApplyJob, Input};
 use crate::failure::{FailureReporter, FatalError};
 use crate::inbox::Inbox;
+use crate::members::Members;
 use crate::state::{NodeState, published};
 use crossbeam_channel::Receiver;
 use raft::{LogIndex, LogPosition};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use storage::wal::{LogError, LogReader};
 
@@ -39,12 +41,15 @@ pub(crate) struct ApplyThread {
     pub(crate) driver: Inbox,
     /// Where to say that it cannot go on.
     pub(crate) failures: FailureReporter,
+    /// Says whether what is applied removes this node.
+    pub(crate) members: Arc<Members>,
 }
 
 impl ApplyThread {
     /// Runs until the sender of the jobs is gone, then flushes.
     pub(crate) fn run(mut self, jobs: &Receiver<StateJob>) {
         let mut flushed = (LogIndex::ZERO, None::<Instant>);
+        let mut is_removed = false;
         for job in jobs {
             let done = match job {
                 StateJob::Apply(job) => self.apply(job, &mut flushed),
@@ -53,6 +58,11 @@ impl ApplyThread {
             if let Err(error) = done {
                 self.failures.report(error);
                 return;
+            }
+            // Only now: it is in the state, so the next start knows it too.
+            if !is_removed && self.members.removes_this_node(self.state.machine().membership()) {
+                is_removed = true;
+                self.failures.report(FatalError::Removed { node: self.members.own() });
             }
         }
         if let Err(error) = self.state.machine().flush(true) {

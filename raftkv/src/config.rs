@@ -53,7 +53,12 @@ pub struct ClusterConfig {
     /// An idle leader speaks this often, in milliseconds. 5 to a third of the election timeout; default 100.
     #[serde(default = "default_heartbeat_interval_ms")]
     pub heartbeat_interval_ms: u64,
-    /// The voters the cluster starts with. One to seven, with ids and names of their own.
+    /// This node joins a cluster that runs already: it starts without members and waits for the leader to reach it. Written by
+    /// `raftkv-cli member add`; of no meaning once the node has joined. Default false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub joining: bool,
+    /// The voters the cluster starts with, one to seven, with ids and names of their own. From the first change on, the members are part of
+    /// the replicated state, and this list is read no more. On a node that joins: itself, and those it is told of.
     pub members: Vec<MemberConfig>,
 }
 
@@ -233,9 +238,12 @@ impl Config {
         Ok(config)
     }
 
-    /// The membership the cluster starts with.
+    /// The membership the node's state is set up with: the founding members, or nobody if it joins.
     #[must_use]
     pub fn membership(&self) -> Membership {
+        if self.cluster.joining {
+            return Membership::default();
+        }
         Membership::new(self.cluster.members.iter().map(|member| NodeId(member.id)))
     }
 
@@ -278,13 +286,12 @@ impl Config {
         }
     }
 
-    /// A number that differs when the settings that must agree differ. Nodes compare it when they connect.
+    /// A number that differs when the settings that must agree differ. Nodes compare it when they connect. The members are not among them: they
+    /// change while nodes run, and the replicated state has them.
     #[must_use]
     pub fn cluster_digest(&self) -> u64 {
         let cluster = &self.cluster;
-        let mut members: Vec<&MemberConfig> = cluster.members.iter().collect();
-        members.sort_by_key(|member| member.id);
-        let mut text = format!(
+        let text = format!(
             "{}\n{}\n{}\n{}\n{}\n",
             cluster.id,
             cluster.key_bytes_max,
@@ -292,9 +299,6 @@ impl Config {
             cluster.election_timeout_ms,
             cluster.heartbeat_interval_ms
         );
-        for member in members {
-            text.push_str(&format!("{} {}\n", member.id, member.name));
-        }
         xxhash_rust::xxh3::xxh3_64(text.as_bytes())
     }
 
@@ -473,6 +477,13 @@ mod tests {
     }
 
     #[test]
+    fn a_joining_node_starts_without_members() {
+        assert_eq!(parse(MINIMAL).unwrap().membership(), Membership::new([NodeId(1)]));
+        let joining = parse(&MINIMAL.replace("id = \"test\"", "id = \"test\"\njoining = true")).unwrap();
+        assert!(joining.membership().is_empty());
+    }
+
+    #[test]
     fn a_node_listens_on_its_own_ports_unless_told_otherwise() {
         let text =
             MINIMAL.replace("listen_client = \"127.0.0.1:7420\"", "").replace("listen_peer = \"127.0.0.1:7421\"", "");
@@ -505,10 +516,12 @@ mod tests {
     }
 
     #[test]
-    fn digest_ignores_order_and_addresses_but_not_settings() {
+    fn digest_ignores_members_but_not_settings() {
         let one = parse(MINIMAL).unwrap();
         let mut moved = one.clone();
         moved.cluster.members[0].client = "10.0.0.9:1".to_owned();
+        moved.cluster.members[0].name = "other".to_owned();
+        moved.cluster.joining = true;
         assert_eq!(one.cluster_digest(), moved.cluster_digest());
         let mut other = one.clone();
         other.cluster.value_bytes_max += 1;

@@ -18,15 +18,23 @@
 mod freshness;
 mod input;
 mod jobs;
+mod membership;
 mod waiting;
 
 pub use input::{Input, WriteCommand, WriteCondition, WriteRequest};
 pub use jobs::{ApplyEntries, ApplyJob, EntryWaiters, PersistJob};
+pub use membership::{
+    ChangeBusy, ChangeRefusal, ChangeReport, ChangeRequest, ChangeWaiter, MemberEdit, NewMember, Quorum,
+    TransferRefusal, TransferWaiter,
+};
 pub use waiting::{ReadRefusal, ReadWaiter, WriteOutcome, WriteRefusal, WriteWaiter};
 
+use crate::directory::MemberDirectory;
 use freshness::FreshnessTracker;
+use membership::OperatorDesk;
 use raft::{
-    Actions, Changed, Event, Instant, LogIndex, LogPosition, LogRange, Message, Node, NodeId, ProposeError, Role,
+    Actions, Changed, Event, Instant, LogIndex, LogPosition, LogRange, Membership, Message, Node, NodeId, PeerProgress,
+    ProposeError, RepairId, Role,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -69,13 +77,22 @@ pub trait Host {
     fn committed(&mut self, index: LogIndex);
     /// The state is as it was at this moment, or newer.
     fn fresh(&mut self, at: Instant);
+    /// Who is a member: the membership in effect, and the newest one known to be committed. Called when the driver is made, and whenever either
+    /// changes. Links go to the members of both.
+    fn membership(&mut self, effective: &Membership, committed: &Membership);
+    /// Notes durably that this node is repaired: the number of its loss is void. Report with [`Input::Repaired`].
+    fn repaired(&mut self);
 }
 
-/// Limits of the driver.
-#[derive(Debug, Clone, Copy)]
+/// Settings of the driver.
+#[derive(Debug, Clone)]
 pub struct DriverConfig {
     /// Once the log on disk is larger than this, in bytes, what is flushed of it is dropped.
     pub log_retained_bytes: u64,
+    /// The core's. A voter that was not heard from for this long is not reachable.
+    pub election_timeout: Duration,
+    /// What the members are called until the membership says so itself.
+    pub founding: MemberDirectory,
 }
 
 /// What a node finds on its disk, beside what the core is told.
@@ -109,6 +126,9 @@ pub struct Driver<H> {
     housekeeping_at: Instant,
     dropped_messages: u64,
     freshness: FreshnessTracker,
+    desk: OperatorDesk,
+    /// The membership in effect is not known to be committed.
+    membership_open: bool,
 }
 
 /// What a node says of itself.
@@ -136,13 +156,19 @@ pub struct DriverStatus {
     pub log_bytes: u64,
     /// Messages of peers that made no sense and were dropped.
     pub dropped_messages: u64,
+    /// The membership in effect.
+    pub membership: Membership,
+    /// The node has lost what it had promised and is not repaired yet.
+    pub repair: Option<RepairId>,
+    /// What a leader knows of its peers; empty on other nodes.
+    pub peers: Vec<PeerProgress>,
 }
 
 impl<H: Host> Driver<H> {
     /// A driver around `node`, with what was found on disk.
     pub fn new(node: Node, host: H, config: DriverConfig, restored: RestoredDisk, now: Instant) -> Driver<H> {
         let RestoredDisk { applied, log_bytes } = restored;
-        Driver {
+        let mut driver = Driver {
             node,
             host,
             config,
@@ -163,7 +189,11 @@ impl<H: Host> Driver<H> {
             housekeeping_at: now + HOUSEKEEPING_INTERVAL,
             dropped_messages: 0,
             freshness: FreshnessTracker::default(),
-        }
+            desk: OperatorDesk::default(),
+            membership_open: false,
+        };
+        driver.follow_membership(true);
+        driver
     }
 
     /// When [`Driver::flush`] must be called even if nothing arrives.
@@ -200,10 +230,9 @@ impl<H: Host> Driver<H> {
                     self.step(now, Event::Compacted { position });
                 }
             }
-            Input::TransferLeadership { target } => {
-                self.propose_batch(now);
-                self.step(now, Event::TransferLeadership { target });
-            }
+            Input::TransferLeadership { target, waiter } => self.on_transfer_request(now, target, waiter),
+            Input::ChangeMembership(request) => self.on_change_request(now, request),
+            Input::Repaired => self.step(now, Event::Repaired),
             Input::Status(answer) => answer(self.status()),
         }
     }
@@ -227,6 +256,7 @@ impl<H: Host> Driver<H> {
         if self.housekeeping_at <= now {
             self.housekeeping_at = now + HOUSEKEEPING_INTERVAL;
             self.call_orphans_unknown(now);
+            self.settle_desk(now);
             self.compact_log();
         }
     }
@@ -247,6 +277,9 @@ impl<H: Host> Driver<H> {
             flushed: self.flushed,
             log_bytes: self.log_bytes,
             dropped_messages: self.dropped_messages,
+            membership: status.membership.clone(),
+            repair: status.repair,
+            peers: self.node.peer_progress().collect(),
         }
     }
 
@@ -271,6 +304,7 @@ impl<H: Host> Driver<H> {
         for waiter in asked.chain(indexed).flatten().chain(self.reads_gathered.drain(..)) {
             waiter(Err(ReadRefusal::Stopping));
         }
+        self.close_desk();
     }
 
     fn on_message(&mut self, now: Instant, from: NodeId, message: Message) {
@@ -390,6 +424,22 @@ impl<H: Host> Driver<H> {
             self.dropped_messages += 1;
             tracing::debug!(?reason, "a peer's message was dropped");
         }
+        self.carry_out_membership(now, actions);
+    }
+
+    /// The last part of a step: what was sent before goes over the links of the members before.
+    fn carry_out_membership(&mut self, now: Instant, actions: &mut Actions) {
+        if let Some(answer) = actions.membership_proposal.take() {
+            self.on_change_proposed(now, answer);
+        }
+        if let Some(answer) = actions.transfer.take() {
+            self.on_transfer_answered(now, answer);
+        }
+        self.follow_membership(actions.membership_changed);
+        if actions.repaired {
+            self.host.repaired();
+        }
+        self.settle_desk(now);
     }
 
     fn send(&mut self, send: raft::Send) {

@@ -1,5 +1,6 @@
 //! Why a node did not start.
 
+use crate::amnesia::FIRST_START;
 use crate::config::ConfigError;
 use crate::exit::{CORRUPTION, ExitStatus, OTHER, TLS, UNSAFE, USAGE, log_is_damaged, store_is_damaged};
 use raft::{LogIndex, LogPosition, MembershipError};
@@ -76,6 +77,34 @@ pub enum StartError {
         /// Where the log ends.
         log_last: LogIndex,
     },
+    /// The data directory is empty, this node has no peers, and nothing says that it is new.
+    #[error(
+        "{} is empty, and this node is the only voter: its data is gone, or it has never run here; bring the data directory back, or, to start with nothing, create the empty file {} and start again",
+        path.display(), path.join(FIRST_START).display()
+    )]
+    NeverStarted {
+        /// The data directory.
+        path: PathBuf,
+    },
+    /// Too many remains of earlier losses.
+    #[error(
+        "this node has lost its log or its state once more, and the remains of earlier losses fill {} (damaged-1, damaged-2, …): look at the disk, move these folders away, and start again",
+        path.display()
+    )]
+    DamagedTooOften {
+        /// The data directory.
+        path: PathBuf,
+    },
+    /// The node was removed from the cluster.
+    #[error(
+        "node {node} was removed from the cluster, as {} says, and never becomes a member again; delete its directory; `raftkv-cli member add` makes a new member, with a new number", path.display()
+    )]
+    Removed {
+        /// The node.
+        node: u64,
+        /// The data directory.
+        path: PathBuf,
+    },
     /// A membership in the log is of a form that this program does not know.
     #[error(
         "log entry {index} changes the membership, and cannot be read: {cause}; run a version of raftkv that knows it on this node"
@@ -123,8 +152,12 @@ impl StartError {
             StartError::Store(error) if store_is_damaged(error) => CORRUPTION,
             StartError::Log(OpenError::UnknownVersion { .. } | OpenError::WrongGroup { .. }) => UNSAFE,
             StartError::Store(StoreError::State { source: StateError::UnknownFormat { .. }, .. }) => UNSAFE,
-            StartError::LogMissing { .. } | StartError::Gap { .. } | StartError::LogBehindState { .. } => CORRUPTION,
-            StartError::MembershipUnknown { .. } => UNSAFE,
+            StartError::LogMissing { .. }
+            | StartError::Gap { .. }
+            | StartError::LogBehindState { .. }
+            | StartError::NeverStarted { .. }
+            | StartError::DamagedTooOften { .. } => CORRUPTION,
+            StartError::MembershipUnknown { .. } | StartError::Removed { .. } => UNSAFE,
             StartError::Directory { .. }
             | StartError::Log(_)
             | StartError::LogWrite(_)

@@ -8,6 +8,8 @@ use storage::wal::{LogError, OpenError};
 #[error("exit status {0}")]
 pub struct ExitStatus(pub u8);
 
+/// Everything went as it should.
+pub const SUCCESS: ExitStatus = ExitStatus(0);
 /// Any error that has no code of its own.
 pub const OTHER: ExitStatus = ExitStatus(1);
 /// The command line or the configuration is wrong.

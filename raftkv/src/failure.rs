@@ -3,8 +3,10 @@
 //! After one of these nothing is acknowledged any more: the thread that met it has stopped, so the events that an
 //! acknowledgement needs cannot come. The server's owner learns of it from [`Server::failed`](crate::Server::failed) and ends the process.
 
-use crate::exit::{CORRUPTION, ExitStatus, OTHER, log_failure_is_damage, state_is_damaged};
+use crate::exit::{CORRUPTION, ExitStatus, OTHER, SUCCESS, log_failure_is_damage, state_is_damaged};
 use crate::state::InstallError;
+use raft::NodeId;
+use std::path::PathBuf;
 use storage::state::StateError;
 use storage::wal::LogError;
 use tokio::sync::mpsc;
@@ -21,6 +23,22 @@ pub enum FatalError {
     /// A received snapshot could not be put in use.
     #[error("a snapshot could not be installed, so the node stops: {0}; check the disk, then start the node again")]
     Install(#[source] InstallError),
+    /// The note that the node is repaired could not be removed.
+    #[error("cannot remove {}, so the node stops: {source}; check the disk, then start the node again", path.display())]
+    Marker {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A committed membership does not have this node any more. Not a failure: the node stops in order.
+    #[error(
+        "node {node} was removed from the cluster, so it stops; its number is not given out again, and its directory can be deleted"
+    )]
+    Removed {
+        /// This node.
+        node: NodeId,
+    },
     /// A thread of the node panicked: an invariant did not hold.
     #[error("the {thread} thread panicked, so the node stops; this is a bug, please report it with the lines above")]
     Panicked {
@@ -36,7 +54,12 @@ impl FatalError {
         match self {
             FatalError::Log(error) if log_failure_is_damage(error) => CORRUPTION,
             FatalError::State(error) if state_is_damaged(error) => CORRUPTION,
-            FatalError::Log(_) | FatalError::State(_) | FatalError::Install(_) | FatalError::Panicked { .. } => OTHER,
+            FatalError::Removed { .. } => SUCCESS,
+            FatalError::Log(_)
+            | FatalError::State(_)
+            | FatalError::Install(_)
+            | FatalError::Marker { .. }
+            | FatalError::Panicked { .. } => OTHER,
         }
     }
 }
@@ -54,7 +77,11 @@ impl FailureReporter {
 
     /// Reports a failure. The first one counts.
     pub(crate) fn report(&self, error: FatalError) {
-        tracing::error!("{error}");
+        if let FatalError::Removed { .. } = error {
+            tracing::warn!("{error}");
+        } else {
+            tracing::error!("{error}");
+        }
         // Nobody listens any more: the server is stopping already.
         let _ = self.0.send(error);
     }

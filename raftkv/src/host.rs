@@ -1,16 +1,21 @@
 //! The driver's host in a real process: threads, sockets, files.
 
+use crate::amnesia::RepairMarker;
 use crate::apply_thread::StateJob;
 use crate::clock::Freshness;
 use crate::driver::{ApplyJob, Host, Input, PersistJob, ReadWaiter};
+use crate::failure::{FailureReporter, FatalError};
 use crate::inbox::Inbox;
 use crate::log_thread::LogJob;
 use crate::marker::InstallIntent;
+use crate::members::Members;
 use crate::observer::Observer;
 use crate::shared_state::SharedState;
 use crate::snapshots::SnapshotFetcher;
 use crossbeam_channel::Sender;
-use raft::{Changed, FetchSnapshot, InstallSnapshot, Instant, Load, LogIndex, LogPosition, Message, NodeId, Term};
+use raft::{
+    Changed, FetchSnapshot, InstallSnapshot, Instant, Load, LogIndex, LogPosition, Membership, Message, NodeId, Term,
+};
 use std::sync::Arc;
 use storage::state::StateError;
 use tokio::sync::watch;
@@ -39,12 +44,18 @@ pub(crate) struct ThreadHost {
     pub(crate) snapshots: SnapshotFetcher,
     /// Set while a snapshot is being put in use.
     pub(crate) intent: InstallIntent,
+    /// Set while this node is under repair.
+    pub(crate) repair: RepairMarker,
+    /// Where to say that the node cannot go on.
+    pub(crate) failures: FailureReporter,
     /// The embedding program's.
     pub(crate) observer: Box<dyn Observer>,
     /// How old the state is.
     pub(crate) freshness: Arc<Freshness>,
     /// Role, term and leader for the rest of the server.
     pub(crate) role: watch::Sender<Option<Changed>>,
+    /// The members, for the rest of the server.
+    pub(crate) members: Arc<Members>,
     /// The newest term whose leader the observer was told.
     pub(crate) announced: Option<Term>,
 }
@@ -118,6 +129,19 @@ impl Host for ThreadHost {
         hand_over(&self.reads, vec![flush]);
     }
 
+    fn repaired(&mut self) {
+        let (repair, inbox, failures) = (self.repair.clone(), self.inbox.clone(), self.failures.clone());
+        // On a thread that may wait for the disk.
+        let note: ReadWaiter = Box::new(move |_| match repair.finish() {
+            Ok(()) => {
+                tracing::info!("this node is repaired: it votes and acknowledges again");
+                inbox.push(Input::Repaired);
+            }
+            Err(source) => failures.report(FatalError::Marker { path: repair.path(), source }),
+        });
+        hand_over(&self.reads, vec![note]);
+    }
+
     fn changed(&mut self, changed: Changed) {
         let Changed { role, term, leader } = changed;
         tracing::info!(?role, %term, leader = leader.map(|id| id.0), "role changed");
@@ -137,5 +161,19 @@ impl Host for ThreadHost {
 
     fn fresh(&mut self, at: Instant) {
         self.freshness.set(at);
+    }
+
+    fn membership(&mut self, effective: &Membership, committed: &Membership) {
+        let view = self.members.follow(effective, committed);
+        let numbers = |ids: &[NodeId]| ids.iter().map(|id| id.0).collect::<Vec<_>>();
+        tracing::info!(
+            voters = ?numbers(effective.voters()),
+            voters_outgoing = ?numbers(effective.voters_outgoing()),
+            learners = ?numbers(effective.learners()),
+            committed = effective == committed,
+            standing = view.standing.name(),
+            "the members"
+        );
+        self.links.set_peers(view.peers.clone());
     }
 }

@@ -14,10 +14,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod amnesia;
 mod apply_thread;
 pub mod apply_worker;
 mod clock;
 pub mod config;
+pub mod directory;
 pub mod driver;
 mod error;
 pub mod exit;
@@ -28,6 +30,7 @@ mod inbox;
 mod log_thread;
 pub mod log_worker;
 pub mod marker;
+pub mod members;
 mod observer;
 pub mod ports;
 pub mod provision;

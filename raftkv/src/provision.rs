@@ -9,6 +9,7 @@
 //! Nothing is overwritten: an existing `OUT` that is not empty is refused. Everything is written under a temporary name beside
 //! `OUT` and renamed at the end, so a crash leaves nothing that looks finished.
 
+use crate::amnesia::FIRST_START;
 use crate::config::{
     ClusterConfig, Config, FILE_NAME, LoggingConfig, MemberConfig, NodeConfig, StorageConfig, TlsConfig, check_address,
     is_node_name,
@@ -199,9 +200,16 @@ fn write_all(
         config.check().map_err(|(key, problem)| anyhow::anyhow!("{key}: {problem}"))?;
         let text = config_text(&config)?;
         write_file(&folder.join(FILE_NAME), &text, 0o644)?;
+        let data = folder.join("data");
+        make_directory(&data)?;
+        write_file(&data.join(FIRST_START), FIRST_START_TEXT, 0o600)?;
     }
     Ok(())
 }
+
+/// For whoever finds the file.
+const FIRST_START_TEXT: &str =
+    "This node has never run. Its first start removes this file; after that, an empty data directory is a loss.\n";
 
 /// An environment file for the admin's shell: it finds its own folder, so it can be moved together with the certificates.
 /// Only bash tells a sourced file where it is; in other shells it works in its own folder, and says so elsewhere.
@@ -231,6 +239,7 @@ fn node_config(
     let listen = listen_ip(&node.host);
     Config {
         cluster: ClusterConfig {
+            joining: false,
             id: cluster.to_string(),
             key_bytes_max: settings.key_bytes_max,
             value_bytes_max: settings.value_bytes_max,

@@ -18,17 +18,20 @@
 //!
 //! Each box that is a thread owns what it works on; they speak through channels. The driver never waits for any of them.
 
+use crate::amnesia::{DamageNote, Loss};
 use crate::apply_thread::{ApplyThread, StateJob, run_loader};
 use crate::apply_worker::ApplyWorker;
 use crate::clock::{Clock, Freshness};
 use crate::config::Config;
-use crate::driver::{Driver, DriverConfig, Input, ReadWaiter, RestoredDisk};
+use crate::directory::MemberDirectory;
+use crate::driver::{Driver, DriverConfig, Input, ReadWaiter, RestoredDisk, TransferRefusal};
 use crate::error::StartError;
 use crate::failure::{FailureReporter, FatalError};
 use crate::host::ThreadHost;
 use crate::http::{self, StatusSource};
 use crate::inbox::{Inbox, Mail};
 use crate::log_thread::{self, LogJob};
+use crate::members::Members;
 use crate::observer::Observer;
 use crate::recovery::{Recovered, recover};
 use crate::requests::SizeLimits;
@@ -36,15 +39,14 @@ use crate::service::Service;
 use crate::snapshots::{LocalSnapshots, SnapshotFetcher};
 use crate::status::{NodeStatus, StatusReporter};
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use raft::{Changed, Node, NodeId};
-use std::collections::BTreeMap;
+use raft::{Changed, Node, NodeId, Role};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use storage::identity::DataDirectory;
 use storage::wal::LogStore;
+use storage::wal::disk::RealDisk;
 use tokio::sync::{mpsc, oneshot, watch};
-use transport::proto::client as wire;
 use transport::{
     ClientLimits, ClientListener, CredentialPaths, Credentials, FetchConfig, Inbound, InboundHandler, PeerConfig,
     PeerLimits, PeerLinks, SnapshotClient,
@@ -61,9 +63,7 @@ const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A running node. Dropping it leaves its threads to end by themselves; [`Server::stop`] ends it in order.
 pub struct Server {
-    id: NodeId,
     election_timeout: Duration,
-    voters: usize,
     inbox: Inbox,
     role: watch::Receiver<Option<Changed>>,
     failures: mpsc::UnboundedReceiver<FatalError>,
@@ -72,8 +72,9 @@ pub struct Server {
     listener: ClientListener,
     http: Option<oneshot::Sender<()>>,
     reporter: Arc<StatusReporter>,
+    members: Arc<Members>,
     /// Released last.
-    directory: DataDirectory,
+    directory: Arc<DataDirectory>,
 }
 
 impl Server {
@@ -96,11 +97,11 @@ impl Server {
         // Ports before threads: a port that is taken is found before anything runs.
         let snapshots = LocalSnapshots::new(recovered.shared.clone(), &recovered.outgoing)
             .map_err(|source| StartError::Directory { path: recovered.outgoing.clone(), source })?;
-        let links = Arc::new(start_links(&config, &credentials, inbox.clone(), snapshots)?);
+        let links = Arc::new(start_links(&config, &credentials, &parts, inbox.clone(), snapshots)?);
         let listener = start_listener(&config, &credentials, &parts)?;
         let http = start_http(&config, parts.reporter.clone()).await?;
 
-        let Recovered { directory, log, state, shared, store, restored, intent, outgoing: _ } = recovered;
+        let Recovered { directory, log, state, shared, store, restored, intent, repair, outgoing: _ } = recovered;
         let (role, role_changes) = watch::channel(None);
         let (logs, log_jobs) = unbounded::<LogJob>();
         let (states, state_jobs) = unbounded::<StateJob>();
@@ -116,20 +117,27 @@ impl Server {
             snapshots: SnapshotFetcher {
                 runtime: tokio::runtime::Handle::current(),
                 client: snapshot_client(&config, &credentials),
-                addresses: peer_addresses(&config),
+                links: links.clone(),
                 store,
                 cluster: config.cluster.id.clone(),
                 inbox: inbox.clone(),
             },
             intent,
+            repair,
+            failures: failures.clone(),
             observer,
             freshness: parts.freshness.clone(),
             role,
             announced: None,
+            members: parts.members.clone(),
         };
         let applied = restored.applied;
         let node = Node::new(config.raft(), restored, clock.now(), rand::random());
-        let driver_config = DriverConfig { log_retained_bytes: config.storage.log_retained_mib << 20 };
+        let driver_config = DriverConfig {
+            log_retained_bytes: config.storage.log_retained_mib << 20,
+            election_timeout: config.raft().election_timeout,
+            founding: MemberDirectory::founding(&config),
+        };
         let on_disk = RestoredDisk { applied, log_bytes: log.bytes() };
         let driver = Driver::new(node, host, driver_config, on_disk, clock.now());
 
@@ -144,6 +152,7 @@ impl Server {
             worker: ApplyWorker::new(reader.clone()),
             driver: inbox.clone(),
             failures: failures.clone(),
+            members: parts.members.clone(),
         };
         spawn("apply", Box::new(move || apply.run(&state_jobs)))?;
         let (to_driver, reporter) = (inbox.clone(), failures.clone());
@@ -164,9 +173,7 @@ impl Server {
             "serving"
         );
         Ok(Server {
-            id: NodeId(config.node.id),
             election_timeout: config.raft().election_timeout,
-            voters: config.membership().voters().len(),
             inbox,
             role: role_changes,
             failures: failed,
@@ -175,6 +182,7 @@ impl Server {
             listener,
             http,
             reporter: parts.reporter,
+            members: parts.members,
             directory,
         })
     }
@@ -186,6 +194,23 @@ impl Server {
             // Every thread has ended without a word, which only happens when the node is stopped.
             None => std::future::pending().await,
         }
+    }
+
+    /// Remembers, for the next start, that the disk was found damaged, if that is what `failure` says and the node has peers to repair it.
+    /// Says whether a new start will do.
+    pub fn remember(&self, failure: &FatalError) -> bool {
+        let Some(loss) = Loss::behind_failure(failure).filter(|_| self.members.view().members.len() > 1) else {
+            return false;
+        };
+        let noted =
+            RealDisk::create(self.directory.path()).and_then(|disk| DamageNote::new(Arc::new(disk)).write(loss));
+        match noted {
+            Ok(()) => tracing::error!("the next start sets aside what is damaged, and the other nodes repair this one"),
+            Err(ref error) => {
+                tracing::error!(%error, "cannot remember the damage: remove nothing, and start the node again")
+            }
+        }
+        noted.is_ok()
     }
 
     /// How the node is. `None` while it stops.
@@ -223,23 +248,25 @@ impl Server {
 
     /// Hands leadership over if this node leads, and waits for it, for as long as the core tries.
     async fn hand_over(&mut self) {
-        let leads = |changed: &Option<Changed>| changed.is_some_and(|changed| changed.leader == Some(self.id));
-        if self.voters == 1 || !leads(&self.role.borrow()) {
+        let leads = self.role.borrow().is_some_and(|changed| changed.role == Role::Leader);
+        if !leads {
             return;
         }
-        tracing::info!("handing leadership over");
-        self.inbox.push(Input::TransferLeadership { target: None });
-        let mut role = self.role.clone();
-        let handed_over = role
-            .wait_for(|changed| changed.is_some_and(|changed| changed.leader.is_some_and(|leader| leader != self.id)));
-        // The core gives up after an election timeout, so there is nothing to wait for after that.
-        match tokio::time::timeout(self.election_timeout, handed_over).await {
-            Ok(Ok(changed)) => tracing::info!(
-                leader = changed.and_then(|changed| changed.leader).map(|id| id.0),
-                "leadership is handed over"
-            ),
+        let (answer, outcome) = oneshot::channel();
+        let waiter = Box::new(move |outcome| {
+            // Waited for below, but not for ever.
+            let _ = answer.send(outcome);
+        });
+        self.inbox.push(Input::TransferLeadership { target: None, waiter });
+        match tokio::time::timeout(2 * self.election_timeout, outcome).await {
+            Ok(Ok(Ok(leader))) => tracing::info!(%leader, "leadership is handed over"),
+            // Nobody is left behind.
+            Ok(Ok(Err(TransferRefusal::NobodyElse))) => {}
+            Ok(Ok(Err(refusal))) => {
+                tracing::warn!(%refusal, "leadership was not handed over; the others elect a leader by themselves");
+            }
             Ok(Err(_)) | Err(_) => {
-                tracing::warn!("nobody took leadership over in time; the others elect a leader by themselves")
+                tracing::warn!("nobody took leadership over in time; the others elect a leader by themselves");
             }
         }
     }
@@ -250,6 +277,7 @@ struct Parts {
     reads: Sender<Vec<ReadWaiter>>,
     read_jobs: Receiver<Vec<ReadWaiter>>,
     freshness: Arc<Freshness>,
+    members: Arc<Members>,
     reporter: Arc<StatusReporter>,
     service: Arc<Service>,
 }
@@ -258,29 +286,23 @@ impl Parts {
     fn new(config: &Config, recovered: &Recovered, clock: Clock, inbox: Inbox, failures: FailureReporter) -> Parts {
         let (reads, read_jobs) = unbounded();
         let freshness = Arc::new(Freshness::new(clock));
+        // As applied: the driver says more as soon as it is there.
+        let membership = &recovered.restored.membership;
+        let members = Arc::new(Members::new(NodeId(config.node.id), MemberDirectory::founding(config), membership));
         let reporter = Arc::new(StatusReporter::new(
             config.cluster.id.clone(),
             config.own_member().clone(),
+            members.clone(),
             inbox.clone(),
             reads.clone(),
             recovered.shared.clone(),
         ));
-        let member = |member: &crate::config::MemberConfig| {
-            let on_wire = wire::Member {
-                id: member.id,
-                name: member.name.clone(),
-                peer_address: member.peer.clone(),
-                client_address: member.client.clone(),
-                kind: "voter".to_owned(),
-            };
-            (NodeId(member.id), on_wire)
-        };
         let service = Arc::new(Service {
             inbox,
             reads: reads.clone(),
             shared: recovered.shared.clone(),
             freshness: freshness.clone(),
-            members: Arc::new(config.cluster.members.iter().map(member).collect::<BTreeMap<_, _>>()),
+            members: members.clone(),
             reporter: reporter.clone(),
             failures,
             limits: SizeLimits {
@@ -289,7 +311,7 @@ impl Parts {
             },
             runtime: tokio::runtime::Handle::current(),
         });
-        Parts { reads, read_jobs, freshness, reporter, service }
+        Parts { reads, read_jobs, freshness, members, reporter, service }
     }
 }
 
@@ -313,10 +335,6 @@ fn agent() -> String {
     format!("raftkv {}", env!("CARGO_PKG_VERSION"))
 }
 
-fn peer_addresses(config: &Config) -> BTreeMap<NodeId, String> {
-    config.cluster.members.iter().map(|member| (NodeId(member.id), member.peer.clone())).collect()
-}
-
 fn peer_limits(config: &Config) -> PeerLimits {
     let defaults = PeerLimits::default();
     // An append holds at least one entry, and an entry at least one put, which may name a value twice.
@@ -335,6 +353,7 @@ fn bytes(count: u64) -> usize {
 fn start_links(
     config: &Config,
     credentials: &Credentials,
+    parts: &Parts,
     inbox: Inbox,
     snapshots: LocalSnapshots,
 ) -> Result<PeerLinks, StartError> {
@@ -345,7 +364,8 @@ fn start_links(
     });
     let peers = PeerConfig {
         bind: config.listen_peer(),
-        peers: peer_addresses(config).into_iter().collect(),
+        peers: parts.members.view().peers.clone(),
+        address: config.own_member().peer.clone(),
         settings_digest: config.cluster_digest(),
         agent: agent(),
         credentials: credentials.clone(),

@@ -8,6 +8,7 @@ use crate::clock::Freshness;
 use crate::driver::{Input, ReadRefusal, ReadWaiter, WriteCommand, WriteOutcome, WriteRefusal, WriteRequest};
 use crate::failure::{FailureReporter, FatalError};
 use crate::inbox::Inbox;
+use crate::members::Members;
 use crate::requests::{
     self, ReadLevel, Refused, SizeLimits, error, get_reply, read_refused, write_refused, write_reply,
 };
@@ -15,8 +16,6 @@ use crate::scans::{ScanJob, run_scan};
 use crate::shared_state::SharedState;
 use crate::status::StatusReporter;
 use crossbeam_channel::Sender;
-use raft::NodeId;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use storage::state::ReadError;
 use transport::proto::client as wire;
@@ -33,8 +32,8 @@ pub(crate) struct Service {
     pub(crate) shared: Arc<SharedState>,
     /// How old the state is at most.
     pub(crate) freshness: Arc<Freshness>,
-    /// The members, by number.
-    pub(crate) members: Arc<BTreeMap<NodeId, wire::Member>>,
+    /// The members.
+    pub(crate) members: Arc<Members>,
     /// What the node says of itself.
     pub(crate) reporter: Arc<StatusReporter>,
     /// Where damage found by a read is reported.
@@ -72,7 +71,9 @@ impl ClientService for Service {
             Request::Status(_) => {
                 let members = self.members.clone();
                 self.reporter.report(Box::new(move |status| {
-                    responder.answer(Response::Status(status.into_reply(members.values().cloned().collect())));
+                    responder.answer(Response::Status(
+                        status.into_reply(members.view().members.values().cloned().collect()),
+                    ));
                 }));
             }
         }
@@ -93,7 +94,7 @@ impl ClientService for Service {
                 level,
                 Box::new(move |allowed| {
                     // A scan whose client is gone by now has nobody who waits.
-                    let _ = ready.send(allowed.map_err(|refusal| read_refused(refusal, &members)));
+                    let _ = ready.send(allowed.map_err(|refusal| read_refused(refusal, &members.view().members)));
                 }),
             ),
             Err(error) => drop(ready.send(Err(error))),
@@ -121,7 +122,7 @@ impl Service {
         let waiter = Box::new(move |result: Result<WriteOutcome, WriteRefusal>| {
             responder.answer(match result {
                 Ok(outcome) => write_reply(outcome, is_put, wants_values),
-                Err(refusal) => Response::Error(*write_refused(refusal, &members)),
+                Err(refusal) => Response::Error(*write_refused(refusal, &members.view().members)),
             });
         });
         self.inbox.push(Input::Write(WriteRequest { command, waiter }));
@@ -145,7 +146,7 @@ impl Service {
                         Ok(reply) => Response::Get(reply),
                         Err(cause) => Response::Error(*read_failed(cause, &failures)),
                     },
-                    Err(refusal) => Response::Error(*read_refused(refusal, &members)),
+                    Err(refusal) => Response::Error(*read_refused(refusal, &members.view().members)),
                 });
             }),
         );

@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use storage::state::StateStore;
-use transport::SnapshotClient;
 use transport::{OpenSnapshot, SnapshotSource, describe_directory};
+use transport::{PeerLinks, SnapshotClient};
 
 /// Snapshots given out at a time; more peers than this ask again later.
 const OPEN_MAX: usize = 2;
@@ -105,8 +105,8 @@ pub(crate) struct SnapshotFetcher {
     pub(crate) runtime: tokio::runtime::Handle,
     /// Asks other nodes.
     pub(crate) client: SnapshotClient,
-    /// The peers' addresses.
-    pub(crate) addresses: BTreeMap<NodeId, String>,
+    /// Know where peers are, those too that this node has only heard of by being connected to.
+    pub(crate) links: Arc<PeerLinks>,
     /// Where a snapshot is received.
     pub(crate) store: Arc<Mutex<StateStore>>,
     /// The cluster's name.
@@ -120,11 +120,11 @@ impl SnapshotFetcher {
     pub(crate) fn fetch(&self, fetch: FetchSnapshot) {
         let (client, store, inbox, cluster) =
             (self.client.clone(), self.store.clone(), self.inbox.clone(), self.cluster.clone());
-        let address = self.addresses.get(&fetch.from).cloned();
+        let address = self.links.address_of(fetch.from);
         self.runtime.spawn(async move {
             let received = match address {
                 Some(address) => receive(&client, &store, cluster, fetch, &address).await,
-                None => Err(anyhow::anyhow!("node {} is not a peer", fetch.from)),
+                None => Err(anyhow::anyhow!("node {} is no member and not connected", fetch.from)),
             };
             match received {
                 Ok(input) => inbox.push(input),

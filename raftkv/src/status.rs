@@ -3,6 +3,7 @@
 use crate::config::MemberConfig;
 use crate::driver::{DriverStatus, Input, ReadWaiter};
 use crate::inbox::Inbox;
+use crate::members::Members;
 use crate::shared_state::SharedState;
 use crossbeam_channel::Sender;
 use raft::Role;
@@ -23,6 +24,8 @@ pub struct NodeStatus {
     pub version: String,
     /// `follower`, `pre-candidate`, `candidate` or `leader`.
     pub role: String,
+    /// What it is in its group: `voter`, `learner`, `joining` (not made a member yet) or `removed`.
+    pub standing: String,
     /// Its term.
     pub term: u64,
     /// The leader it follows, or itself.
@@ -51,6 +54,10 @@ pub struct NodeStatus {
     pub uptime_ms: u64,
     /// Messages of peers that made no sense and were dropped.
     pub dropped_messages: u64,
+    /// Who votes, as far as this node knows; during a change, who will.
+    pub voters: Vec<u64>,
+    /// It has lost what it had promised, and neither votes nor acknowledges until its peers have repaired it.
+    pub under_repair: bool,
 }
 
 /// Called with a status.
@@ -60,6 +67,7 @@ pub(crate) type StatusCallback = Box<dyn FnOnce(NodeStatus) + Send>;
 pub(crate) struct StatusReporter {
     cluster: String,
     own: MemberConfig,
+    members: Arc<Members>,
     inbox: Inbox,
     reads: Sender<Vec<ReadWaiter>>,
     shared: Arc<SharedState>,
@@ -71,11 +79,12 @@ impl StatusReporter {
     pub(crate) fn new(
         cluster: String,
         own: MemberConfig,
+        members: Arc<Members>,
         inbox: Inbox,
         reads: Sender<Vec<ReadWaiter>>,
         shared: Arc<SharedState>,
     ) -> StatusReporter {
-        StatusReporter { cluster, own, inbox, reads, shared, started: std::time::Instant::now() }
+        StatusReporter { cluster, own, members, inbox, reads, shared, started: std::time::Instant::now() }
     }
 
     /// The cluster's name.
@@ -118,6 +127,7 @@ impl StatusReporter {
             name: self.own.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             role: role.to_owned(),
+            standing: self.members.view().standing.name().to_owned(),
             term: driver.term.0,
             leader: driver.leader.map(|leader| leader.0),
             log_first: driver.log_first.0,
@@ -132,6 +142,8 @@ impl StatusReporter {
             log_bytes: driver.log_bytes,
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             dropped_messages: driver.dropped_messages,
+            voters: driver.membership.voters().iter().map(|id| id.0).collect(),
+            under_repair: driver.repair.is_some(),
         }
     }
 }

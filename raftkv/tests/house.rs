@@ -150,6 +150,31 @@ fn map_has_every_folder() {
     );
 }
 
+/// Failures that the project set out to survive.
+const SCENARIOS: usize = 63;
+
+#[test]
+fn every_failure_of_others_has_a_row_and_names_tests_that_exist() {
+    let page = fs::read_to_string(root().join("docs/reliability.md")).expect("docs/reliability.md is readable");
+    let rows: Vec<&str> = page.lines().filter(|line| row_number(line).is_some()).collect();
+    let numbers: Vec<usize> = rows.iter().filter_map(|row| row_number(row)).collect();
+    assert_eq!(numbers, (1..=SCENARIOS).collect::<Vec<_>>(), "one row for each failure, in order");
+    let mut wrong = Vec::new();
+    for word in page.split('`').skip(1).step_by(2).filter(|word| word.contains("::")) {
+        let (path, test) = word.split_once("::").expect("just seen");
+        let source = fs::read_to_string(root().join(path)).unwrap_or_default();
+        if !source.contains(&format!("fn {test}(")) {
+            wrong.push(word);
+        }
+    }
+    assert!(wrong.is_empty(), "docs/reliability.md names tests that do not exist: {wrong:?}");
+}
+
+/// The number in the first column of a row of the table of failures.
+fn row_number(line: &str) -> Option<usize> {
+    line.strip_prefix("| ")?.split(' ').next()?.parse().ok()
+}
+
 #[test]
 fn paths_are_told_from_other_words() {
     for path in [

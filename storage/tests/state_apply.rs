@@ -5,7 +5,7 @@
 mod state_support;
 
 use bytes::Bytes;
-use raft::{Entry, EntryKind, LogIndex, MemberRole, MembershipChange, MembershipError, NodeId, Term};
+use raft::{Entry, EntryKind, LogIndex, Membership, MembershipError, Term};
 use raftkv_storage::command::{DeleteLimits, InvalidCommand, UnknownFeature};
 use raftkv_storage::state::{CommandOutcome, MemoryEngine, StateError};
 use state_support::{NO_LIMITS, apply, delete, delete_range, entries, entries_from, open, put};
@@ -48,27 +48,18 @@ fn what_is_unknown_stops_the_state_before_anything_of_the_run_is_written() {
     assert_eq!((machine.applied(), machine.state_hash(), machine.reader().content_hash().unwrap()), before);
     assert_eq!(machine.apply(&run[..1], &mut outcomes), Err(StateError::FailedBefore));
 
-    let mut machine = open(MemoryEngine::new());
-    let error = machine.apply(&[entry(1, EntryKind::Membership, b"x")], &mut outcomes).unwrap_err();
-    assert_eq!(error, StateError::MembershipChange { index: LogIndex(1), cause: MembershipError::Version(b'x') });
-}
-
-#[test]
-fn membership_is_applied_with_the_data_and_counts_in_the_hash() {
-    let engine = MemoryEngine::new();
-    let (mut machine, mut twin) = (open(engine.clone()), open(MemoryEngine::new()));
-    let learner = MembershipChange { roles: vec![(NodeId(9), MemberRole::Learner)], context: Some(b"who"[..].into()) };
-    let changed = machine.membership().changed(&learner).unwrap();
-    let mut outcomes = Vec::new();
-    let entries = entries_from(2, &[vec![put(b"k", b"v")]]);
-    let run = [entry(1, EntryKind::Membership, &changed.encode()), entries[0].clone()];
-    machine.apply(&run, &mut outcomes).unwrap();
-    assert_eq!((machine.membership(), machine.revision(), outcomes.len()), (&changed, 2, 2));
-    assert!(outcomes[0].results.is_empty());
-    twin.apply(&[entry(1, EntryKind::Noop, b""), entries[0].clone()], &mut outcomes).unwrap();
-    assert_ne!(machine.state_hash(), twin.state_hash());
-    machine.flush(true).unwrap();
-    assert_eq!(open(engine).membership(), &changed);
+    let nobody = Membership::default().encode();
+    let cases: [(&[u8], MembershipError); 3] = [
+        (b"", MembershipError::Length),
+        (b"x", MembershipError::Version(b'x')),
+        (&nobody, MembershipError::Contradiction),
+    ];
+    for (payload, cause) in cases {
+        let mut machine = open(MemoryEngine::new());
+        let error = machine.apply(&[entry(1, EntryKind::Membership, payload)], &mut outcomes).unwrap_err();
+        assert_eq!(error, StateError::MembershipChange { index: LogIndex(1), cause });
+        assert_eq!(machine.applied().index, LogIndex::ZERO);
+    }
 }
 
 #[test]

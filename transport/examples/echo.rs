@@ -12,8 +12,8 @@ use raft::{Body, Entry, EntryKind, LogIndex, LogPosition, Message, NodeId, Term}
 use raftkv_transport::proto::client as wire;
 use raftkv_transport::{
     Authority, ClientConnection, ClientLimits, ClientListener, ClientService, ClusterId, Credentials, Identity,
-    Inbound, IssuedCertificate, LEAF_VALIDITY, PeerConfig, PeerLimits, PeerLinks, PeerTransport, Request, Responder,
-    Response, ScanResponder, SendError, Validity,
+    Inbound, IssuedCertificate, LEAF_VALIDITY, PeerConfig, PeerLimits, PeerLinks, PeerSet, PeerTransport, Request,
+    Responder, Response, ScanResponder, SendError, Validity,
 };
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -81,7 +81,8 @@ async fn messages(authority: &Authority, payload_bytes: usize, duration: Duratio
         let issued = authority.issue_node(NodeId(id), Validity::lasting(LEAF_VALIDITY)).unwrap();
         let config = PeerConfig {
             bind,
-            peers: vec![(NodeId(peer), address.to_string())],
+            peers: PeerSet::new([(NodeId(peer), address.to_string())]),
+            address: String::new(),
             settings_digest: 0,
             agent: String::new(),
             credentials: credentials(authority, &issued),

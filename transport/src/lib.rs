@@ -23,6 +23,7 @@ mod pki;
 pub mod proto;
 mod quic;
 mod request;
+mod roster;
 mod snapshot;
 mod snapshot_client;
 mod snapshot_server;
@@ -42,6 +43,7 @@ pub use peer::{
 pub use pki::{AUTHORITY_VALIDITY, Authority, BACKDATED_BY, IssuedCertificate, LEAF_VALIDITY, PkiError, Validity};
 pub use quic::{HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, IDLE_TIMEOUT};
 pub use request::{Request, Response};
+pub use roster::PeerSet;
 pub use rustls::NamedGroup;
 pub use snapshot::{
     FILE_NAME_BYTES_MAX, OpenSnapshot, SNAPSHOT_FILES_MAX, SnapshotFile, SnapshotSource, describe_directory,

@@ -4,9 +4,13 @@
 //! [`MemoryHub::deliver_next`] and decides what each link does. The same calls in the same order always give the same deliveries, so a
 //! test or a simulator that seeds its choices repeats itself exactly.
 //!
+//! Every node reaches every other until it is told who the members are ([`PeerTransport::set_peers`]); from then on it reaches the members,
+//! and whoever reaches it and is let in, as with real links.
+//!
 //! Messages travel as values. What the wire would do to them is the business of the tests of `convert`.
 
 use crate::peer::{Inbound, InboundHandler, InboundPermit, PeerTransport, SendError};
+use crate::roster::PeerSet;
 use raft::{Message, NodeId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -45,6 +49,8 @@ pub struct MemoryHub {
 struct State {
     handlers: BTreeMap<NodeId, InboundHandler>,
     links: BTreeMap<(NodeId, NodeId), Link>,
+    /// Whom those know that have been told.
+    peers: BTreeMap<NodeId, PeerSet>,
     queue: VecDeque<Pending>,
     queue_max: usize,
 }
@@ -53,7 +59,13 @@ impl MemoryHub {
     /// A network without nodes. Each link takes up to `queue_max` messages; more are refused with [`SendError::Full`].
     #[must_use]
     pub fn new(queue_max: usize) -> MemoryHub {
-        let state = State { handlers: BTreeMap::new(), links: BTreeMap::new(), queue: VecDeque::new(), queue_max };
+        let state = State {
+            handlers: BTreeMap::new(),
+            links: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            queue: VecDeque::new(),
+            queue_max,
+        };
         MemoryHub { state: Arc::new(Mutex::new(state)) }
     }
 
@@ -62,6 +74,7 @@ impl MemoryHub {
         let others: Vec<(NodeId, InboundHandler)> = {
             let mut state = self.lock();
             state.handlers.insert(id, handler.clone());
+            state.peers.remove(&id);
             state.handlers.iter().filter(|(other, _)| **other != id).map(|(other, h)| (*other, h.clone())).collect()
         };
         for (other, other_handler) in others {
@@ -133,7 +146,8 @@ impl MemoryHub {
             let mut state = self.lock();
             let deliverable = state.queue.iter().position(|pending| state.link(pending.from, pending.to) != Link::Held);
             let Some(pending) = deliverable.and_then(|position| state.queue.remove(position)) else { return false };
-            (state.handlers.get(&pending.to).cloned(), pending)
+            let admitted = state.admits(pending.to, pending.from);
+            (state.handlers.get(&pending.to).filter(|_| admitted).cloned(), pending)
         };
         if let Some(handler) = handler {
             let permit = InboundPermit::unmetered();
@@ -156,6 +170,21 @@ impl State {
     fn link(&self, from: NodeId, to: NodeId) -> Link {
         self.links.get(&(from, to)).copied().unwrap_or_default()
     }
+
+    /// Whether `id` takes what `from` sends.
+    fn admits(&self, id: NodeId, from: NodeId) -> bool {
+        self.peers.get(&id).is_none_or(|peers| peers.admits(from))
+    }
+
+    fn has_as_member(&self, id: NodeId, other: NodeId) -> bool {
+        self.peers.get(&id).is_none_or(|peers| peers.members.contains_key(&other))
+    }
+
+    /// Whether `from` has a link to `to`: to members, and to whoever is connected to it.
+    fn has_link(&self, from: NodeId, to: NodeId) -> bool {
+        let visits = self.has_as_member(to, from) && self.admits(from, to);
+        self.handlers.contains_key(&to) && (self.has_as_member(from, to) || visits)
+    }
 }
 
 /// One node's end of a [`MemoryHub`].
@@ -168,7 +197,7 @@ pub struct MemoryTransport {
 impl PeerTransport for MemoryTransport {
     fn send(&self, to: NodeId, message: Message) -> Result<(), SendError> {
         let mut state = self.hub.lock();
-        if !state.handlers.contains_key(&to) {
+        if !state.has_link(self.id, to) {
             return Err(SendError::UnknownPeer { to });
         }
         match state.link(self.id, to) {
@@ -182,6 +211,10 @@ impl PeerTransport for MemoryTransport {
         }
         state.queue.push_back(Pending { from: self.id, to, message });
         Ok(())
+    }
+
+    fn set_peers(&self, peers: PeerSet) {
+        self.hub.lock().peers.insert(self.id, peers);
     }
 }
 
@@ -262,6 +295,36 @@ mod tests {
         hub.set_link(NodeId(1), NodeId(2), Link::Up);
         assert_eq!(hub.deliver_all(100), 1);
         assert_eq!(taken(&log), ["1>2 t1"]);
+    }
+
+    #[test]
+    fn links_follow_the_members() {
+        let peers = |ids: &[u64]| PeerSet::new(ids.iter().map(|id| (NodeId(*id), String::new())));
+        let (hub, nodes, log) = hub_of(4, 10);
+        for node in &nodes[..2] {
+            node.set_peers(peers(&[1, 2]));
+        }
+        // Joins, and knows nobody.
+        nodes[2].set_peers(peers(&[]));
+        taken(&log);
+        assert_eq!(nodes[0].send(NodeId(3), message(1)), Err(SendError::UnknownPeer { to: NodeId(3) }));
+        assert_eq!(nodes[2].send(NodeId(1), message(1)), Err(SendError::UnknownPeer { to: NodeId(1) }));
+        nodes[0].set_peers(peers(&[1, 2, 3]));
+        nodes[0].send(NodeId(3), message(2)).unwrap();
+        nodes[2].send(NodeId(1), message(3)).expect("who is reached can answer");
+        // 2 has not heard of 3 yet.
+        nodes[2].set_peers(peers(&[1, 2, 3]));
+        nodes[2].send(NodeId(2), message(4)).unwrap();
+        nodes[1].send(NodeId(3), message(5)).unwrap();
+        hub.deliver_all(100);
+        assert_eq!(taken(&log), ["1>3 t2", "3>1 t3", "3>2 t4", "2>3 t5"]);
+        // 2 is removed: it speaks to nobody who knows.
+        nodes[0].set_peers(peers(&[1, 3]));
+        nodes[1].send(NodeId(1), message(6)).unwrap();
+        nodes[1].send(NodeId(3), message(7)).unwrap();
+        hub.deliver_all(100);
+        assert_eq!(taken(&log), ["2>3 t7"]);
+        assert_eq!(nodes[0].send(NodeId(2), message(8)), Err(SendError::UnknownPeer { to: NodeId(2) }));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Links between nodes.
 //!
-//! Every node dials every other, and a connection carries only its dialler's messages. So there is nothing to agree on when two nodes
+//! Every node dials every other member, and the members may change while it runs: who has a link and who may come in is decided in `roster.rs`. A
+//! connection carries only its dialler's messages. So there is nothing to agree on when two nodes
 //! dial each other at once, and a one-way fault of the network shows as one. A connection has two ordered lanes: appends that
 //! carry entries go on the *bulk* lane, everything else on the *control* lane, which is served first. A vote or a heartbeat
 //! never waits behind megabytes of entries. Across lanes there is no order, which the core does not need.
@@ -19,13 +20,12 @@
 use crate::error::Refusal;
 use crate::identity::ClusterId;
 use crate::peer_incoming::{self, Incoming};
-use crate::peer_outgoing::{self, Outgoing};
 use crate::quic::{self, Door};
+use crate::roster::{PeerSet, Roster};
 use crate::snapshot::SnapshotSource;
 use crate::tls::{Credentials, Protocol};
 use quinn::{Endpoint, VarInt};
 use raft::{Message, NodeId};
-use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -52,6 +52,9 @@ pub trait PeerTransport: Send + Sync {
     /// # Errors
     /// When it was not taken: see [`SendError`].
     fn send(&self, to: NodeId, message: Message) -> Result<(), SendError>;
+
+    /// From here on these are the members: links follow. Never blocks.
+    fn set_peers(&self, peers: PeerSet);
 }
 
 /// Why a message was not taken. It is dropped.
@@ -146,8 +149,10 @@ impl Default for PeerLimits {
 pub struct PeerConfig {
     /// Where to listen.
     pub bind: SocketAddr,
-    /// The other nodes, each with its `host:port`. Names are resolved at every dial. This node's own entry is left out if given.
-    pub peers: Vec<(NodeId, String)>,
+    /// The members to begin with; [`PeerTransport::set_peers`] changes them.
+    pub peers: PeerSet,
+    /// Where this node is dialled, as `host:port`: told to the nodes it dials, which may not know it yet.
+    pub address: String,
     /// Digest of the settings that must agree across the cluster; nodes with different ones refuse each other.
     pub settings_digest: u64,
     /// Software and version, for the other side's log.
@@ -203,6 +208,7 @@ pub(crate) struct Shared {
     pub(crate) id: NodeId,
     pub(crate) settings_digest: u64,
     pub(crate) agent: String,
+    pub(crate) address: String,
     pub(crate) limits: PeerLimits,
     pub(crate) handler: InboundHandler,
     pub(crate) counters: Counters,
@@ -211,7 +217,7 @@ pub(crate) struct Shared {
 /// The QUIC links of one node. Dropping it closes them.
 pub struct PeerLinks {
     shared: Arc<Shared>,
-    outgoing: BTreeMap<NodeId, Arc<Outgoing>>,
+    roster: Arc<Roster>,
     endpoint: Endpoint,
 }
 
@@ -230,21 +236,18 @@ impl PeerLinks {
             id,
             settings_digest: config.settings_digest,
             agent: config.agent,
+            address: config.address,
             limits: config.limits,
             handler,
             counters: Counters::default(),
         });
         let dial = quic::dial_config(Protocol::Peer, &config.credentials);
-        let mut outgoing = BTreeMap::new();
-        for (peer, address) in config.peers.into_iter().filter(|(peer, _)| *peer != id) {
-            let link = Arc::new(Outgoing::new(peer, address));
-            outgoing.insert(peer, link.clone());
-            tokio::spawn(peer_outgoing::run(link, shared.clone(), endpoint.clone(), dial.clone()));
-        }
-        let incoming = Incoming::new(shared.clone(), outgoing.keys().copied(), config.snapshots);
-        let door = Door::new("peer", peer_incoming::CONNECTIONS_PER_PEER_MAX * outgoing.len().max(1));
+        let roster = Arc::new(Roster::new(shared.clone(), endpoint.clone(), dial));
+        roster.set_peers(config.peers);
+        let incoming = Incoming::new(shared.clone(), roster.clone(), config.snapshots);
+        let door = Door::new("peer", peer_incoming::CONNECTIONS_MAX);
         tokio::spawn(peer_incoming::run(door, Arc::new(incoming), endpoint.clone()));
-        Ok(PeerLinks { shared, outgoing, endpoint })
+        Ok(PeerLinks { shared, roster, endpoint })
     }
 
     /// The address bound: the port is known here when the configuration said 0.
@@ -258,13 +261,19 @@ impl PeerLinks {
     /// Whether messages to this peer can be sent at this moment.
     #[must_use]
     pub fn is_connected(&self, peer: NodeId) -> bool {
-        self.outgoing.get(&peer).is_some_and(|link| link.is_open())
+        self.roster.link(peer).is_some_and(|link| link.is_open())
     }
 
     /// What TLS agreed on for our connection to this peer, if there is one.
     #[must_use]
     pub fn negotiated(&self, peer: NodeId) -> Option<crate::tls::Negotiated> {
-        self.outgoing.get(&peer)?.negotiated()
+        self.roster.link(peer)?.negotiated()
+    }
+
+    /// Where this peer is dialled, if it is a member or connected to us.
+    #[must_use]
+    pub fn address_of(&self, peer: NodeId) -> Option<String> {
+        self.roster.link(peer).map(|link| link.address().to_owned())
     }
 
     /// Counts since the start.
@@ -293,9 +302,7 @@ impl PeerLinks {
     }
 
     fn close_now(&self) {
-        for link in self.outgoing.values() {
-            link.stop();
-        }
+        self.roster.close();
         let done = Refusal::new(crate::error::RefusalCode::Done, "shutting down");
         self.endpoint.close(VarInt::from_u32(done.code.code()), done.reason.as_bytes());
     }
@@ -309,7 +316,7 @@ impl Drop for PeerLinks {
 
 impl PeerTransport for PeerLinks {
     fn send(&self, to: NodeId, message: Message) -> Result<(), SendError> {
-        let link = self.outgoing.get(&to).ok_or(SendError::UnknownPeer { to })?;
+        let link = self.roster.link(to).ok_or(SendError::UnknownPeer { to })?;
         let outcome = link.push(message, &self.shared.limits);
         match outcome {
             Err(SendError::Full { .. }) => self.shared.counters.refused_full.fetch_add(1, Ordering::Relaxed),
@@ -319,6 +326,10 @@ impl PeerTransport for PeerLinks {
             Ok(()) | Err(SendError::UnknownPeer { .. }) => 0,
         };
         outcome
+    }
+
+    fn set_peers(&self, peers: PeerSet) {
+        self.roster.set_peers(peers);
     }
 }
 

@@ -9,47 +9,62 @@ use crate::peer::{Inbound, InboundPermit, Shared, kind};
 use crate::peer_outgoing::settings_differ;
 use crate::proto::peer as wire;
 use crate::quic::Door;
+use crate::roster::Roster;
 use crate::snapshot::SnapshotSource;
 use crate::snapshot_server::SnapshotSession;
 use crate::tls;
 use bytes::BytesMut;
 use prost::Message as _;
 use quinn::{Connection, Endpoint, RecvStream};
-use raft::NodeId;
-use std::collections::BTreeMap;
+use raft::{MEMBERS_MAX, NodeId};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::Semaphore;
 use tracing::{debug, info, warn};
 
 /// Connections per peer: its link, a snapshot, and what is left of its former lives until the idle timeout.
-pub(crate) const CONNECTIONS_PER_PEER_MAX: usize = 16;
+const CONNECTIONS_PER_PEER_MAX: usize = 16;
+
+/// Connections in all: members come while the node runs.
+pub(crate) const CONNECTIONS_MAX: usize = CONNECTIONS_PER_PEER_MAX * MEMBERS_MAX;
 
 /// A message takes at least this much of its peer's room, so that the room bounds their number too.
 const MESSAGE_WEIGHT_MIN: usize = 512;
 
 pub(crate) struct Incoming {
     shared: Arc<Shared>,
-    /// Room for messages, per peer however many connections it has.
-    room: BTreeMap<NodeId, Arc<Semaphore>>,
+    roster: Arc<Roster>,
     snapshots: Option<Arc<dyn SnapshotSource>>,
 }
 
 impl Incoming {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        peers: impl Iterator<Item = NodeId>,
+        roster: Arc<Roster>,
         snapshots: Option<Arc<dyn SnapshotSource>>,
     ) -> Incoming {
-        let bytes = shared.limits.inbound_bytes_max;
-        let room = peers.map(|peer| (peer, Arc::new(Semaphore::new(bytes)))).collect();
-        Incoming { shared, room, snapshots }
+        Incoming { shared, roster, snapshots }
     }
 }
 
 struct Greeted {
     connection: Connection,
+    place: Place,
+}
+
+/// A connection of a peer among those that the roster knows of; given back when dropped.
+struct Place {
+    roster: Arc<Roster>,
     peer: NodeId,
+    /// Room for the peer's messages.
+    room: Arc<Semaphore>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.roster.leave(self.peer);
+    }
 }
 
 pub(crate) async fn run(door: Arc<Door>, incoming: Arc<Incoming>, endpoint: Endpoint) {
@@ -64,11 +79,11 @@ pub(crate) async fn run(door: Arc<Door>, incoming: Arc<Incoming>, endpoint: Endp
 
 async fn greet(incoming: Arc<Incoming>, connection: Connection) -> Result<Greeted, String> {
     let outcome = match check(&incoming, &connection) {
-        Ok(peer) => hello(&incoming, &connection, peer).await.map(|()| peer),
+        Ok(peer) => hello(&incoming, &connection, peer).await,
         Err(refusal) => Err(refusal),
     };
     match outcome {
-        Ok(peer) => Ok(Greeted { connection, peer }),
+        Ok(place) => Ok(Greeted { connection, place }),
         Err(refusal) => {
             refusal.close(&connection);
             Err(refusal.reason)
@@ -79,14 +94,10 @@ async fn greet(incoming: Arc<Incoming>, connection: Connection) -> Result<Greete
 fn check(incoming: &Incoming, connection: &Connection) -> Result<NodeId, Refusal> {
     let identity = tls::check_peer(connection, &incoming.shared.cluster, &[Role::Node])?;
     let peer = identity.node_id().expect("only nodes pass the check above");
-    if peer == incoming.shared.id || !incoming.room.contains_key(&peer) {
-        let reason = format!("node {peer} is not a peer of node {}: see its list of nodes", incoming.shared.id);
-        return Err(Refusal::new(RefusalCode::WrongNode, reason));
-    }
-    Ok(peer)
+    incoming.roster.objection(peer).map_or(Ok(peer), Err)
 }
 
-async fn hello(incoming: &Incoming, connection: &Connection, peer: NodeId) -> Result<(), Refusal> {
+async fn hello(incoming: &Incoming, connection: &Connection, peer: NodeId) -> Result<Place, Refusal> {
     let protocol = |reason: String| Refusal::new(RefusalCode::Protocol, reason);
     let (mut send, receive) = connection.accept_bi().await.map_err(|cause| protocol(cause.to_string()))?;
     let frame = FrameReader::new(receive).next(HELLO_BYTES_MAX).await.map_err(|cause| protocol(cause.to_string()))?;
@@ -105,22 +116,30 @@ async fn hello(incoming: &Incoming, connection: &Connection, peer: NodeId) -> Re
         settings_digest: shared.settings_digest,
         agent: shared.agent.clone(),
     };
+    let room = incoming.roster.enter(peer, &hello.address)?;
+    let place = Place { roster: incoming.roster.clone(), peer, room };
     let mut out = BytesMut::new();
     put_frame(&mut out, kind::HELLO_REPLY, 0, &reply);
     send.write_all(&out).await.map_err(|cause| protocol(cause.to_string()))?;
-    debug!(node = %shared.id, %peer, agent = hello.agent, "peer said Hello");
-    Ok(())
+    debug!(node = %shared.id, %peer, agent = hello.agent, address = hello.address, "peer said Hello");
+    Ok(place)
 }
 
 async fn serve(incoming: Arc<Incoming>, greeted: Greeted) {
-    let Greeted { connection, peer } = greeted;
+    let Greeted { connection, place } = greeted;
+    let (peer, room) = (place.peer, place.room.clone());
     info!(node = %incoming.shared.id, %peer, remote = %connection.remote_address(), "peer connected");
     let session = Arc::new(SnapshotSession::new(peer, incoming.snapshots.clone()));
+    let mut dismissed = pin!(incoming.roster.dismissed(peer));
     let cause = loop {
         tokio::select! {
+            refusal = &mut dismissed => {
+                refusal.close(&connection);
+                break connection.closed().await;
+            }
             lane = connection.accept_uni() => match lane {
                 Ok(lane) => {
-                    tokio::spawn(read_lane(incoming.clone(), connection.clone(), peer, lane));
+                    tokio::spawn(read_lane(incoming.clone(), connection.clone(), peer, room.clone(), lane));
                 }
                 Err(cause) => break cause,
             },
@@ -147,8 +166,14 @@ enum LaneError {
     Malformed(#[from] MalformedMessage),
 }
 
-async fn read_lane(incoming: Arc<Incoming>, connection: Connection, peer: NodeId, stream: RecvStream) {
-    let Err(error) = read_messages(&incoming, peer, stream).await else { return };
+async fn read_lane(
+    incoming: Arc<Incoming>,
+    connection: Connection,
+    peer: NodeId,
+    room: Arc<Semaphore>,
+    stream: RecvStream,
+) {
+    let Err(error) = read_messages(&incoming, peer, &room, stream).await else { return };
     if let LaneError::Frame(FrameError::Stream(_)) = error {
         return;
     }
@@ -157,9 +182,13 @@ async fn read_lane(incoming: Arc<Incoming>, connection: Connection, peer: NodeId
     Refusal::new(RefusalCode::Protocol, error.to_string()).close(&connection);
 }
 
-async fn read_messages(incoming: &Incoming, peer: NodeId, stream: RecvStream) -> Result<(), LaneError> {
+async fn read_messages(
+    incoming: &Incoming,
+    peer: NodeId,
+    room: &Arc<Semaphore>,
+    stream: RecvStream,
+) -> Result<(), LaneError> {
     let shared = &incoming.shared;
-    let room = incoming.room.get(&peer).expect("a peer without room was refused at the door");
     let mut reader = FrameReader::new(stream);
     while let Some(frame) = reader.next(shared.limits.frame_bytes_max).await? {
         if frame.kind != kind::MESSAGE {

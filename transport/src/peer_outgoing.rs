@@ -106,6 +106,10 @@ impl Outgoing {
         }
     }
 
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
     pub(crate) fn is_open(&self) -> bool {
         self.open.load(Ordering::Acquire)
     }
@@ -233,6 +237,7 @@ pub(crate) async fn check_and_greet(
         node: shared.id.0,
         settings_digest: shared.settings_digest,
         agent: shared.agent.clone(),
+        address: shared.address.clone(),
     };
     greet(connection, &hello, address, peer).await
 }

@@ -174,6 +174,7 @@ impl SnapshotClient {
             cluster: identity.cluster.as_str().to_owned(),
             node: identity.node_id().map_or(0, |id| id.0),
             settings_digest: self.config.settings_digest,
+            address: String::new(),
             agent: self.config.agent.clone(),
         };
         let mut last = None;

@@ -8,7 +8,7 @@ use common::{authority, loopback, node, until};
 use raft::{Body, Entry, EntryKind, LogIndex, LogPosition, Message, NodeId, Term};
 use raftkv_transport::{
     Authority, FetchConfig, FetchError, Identity, Inbound, InboundPermit, NamedGroup, OpenSnapshot, PeerConfig,
-    PeerLimits, PeerLinks, PeerTransport, SendError, SnapshotClient, SnapshotSource, describe_directory,
+    PeerLimits, PeerLinks, PeerSet, PeerTransport, SendError, SnapshotClient, SnapshotSource, describe_directory,
 };
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -49,6 +49,10 @@ struct Setup {
     keep_permits: bool,
 }
 
+fn peer_set(peers: &[(u64, SocketAddr)]) -> PeerSet {
+    PeerSet::new(peers.iter().map(|(id, address)| (NodeId(*id), address.to_string())))
+}
+
 fn start(
     authority: &Authority,
     id: u64,
@@ -59,7 +63,8 @@ fn start(
     let inbox = Arc::new(Inbox { keep_permits: setup.keep_permits, ..Inbox::default() });
     let config = PeerConfig {
         bind,
-        peers: peers.iter().map(|(id, address)| (NodeId(*id), address.to_string())).collect(),
+        peers: peer_set(peers),
+        address: bind.to_string(),
         settings_digest: 7,
         agent: "test".to_owned(),
         credentials: node(authority, id),
@@ -145,6 +150,59 @@ async fn link_comes_back_after_the_peer_restarts() {
     let links = links.links.lock().unwrap();
     assert_eq!(*links, ["up 2", "down 2", "up 2", "down 2", "up 2", "down 2"]);
     assert_eq!(first.counts().connects, 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn links_follow_the_members_while_they_run() {
+    let authority = authority("main");
+    let [one, two, three, moved] = free_ports();
+    let (first, links) = start(&authority, 1, one, &[(1, one), (2, two)], Setup::default());
+    let everybody = [(1, one), (2, two), (3, three)];
+    let (second, _) = start(&authority, 2, two, &everybody, Setup::default());
+    let (third, inbox) = start(&authority, 3, three, &everybody, Setup::default());
+    until("the members are connected", || first.is_connected(NodeId(2))).await;
+
+    first.set_peers(peer_set(&everybody));
+    until("the new member is connected", || first.is_connected(NodeId(3)) && third.is_connected(NodeId(1))).await;
+
+    second.close().await;
+    first.set_peers(peer_set(&[(1, one), (2, moved), (3, three)]));
+    let (_second, moved_inbox) = start(&authority, 2, moved, &everybody, Setup::default());
+    until("the member that moved is connected", || first.is_connected(NodeId(2))).await;
+    first.send(NodeId(2), vote(1)).unwrap();
+    until("it is reached", || moved_inbox.len() == 1).await;
+
+    // What was said before the removal still arrives, and then the connection of the removed node is ended.
+    first.send(NodeId(3), vote(2)).unwrap();
+    first.set_peers(PeerSet { id_max: NodeId(3), ..peer_set(&[(1, one), (2, moved)]) });
+    assert_eq!(first.send(NodeId(3), vote(3)), Err(SendError::UnknownPeer { to: NodeId(3) }));
+    until("the last word has arrived", || inbox.messages.lock().unwrap().contains(&(NodeId(1), vote(2)))).await;
+    until("the removed node is let go", || !third.is_connected(NodeId(1))).await;
+    assert!(links.links.lock().unwrap().contains(&"up 3".to_owned()));
+    assert!(first.is_connected(NodeId(2)), "the others stay");
+}
+
+/// A node that joins, and a voter that was away while its leader came: neither can wait until it has heard of who speaks to it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_answers_a_member_that_it_has_not_heard_of() {
+    let authority = authority("main");
+    let [joining, leading] = free_ports();
+    let (knows_nobody, inbox) = start(&authority, 1, joining, &[], Setup::default());
+    assert_eq!(knows_nobody.send(NodeId(4), vote(1)), Err(SendError::UnknownPeer { to: NodeId(4) }));
+    let (leader, answers) = start(&authority, 4, leading, &[(1, joining), (4, leading)], Setup::default());
+    until("both directions stand", || leader.is_connected(NodeId(1)) && knows_nobody.is_connected(NodeId(4))).await;
+    assert_eq!(knows_nobody.address_of(NodeId(4)), Some(leading.to_string()));
+    leader.send(NodeId(1), append(1, 10)).unwrap();
+    until("it is spoken to", || inbox.len() == 1).await;
+    knows_nobody.send(NodeId(4), vote(2)).unwrap();
+    until("it answers", || answers.len() == 1).await;
+
+    knows_nobody.set_peers(peer_set(&[(1, joining), (4, leading)]));
+    assert!(knows_nobody.is_connected(NodeId(4)), "the link of a visitor becomes the link of a member");
+    knows_nobody.set_peers(peer_set(&[(1, joining)]));
+    assert!(knows_nobody.is_connected(NodeId(4)), "and back, if the entry that made it one is taken back");
+    leader.close().await;
+    until("the link goes with the visitor", || knows_nobody.address_of(NodeId(4)).is_none()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,7 +11,7 @@ use raftkv_transport::proto::client as wire;
 use raftkv_transport::proto::client::ErrorCode;
 use raftkv_transport::{
     Authority, ClientConnection, ClientLimits, ConnectError, CredentialPaths, Credentials, CredentialsError, Inbound,
-    PeerConfig, PeerLimits, PeerLinks, RefusalCode, Validity,
+    PeerConfig, PeerLimits, PeerLinks, PeerSet, RefusalCode, Validity,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -29,7 +29,9 @@ const DAY: Duration = Duration::from_secs(86_400);
 fn links(credentials: &Credentials, peers: Vec<(NodeId, String)>, settings_digest: u64) -> PeerLinks {
     let config = PeerConfig {
         bind: loopback(),
-        peers,
+        // Every number up to 99 was given out: whoever is not named was removed.
+        peers: PeerSet { id_max: NodeId(99), ..PeerSet::new(peers) },
+        address: String::new(),
         settings_digest,
         agent: "test".to_owned(),
         credentials: credentials.clone(),
@@ -281,7 +283,7 @@ async fn nodes_that_are_no_members_and_nodes_with_other_settings_are_refused() {
     logs.wait_for(&["cannot connect to peer", "cluster-wide settings differ"]).await;
     logs.wait_for(&["connection refused", "cluster-wide settings differ"]).await;
     let stranger = links(&node(&authority, 9), vec![(NodeId(2), address)], 1);
-    logs.wait_for(&["connection refused", "node 9 is not a peer of node 2"]).await;
+    logs.wait_for(&["connection refused", "node 9 is not a member as node 2 knows them"]).await;
     assert!(!first.is_connected(NodeId(2)) && !stranger.is_connected(NodeId(2)));
 }
 

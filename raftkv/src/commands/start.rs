@@ -3,8 +3,8 @@
 use super::Failure;
 use anyhow::{Context, anyhow, bail};
 use raftkv::config::{Config, FILE_NAME, LogFormat};
-use raftkv::exit::USAGE;
-use raftkv::{NoObserver, Server};
+use raftkv::exit::{OTHER, USAGE};
+use raftkv::{FatalError, NoObserver, Server};
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use std::path::PathBuf;
 use tokio::signal::unix::{SignalKind, signal};
@@ -61,6 +61,10 @@ async fn serve(config: Config) -> Result<(), Failure> {
     };
     notify(&[sd_notify::NotifyState::Stopping]);
     match failure {
+        // What the next start repairs by itself wants no person: an ordinary failure, after which systemd starts again.
+        Some(failure) if server.remember(&failure) => Err(Failure::new(OTHER, failure)),
+        // The reason is logged already.
+        Some(FatalError::Removed { .. }) => Ok(server.stop().await?),
         Some(failure) => Err(failure.into()),
         None => {
             tracing::info!("stopping");

@@ -1,6 +1,6 @@
 //! Everything that reaches the driver.
 
-use super::{DriverStatus, ReadWaiter, WriteWaiter};
+use super::{ChangeRequest, DriverStatus, ReadWaiter, TransferWaiter, WriteWaiter};
 use bytes::Bytes;
 use raft::{Entry, LogIndex, LogMark, LogPosition, Membership, Message, NodeId};
 use storage::command::{Command, Condition, DeleteLimits, KeyRange};
@@ -88,7 +88,13 @@ pub enum Input {
     TransferLeadership {
         /// To whom; `None`: whoever is furthest along.
         target: Option<NodeId>,
+        /// Called exactly once.
+        waiter: TransferWaiter,
     },
+    /// Change who is a member.
+    ChangeMembership(ChangeRequest),
+    /// The node has durably noted that it is repaired, as [`Host::repaired`](super::Host::repaired) asked for.
+    Repaired,
     /// Somebody wants to know how the node is.
     Status(Box<dyn FnOnce(DriverStatus) + Send>),
 }

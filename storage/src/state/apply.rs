@@ -4,6 +4,8 @@
 //! starts by loading what every single-key command of it will touch, in one go, into an *overlay*; range deletes add what they
 //! find. From then on the overlay is the truth and the engine what the overlay does not know.
 //!
+//! A membership entry replaces the row `membership` as a whole: memberships are complete, not differences.
+//!
 //! The hash is chained per entry, over the hash before it, the entry's position and the bytes of every mutation, the overwritten
 //! values included. It does not depend on how entries are grouped into runs, and a node whose stored values differ finds out
 //! when they are overwritten at the latest.
@@ -23,7 +25,7 @@ use super::machine::CommandOutcome;
 use super::meta::{self, Progress};
 use crate::command::{BatchDecoder, Command, Condition, DecodeError, DeleteLimits, InvalidCommand, KeyRange};
 use bytes::Bytes;
-use raft::{Entry, EntryKind, LogPosition, Membership};
+use raft::{Entry, EntryKind, LogPosition, Membership, MembershipError};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -32,16 +34,22 @@ use xxhash_rust::xxh3::Xxh3;
 /// About what a command costs in the batch beyond its payload: keys written three times, headers, revisions.
 const BATCH_BYTES_PER_COMMAND: usize = 192;
 
-/// The commands of a run, decoded.
+/// One entry of a run, decoded.
+struct DecodedEntry<'a> {
+    position: LogPosition,
+    /// The end of its commands in [`DecodedRun::commands`].
+    commands_end: usize,
+    /// The membership it carries, encoded.
+    membership: Option<&'a [u8]>,
+}
+
+/// The entries of a run, decoded.
 pub(crate) struct DecodedRun<'a> {
-    /// Each entry with the end of its commands in `commands`.
-    entries: Vec<(LogPosition, usize)>,
+    entries: Vec<DecodedEntry<'a>>,
     commands: Vec<Result<Command<'a>, InvalidCommand>>,
     payload_bytes: usize,
-    /// The last membership of the run.
+    /// The last membership in it.
     membership: Option<Membership>,
-    /// The payloads of the entries that carry a membership, with the entry's place in the run.
-    membership_payloads: Vec<(usize, &'a [u8])>,
 }
 
 impl<'a> DecodedRun<'a> {
@@ -52,19 +60,17 @@ impl<'a> DecodedRun<'a> {
             commands: Vec::new(),
             payload_bytes: 0,
             membership: None,
-            membership_payloads: Vec::new(),
         };
         for entry in entries {
+            run.payload_bytes += entry.payload.len();
+            let mut membership = None;
             match entry.kind {
                 EntryKind::Noop => {}
                 EntryKind::Membership => {
-                    let membership = Membership::decode(&entry.payload)
-                        .map_err(|cause| StateError::MembershipChange { index: entry.index, cause })?;
-                    run.membership = Some(membership);
-                    run.membership_payloads.push((run.entries.len(), &entry.payload));
+                    run.membership = Some(decode_membership(entry)?);
+                    membership = Some(&entry.payload[..]);
                 }
                 EntryKind::Command => {
-                    run.payload_bytes += entry.payload.len();
                     for command in BatchDecoder::new(&entry.payload) {
                         run.commands.push(match command {
                             Ok(command) => Ok(command),
@@ -76,19 +82,14 @@ impl<'a> DecodedRun<'a> {
                     }
                 }
             }
-            run.entries.push((entry.position(), run.commands.len()));
+            run.entries.push(DecodedEntry { position: entry.position(), commands_end: run.commands.len(), membership });
         }
         Ok(run)
     }
 
-    /// The membership as of the end of the run, if the run changes it.
+    /// The membership after the run, if the run changes it.
     pub(crate) fn membership(&self) -> Option<&Membership> {
         self.membership.as_ref()
-    }
-
-    /// See [`DecodedRun::membership`].
-    pub(crate) fn into_membership(self) -> Option<Membership> {
-        self.membership
     }
 
     /// The keys of all single-key commands, ascending and distinct.
@@ -103,6 +104,13 @@ impl<'a> DecodedRun<'a> {
         keys.dedup();
         keys
     }
+}
+
+/// The membership that an entry carries. Nobody proposes one without voters.
+fn decode_membership(entry: &Entry) -> Result<Membership, StateError> {
+    let decoded = Membership::decode(&entry.payload);
+    let decoded = decoded.and_then(|it| if it.is_empty() { Err(MembershipError::Contradiction) } else { Ok(it) });
+    decoded.map_err(|cause| StateError::MembershipChange { index: entry.index, cause })
 }
 
 /// What a key holds in the middle of a run.
@@ -176,18 +184,17 @@ impl<'a, E: Engine> Run<'a, E> {
         mut outcome: impl FnMut(LogPosition, Vec<CommandOutcome>),
     ) -> Result<(), StateError> {
         let mut first = 0;
-        let mut memberships = run.membership_payloads.iter().peekable();
-        for (place, (position, end)) in run.entries.iter().enumerate() {
+        for DecodedEntry { position, commands_end, membership } in &run.entries {
             self.writer.start_entry(&self.progress.state_hash, *position);
-            if let Some((_, payload)) = memberships.next_if(|(of, _)| *of == place) {
-                self.writer.hasher.update(payload);
+            if let Some(membership) = membership {
+                self.writer.membership(membership);
             }
-            let commands = &run.commands[first..*end];
+            let commands = &run.commands[first..*commands_end];
             let mut results = Vec::with_capacity(commands.len());
             for command in commands {
                 results.push(self.command(command)?);
             }
-            first = *end;
+            first = *commands_end;
             self.progress.applied = *position;
             self.progress.state_hash = self.writer.hasher.digest128().to_be_bytes();
             outcome(*position, results);
@@ -196,11 +203,8 @@ impl<'a, E: Engine> Run<'a, E> {
     }
 
     /// Writes everything, together with how far it brings the state.
-    pub(crate) fn finish(self, membership: Option<&Membership>) -> Result<Progress, EngineError> {
+    pub(crate) fn finish(self) -> Result<Progress, EngineError> {
         let Run { engine, progress, mut writer, .. } = self;
-        if let Some(membership) = membership {
-            writer.batch.put(Table::Meta, meta::MEMBERSHIP, &membership.encode());
-        }
         writer.batch.put(Table::Meta, meta::PROGRESS, &progress.encode());
         engine.write(writer.batch)?;
         Ok(progress)
@@ -404,6 +408,11 @@ impl<B: Batch> Writer<B> {
         self.supersede(key, old, revision);
         self.batch.delete(Table::Current, key);
         self.change(ChangeKind::Delete, key, revision, number);
+    }
+
+    fn membership(&mut self, encoded: &[u8]) {
+        hash_row(&mut self.hasher, Table::Meta, meta::MEMBERSHIP, encoded);
+        self.batch.put(Table::Meta, meta::MEMBERSHIP, encoded);
     }
 
     fn change(&mut self, kind: ChangeKind, key: &[u8], revision: u64, number: u32) {

@@ -10,6 +10,9 @@
 //! After an error from [`apply`](StateMachine::apply), nothing more is applied: part of the batch may or may not be written, and
 //! only a restart finds out.
 //!
+//! The membership is part of the state: what a committed membership entry carries is kept as it came, so that snapshots bring it along
+//! and a node that starts knows who it works with before it has heard anybody.
+//!
 //! Absent so far: sessions, leases (the number is stored and means nothing yet), compaction of history.
 
 use super::apply::{DecodedRun, Run};
@@ -29,7 +32,8 @@ use std::path::Path;
 pub struct Bootstrap {
     /// The cluster's name: a state of another one is refused.
     pub cluster: String,
-    /// The members the group starts with. Only for a new state; afterwards the state knows.
+    /// The members the group starts with; empty on a node that joins a group later. Only for a new state, and only until the
+    /// first membership entry is applied: from then on the state knows.
     pub membership: Membership,
 }
 
@@ -38,7 +42,7 @@ pub struct Bootstrap {
 pub struct Applied {
     /// The entry.
     pub index: LogIndex,
-    /// One outcome per command, in order; none if the entry carries no commands.
+    /// One outcome per command, in order; none if the entry carries no commands. A change of the membership has none.
     pub results: Vec<CommandOutcome>,
 }
 
@@ -135,8 +139,7 @@ impl<E: Engine> StateMachine<E> {
         self.progress.state_hash
     }
 
-    /// The committed membership as of [`applied`](StateMachine::applied). On a node that joined, it is empty until the entry that made it a
-    /// member is applied.
+    /// The committed membership as of [`applied`](StateMachine::applied): the newest one applied, or else the one the state was set up with.
     #[must_use]
     pub fn membership(&self) -> &Membership {
         &self.membership
@@ -179,7 +182,9 @@ impl<E: Engine> StateMachine<E> {
                     progress.revision
                 );
                 self.progress = progress;
-                self.membership = membership.unwrap_or_else(|| std::mem::take(&mut self.membership));
+                if let Some(membership) = membership {
+                    self.membership = membership;
+                }
                 self.reader.publish(progress.revision);
                 Ok(())
             }
@@ -210,8 +215,7 @@ impl<E: Engine> StateMachine<E> {
         let decoded = DecodedRun::decode(entries)?;
         let mut run = Run::start(self.reader.engine(), self.progress, &decoded)?;
         run.apply(&decoded, |position, results| outcomes.push(Applied { index: position.index, results }))?;
-        let progress = run.finish(decoded.membership())?;
-        Ok((progress, decoded.into_membership()))
+        Ok((run.finish()?, decoded.membership().cloned()))
     }
 
     fn assert_entries_follow(&self, entries: &[Entry]) {
@@ -238,7 +242,10 @@ impl<E: Engine> StateMachine<E> {
             return Err(StateError::UnknownFormat { found, known: STATE_FORMAT });
         }
         let progress = Progress::decode(&row(&engine, meta::PROGRESS)?)?;
-        let membership = meta::decode_membership(&row(&engine, meta::MEMBERSHIP)?)?;
+        let membership = match engine.load(Table::Meta, meta::MEMBERSHIP)? {
+            Some(applied) => meta::decode_membership(meta::MEMBERSHIP, &applied)?,
+            None => meta::decode_membership(meta::BOOTSTRAP, &row(&engine, meta::BOOTSTRAP)?)?,
+        };
         let cluster = meta::decode_cluster(&row(&engine, meta::CLUSTER)?)?;
         let compacted = meta::decode_compacted(&row(&engine, meta::COMPACTED)?)?;
         let reader = StateReader::new(engine, progress.revision, compacted);
@@ -268,7 +275,7 @@ fn set_up<E: Engine>(engine: &E, bootstrap: &Bootstrap) -> Result<(), EngineErro
     let mut batch = engine.batch(1024);
     batch.put(Table::Meta, meta::FORMAT, &STATE_FORMAT.to_be_bytes());
     batch.put(Table::Meta, meta::CLUSTER, bootstrap.cluster.as_bytes());
-    batch.put(Table::Meta, meta::MEMBERSHIP, &bootstrap.membership.encode());
+    batch.put(Table::Meta, meta::BOOTSTRAP, &bootstrap.membership.encode());
     batch.put(Table::Meta, meta::PROGRESS, &Progress::EMPTY.encode());
     batch.put(Table::Meta, meta::COMPACTED, &0u64.to_be_bytes());
     engine.write(batch)?;

@@ -4,12 +4,16 @@
 //! |---|---|
 //! | `format` | version of everything in the state (4) |
 //! | `cluster` | the cluster's name, UTF-8 |
-//! | `membership` | committed membership as of `progress`, encoded as in a log entry (`raft::Membership::encode`) |
+//! | `bootstrap` | the membership this state was set up with, as [`Membership::encode`] lays it out |
+//! | `membership` | the newest membership applied, as its log entry carries it; missing before the first one |
 //! | `progress` | applied index (8), its term (8), revision (8), state hash (16) |
 //! | `compacted` | the oldest revision that can be read (8) |
 //!
 //! `progress` is one row so that position, revision and hash cannot disagree; it is written in the same batch as the data it
 //! speaks of.
+//!
+//! `bootstrap` is the one row that may differ between nodes at the same position: founders start with the members that found the
+//! group, a node that joins later with nobody. So no hash covers it, and `membership` rules as soon as it is there.
 
 use super::engine::Table;
 use super::error::CorruptRow;
@@ -22,6 +26,7 @@ pub const STATE_FORMAT: u32 = 2;
 
 pub(crate) const FORMAT: &[u8] = b"format";
 pub(crate) const CLUSTER: &[u8] = b"cluster";
+pub(crate) const BOOTSTRAP: &[u8] = b"bootstrap";
 pub(crate) const MEMBERSHIP: &[u8] = b"membership";
 pub(crate) const PROGRESS: &[u8] = b"progress";
 pub(crate) const COMPACTED: &[u8] = b"compacted";
@@ -66,8 +71,9 @@ impl Progress {
     }
 }
 
-pub(crate) fn decode_membership(row: &Bytes) -> Result<Membership, CorruptRow> {
-    Membership::decode(row).map_err(|cause| CorruptRow::new(Table::Meta, MEMBERSHIP, cause.into()))
+/// The membership in the row `key`.
+pub(crate) fn decode_membership(key: &[u8], row: &Bytes) -> Result<Membership, CorruptRow> {
+    Membership::decode(row).map_err(|cause| CorruptRow::new(Table::Meta, key, LayoutError::Membership(cause)))
 }
 
 pub(crate) fn decode_format(row: &[u8]) -> Result<u32, CorruptRow> {
@@ -117,11 +123,13 @@ mod tests {
     }
 
     #[test]
-    fn damaged_membership_is_refused() {
-        let row = Membership::new([1, 2, 3].map(NodeId)).encode();
-        assert_eq!(decode_membership(&row).unwrap(), Membership::new([1, 2, 3].map(NodeId)));
+    fn membership_comes_back_and_a_cut_one_is_refused() {
+        let membership = Membership::new([1, 2, 3].map(NodeId)).with_context(Bytes::from_static(b"names"));
+        let row = membership.encode();
+        assert_eq!(decode_membership(MEMBERSHIP, &row).unwrap(), membership);
         for length in 0..row.len() {
-            assert!(decode_membership(&row.slice(..length)).is_err(), "{length}");
+            let error = decode_membership(BOOTSTRAP, &row.slice(..length)).unwrap_err();
+            assert_eq!((error.table, &error.key[..]), (Table::Meta, BOOTSTRAP), "{length}");
         }
     }
 }

@@ -1,8 +1,8 @@
-//! What the log holds, in memory: hard state, where it starts and ends, the terms, and one item per entries record. Built by
+//! What the log holds, in memory: hard state, where it starts and ends, the terms, where memberships stand, and one item per entries record. Built by
 //! recovery and kept up by writing with the same functions, read by the readers.
 
 use super::segment::Segment;
-use raft::{HardState, LogIndex, LogPosition, LogRange, Term};
+use raft::{EntryKind, HardState, LogIndex, LogPosition, LogRange, Term};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -30,6 +30,8 @@ pub(super) struct Contents {
     pub(super) start: LogPosition,
     pub(super) last: LogIndex,
     term_runs: VecDeque<(LogIndex, Term)>,
+    /// Where membership entries stand, ascending: the core wants those that are not applied when it starts.
+    memberships: VecDeque<LogIndex>,
     items: VecDeque<RecordItem>,
     /// During recovery: entries after the start up to here stood in segments that are gone. Fine if a later record moves the start.
     missing_through: Option<LogIndex>,
@@ -44,6 +46,7 @@ impl Contents {
             start,
             last: last.index,
             term_runs: if missing { [(last.index, last.term)].into() } else { VecDeque::new() },
+            memberships: VecDeque::new(),
             items: VecDeque::new(),
             missing_through: missing.then_some(last.index),
         }
@@ -70,6 +73,10 @@ impl Contents {
         self.term_runs.iter().copied().collect()
     }
 
+    pub(super) fn memberships(&self) -> Vec<LogIndex> {
+        self.memberships.iter().copied().collect()
+    }
+
     /// Why a record whose first entry is `first` cannot follow (Raft §5.3: no gaps, terms never go back), if it cannot.
     pub(super) fn objection_to_append(&self, first: LogPosition) -> Option<&'static str> {
         if first.index <= self.start.index {
@@ -94,13 +101,16 @@ impl Contents {
         }
     }
 
-    /// Appends one record of entries with these terms, replacing everything from its first index on.
-    pub(super) fn append(&mut self, item: RecordItem, terms: impl Iterator<Item = Term>) {
+    /// Appends one record of entries with these terms and kinds, replacing everything from its first index on.
+    pub(super) fn append(&mut self, item: RecordItem, entries: impl Iterator<Item = (Term, EntryKind)>) {
         self.truncate_from(item.first);
         let mut index = item.first;
-        for term in terms {
+        for (term, kind) in entries {
             if self.term_runs.back().is_none_or(|run| run.1 != term) {
                 self.term_runs.push_back((index, term));
+            }
+            if kind == EntryKind::Membership {
+                self.memberships.push_back(index);
             }
             index = index.next();
         }
@@ -124,6 +134,9 @@ impl Contents {
         while self.term_runs.back().is_some_and(|run| run.0 >= first) {
             self.term_runs.pop_back();
         }
+        while self.memberships.back().is_some_and(|index| *index >= first) {
+            self.memberships.pop_back();
+        }
         if let Some(missing) = self.missing_through.filter(|missing| *missing >= first) {
             self.missing_through = Some(missing.min(first.previous())).filter(|missing| *missing > self.start.index);
         }
@@ -136,6 +149,9 @@ impl Contents {
         self.start = position;
         while self.items.front().is_some_and(|item| item.last() <= position.index) {
             self.items.pop_front();
+        }
+        while self.memberships.front().is_some_and(|index| *index <= position.index) {
+            self.memberships.pop_front();
         }
         let first = position.index.next();
         while self.term_runs.get(1).is_some_and(|run| run.0 <= first) {

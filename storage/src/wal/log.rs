@@ -163,7 +163,7 @@ impl SegmentedLog {
                     let first = entries[0].index;
                     let count = u32::try_from(entries.len()).expect("bounded by RECORD_ENTRIES_MAX");
                     let item = RecordItem { first, count, segment: Arc::clone(segment), offset, span };
-                    contents.append(item, entries.iter().map(|entry| entry.term));
+                    contents.append(item, entries.iter().map(|entry| (entry.term, entry.kind)));
                 }
             }
             offset += span;

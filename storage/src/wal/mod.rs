@@ -237,6 +237,8 @@ pub struct RecoveredLog {
     pub last: LogIndex,
     /// Where runs of entries of one term begin, ascending, as [`raft::Restored::term_runs`] wants them.
     pub term_runs: Vec<(LogIndex, Term)>,
+    /// Where membership entries stand, ascending. They take effect by being in the log, so the core is told of those that are not applied.
+    pub memberships: Vec<LogIndex>,
     /// An incomplete last write that was dropped. It had never been acknowledged.
     pub torn_tail: Option<TornTail>,
 }

@@ -15,7 +15,7 @@ use super::high_water::{FILE as HIGH_WATER, HighWater, Mark};
 use super::scan::{Invalid, Window, later_write, record_at, tail};
 use super::segment::{FileRole, Segment, spare_name};
 use super::{LogConfig, RecoveredLog, TornTail};
-use raft::{HardState, LogIndex, LogPosition, Term};
+use raft::{EntryKind, HardState, LogIndex, LogPosition, Term};
 use std::io::IoSlice;
 use std::ops::Range;
 use std::sync::Arc;
@@ -56,7 +56,7 @@ impl Active {
 enum Effect {
     Head(Head),
     HardState(HardState),
-    Entries { item: RecordItem, terms: Vec<Term> },
+    Entries { item: RecordItem, entries: Vec<(Term, EntryKind)> },
     Compact(LogPosition),
     Reset(LogPosition),
 }
@@ -286,9 +286,9 @@ impl<'a> Replay<'a> {
         let objection = match &effect {
             Effect::Head(_) | Effect::Reset(_) => None,
             Effect::HardState(hard_state) => objection_to_hard_state(self.contents.hard_state, *hard_state),
-            Effect::Entries { item, terms } => {
-                let first = LogPosition { term: terms[0], index: item.first };
-                let back = terms.windows(2).any(|pair| pair[1] < pair[0]);
+            Effect::Entries { item, entries } => {
+                let first = LogPosition { term: entries[0].0, index: item.first };
+                let back = entries.windows(2).any(|pair| pair[1].0 < pair[0].0);
                 self.contents.objection_to_append(first).or(back.then_some("entries whose terms go back"))
             }
             Effect::Compact(position) => self.contents.objection_to_compact(*position),
@@ -299,7 +299,7 @@ impl<'a> Replay<'a> {
         match effect {
             Effect::Head(_) => {}
             Effect::HardState(hard_state) => self.contents.hard_state = hard_state,
-            Effect::Entries { item, terms } => self.contents.append(item, terms.into_iter()),
+            Effect::Entries { item, entries } => self.contents.append(item, entries.into_iter()),
             Effect::Compact(position) => self.contents.compact(position),
             Effect::Reset(position) => self.contents.reset(position),
         }
@@ -374,7 +374,7 @@ fn effect(segment: &Arc<Segment>, header: &RecordHeader, body: &[u8], offset: u6
         RecordKind::Compact => Effect::Compact(decode_position(body)?),
         RecordKind::Reset => Effect::Reset(decode_position(body)?),
         RecordKind::Entries => {
-            let terms = decode_table(body, header.count)?.iter().map(|line| line.term).collect();
+            let entries = decode_table(body, header.count)?.iter().map(|line| (line.term, line.kind)).collect();
             if header.first_index == LogIndex::ZERO
                 || header.first_index.0.checked_add(u64::from(header.count)).is_none()
             {
@@ -382,7 +382,7 @@ fn effect(segment: &Arc<Segment>, header: &RecordHeader, body: &[u8], offset: u6
             }
             let (first, count) = (header.first_index, header.count);
             let item = RecordItem { first, count, segment: Arc::clone(segment), offset, span: header.span() };
-            Effect::Entries { item, terms }
+            Effect::Entries { item, entries }
         }
     })
 }
@@ -404,6 +404,7 @@ impl Scan {
             start: self.contents.start,
             last: self.contents.last,
             term_runs: self.contents.term_runs(),
+            memberships: self.contents.memberships(),
             torn_tail: self.torn_tail.clone(),
         }
     }

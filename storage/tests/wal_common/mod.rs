@@ -352,7 +352,9 @@ pub fn entries_write(entries: Vec<Entry>) -> LogWrite {
 pub fn run(term: u64, first: u64, count: u64, bytes: usize) -> LogWrite {
     let entries = (first..first + count).map(|index| {
         let salt = u8::try_from((index * 31 + term * 7) % 251).unwrap();
-        entry(term, index, &vec![salt; bytes])
+        // What is replaced by a later term is a membership at other places.
+        let kind = if (index + term).is_multiple_of(7) { EntryKind::Membership } else { EntryKind::Command };
+        Entry { kind, ..entry(term, index, &vec![salt; bytes]) }
     });
     entries_write(entries.collect())
 }
@@ -400,6 +402,9 @@ impl Model {
             }
         }
         assert_eq!(runs, recovered.term_runs, "term runs are those of the entries");
+        let memberships = entries.iter().filter(|entry| entry.kind == EntryKind::Membership);
+        let memberships: Vec<LogIndex> = memberships.map(|entry| entry.index).collect();
+        assert_eq!(memberships, recovered.memberships, "memberships are where the entries have them");
         Model { hard_state: recovered.hard_state, start: recovered.start, entries }
     }
 }
