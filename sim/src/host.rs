@@ -1,6 +1,8 @@
 //! The driver's host in the simulator: it writes down what the driver asks for; the world carries it out in simulated time.
 
-use raft::{Changed, FetchSnapshot, InstallSnapshot, Instant, Load, LogIndex, LogPosition, Message, NodeId};
+use raft::{
+    Changed, FetchSnapshot, InstallSnapshot, Instant, Load, LogIndex, LogPosition, Membership, Message, NodeId,
+};
 use raftkv::driver::{ApplyJob, Host, PersistJob, ReadWaiter};
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -18,6 +20,7 @@ pub(crate) enum Order {
     Compact(LogPosition),
     Flush,
     Changed(Changed),
+    Repaired,
 }
 
 /// Orders in the order in which they came. The driver holds one half, the world the other.
@@ -79,4 +82,10 @@ impl Host for SimHost {
     fn committed(&mut self, _index: LogIndex) {}
 
     fn fresh(&mut self, _at: Instant) {}
+
+    fn membership(&mut self, _effective: &Membership, _committed: &Membership) {}
+
+    fn repaired(&mut self) {
+        self.order(Order::Repaired);
+    }
 }

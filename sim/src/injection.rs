@@ -1,6 +1,7 @@
 //! Faults: when they come, whom they hit, and how they end.
 
 use crate::faults::{FaultKind, draw_cut};
+use crate::node::OperatorWord;
 use crate::schedule::Time;
 use crate::world::{Happening, Mend, Phase, World};
 use raftkv::driver::Input;
@@ -123,10 +124,10 @@ impl World {
             None
         };
         self.say(format_args!("node {}: asked to hand over to {target:?}", leader + 1));
-        if let Some(process) = &mut self.nodes[leader].process {
-            process.transfer_target = target;
-        }
-        self.push(leader, Input::TransferLeadership { target });
+        let Some(process) = &mut self.nodes[leader].process else { return };
+        let desk = process.desk.clone();
+        let waiter = Box::new(move |result: Result<_, _>| desk.put(OperatorWord::Transfer(result.is_ok())));
+        self.push(leader, Input::TransferLeadership { target, waiter });
     }
 
     pub(crate) fn mend(&mut self, mend: Mend) {

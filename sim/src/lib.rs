@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod check;
 mod checks;
 mod clients;
 pub mod clock;

@@ -43,6 +43,7 @@ impl World {
             InProcess::Loaded(load) => self.loaded(node, load),
             InProcess::Serve(reads) => self.serve(node, reads),
             InProcess::Flush => self.flush_state(node),
+            InProcess::Repaired => self.repaired(node),
             InProcess::Input(input) => self.push(node, input),
             InProcess::SnapshotArrived { from, from_life, engine } => {
                 self.snapshot_arrived(node, from, from_life, engine)
@@ -77,6 +78,9 @@ impl World {
         let life = self.nodes[node].life;
         self.say(format_args!("node {}: life {life} begins: {found:?}", node + 1));
         self.note_found(node, found);
+        if let Some(process) = &self.nodes[node].process {
+            self.checks.state(node, process.machine.applied(), process.machine.state_hash());
+        }
         self.schedule_turn(node, now);
     }
 

@@ -10,8 +10,9 @@ use crate::random::Random;
 use crate::schedule::Time;
 use crate::settings::Settings;
 use crate::workload::Ask;
-use raft::{InstallSnapshot, LogIndex, LogPosition, Membership, NodeId, Role};
+use raft::{InstallSnapshot, LogIndex, LogPosition, NodeId, RepairId, Role};
 use raftkv::StartError;
+use raftkv::amnesia::RepairMarker;
 use raftkv::apply_worker::ApplyWorker;
 use raftkv::driver::{ApplyJob, Driver, DriverConfig, Input, PersistJob, RestoredDisk};
 use raftkv::log_worker::LogWorker;
@@ -24,7 +25,7 @@ use storage::wal::{LogConfig, LogError, LogReader, LogStore, Preparation, Segmen
 use transport::Response;
 
 /// The cluster's name.
-const CLUSTER: &str = "simulated";
+pub(crate) const CLUSTER: &str = "simulated";
 
 /// See the module. Numbered from zero; its [`NodeId`] is one more.
 pub(crate) struct Node {
@@ -74,9 +75,10 @@ pub(crate) struct Process {
     /// Requests of clients that are not answered yet, by number.
     pub(crate) requests: BTreeMap<u64, Pending>,
     pub(crate) request_number: u64,
-    pub(crate) answers: Answers,
+    pub(crate) answers: Outbox<(u64, Word)>,
     pub(crate) role: Role,
-    pub(crate) transfer_target: Option<NodeId>,
+    pub(crate) repair: RepairMarker,
+    pub(crate) desk: Outbox<OperatorWord>,
 }
 
 /// A client's request at a node.
@@ -94,16 +96,33 @@ pub(crate) enum Word {
     MayRead,
 }
 
-/// Where waiters put what they have to say.
-#[derive(Clone, Default)]
-pub(crate) struct Answers(Arc<Mutex<Vec<(u64, Word)>>>);
+/// What became of an operator's request.
+pub(crate) enum OperatorWord {
+    /// Whether another node leads.
+    Transfer(bool),
+}
 
-impl Answers {
-    pub(crate) fn put(&self, request: u64, word: Word) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((request, word));
+/// Where waiters put what they have to say.
+pub(crate) struct Outbox<T>(Arc<Mutex<Vec<T>>>);
+
+impl<T> Clone for Outbox<T> {
+    fn clone(&self) -> Outbox<T> {
+        Outbox(self.0.clone())
+    }
+}
+
+impl<T> Default for Outbox<T> {
+    fn default() -> Outbox<T> {
+        Outbox(Arc::default())
+    }
+}
+
+impl<T> Outbox<T> {
+    pub(crate) fn put(&self, word: T) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(word);
     }
 
-    pub(crate) fn take(&self) -> Vec<(u64, Word)> {
+    pub(crate) fn take(&self) -> Vec<T> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -166,14 +185,17 @@ impl Node {
             ..LogConfig::default()
         };
         let (mut log, recovered) = SegmentedLog::open_on(Arc::new(self.log_disk.clone()), log_config)?;
-        let membership = Membership::new((1..=settings.nodes as u64).map(NodeId));
-        let bootstrap = Bootstrap { cluster: CLUSTER.to_owned(), membership };
+        let bootstrap = Bootstrap { cluster: CLUSTER.to_owned(), membership: settings.founding_membership() };
         let machine = StateMachine::open(self.engine.clone(), &bootstrap)
             .unwrap_or_else(|error| panic!("the state of node {} cannot be opened: {error}", self.id));
         let intent = InstallIntent::new(Arc::new(self.data_disk.clone()));
+        let repair = RepairMarker::new(Arc::new(self.data_disk.clone()));
+        let under_repair =
+            repair.pending(RepairId(seed)).map_err(|source| StartError::Directory { path: repair.path(), source })?;
         let torn_tail = recovered.torn_tail.is_some();
         let unfinished_install = matches!(intent.unfinished(), Ok(Some(_)));
-        let restored = reconcile(&intent, &mut log, recovered, machine.applied(), machine.membership().clone())?;
+        let restored =
+            reconcile(&intent, &mut log, recovered, machine.applied(), machine.membership().clone(), under_repair)?;
         let found = Found { torn_tail, unfinished_install, log_last: restored.log_last, applied: restored.applied };
         self.clock = Clock::new(now, self.drift);
         let local = self.clock.read(now);
@@ -181,7 +203,11 @@ impl Node {
         let config = raft::Config { id: self.id, ..settings.raft };
         let on_disk = RestoredDisk { applied: restored.applied, log_bytes: log.bytes() };
         let core = raft::Node::new(config, restored, local, seed);
-        let driver_config = DriverConfig { log_retained_bytes: settings.log_retained_bytes };
+        let driver_config = DriverConfig {
+            log_retained_bytes: settings.log_retained_bytes,
+            election_timeout: settings.raft.election_timeout,
+            founding: settings.founding_directory(),
+        };
         let log_reader = log.reader();
         self.process = Some(Process {
             driver: Driver::new(core, host.clone(), driver_config, on_disk, local),
@@ -203,9 +229,10 @@ impl Node {
             received: None,
             requests: BTreeMap::new(),
             request_number: 0,
-            answers: Answers::default(),
+            answers: Outbox::default(),
             role: Role::Follower,
-            transfer_target: None,
+            repair,
+            desk: Outbox::default(),
         });
         Ok(found)
     }

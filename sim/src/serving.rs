@@ -126,24 +126,24 @@ impl World {
                 let command = command.unwrap_or_else(|error| panic!("node {id} refuses a good request: {error:?}"));
                 let is_put = matches!(command, WriteCommand::Put { .. });
                 let waiter = Box::new(move |result: Result<_, _>| {
-                    answers.put(
+                    answers.put((
                         number,
                         Word::Answer(match result {
                             Ok(outcome) => write_reply(outcome, is_put, wants_values),
                             Err(refusal) => Response::Error(*write_refused(refusal, &members)),
                         }),
-                    );
+                    ));
                 });
                 Input::Write(WriteRequest { command, waiter })
             }
             None => Input::Read(Box::new(move |allowed| {
-                answers.put(
+                answers.put((
                     number,
                     match allowed {
                         Ok(()) => Word::MayRead,
                         Err(refusal) => Word::Answer(Response::Error(*read_refused(refusal, &members))),
                     },
-                );
+                ));
             })),
         };
         self.push(node, input);

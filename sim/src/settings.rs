@@ -6,7 +6,8 @@
 use crate::faults::{FaultKind, FaultPlan};
 use crate::network::NetworkSettings;
 use crate::random::Random;
-use raft::NodeId;
+use raft::{Membership, NodeId};
+use raftkv::directory::{DirectoryMember, MemberDirectory};
 use std::time::Duration;
 
 /// See the module.
@@ -77,6 +78,26 @@ impl Settings {
             network: Settings::draw_network(random, &faults),
             faults,
         }
+    }
+
+    /// Who the members are at the beginning.
+    #[must_use]
+    pub fn founding_membership(&self) -> Membership {
+        Membership::new((1..=self.nodes as u64).map(NodeId))
+    }
+
+    /// What they are called.
+    #[must_use]
+    pub fn founding_directory(&self) -> MemberDirectory {
+        let member = |id: u64| DirectoryMember {
+            id,
+            name: format!("n{id}"),
+            peer_address: format!("n{id}:2"),
+            client_address: format!("n{id}:1"),
+            http_address: None,
+        };
+        let count = self.nodes as u64;
+        MemberDirectory { id_max: count, members: (1..=count).map(member).collect() }
     }
 
     fn draw_network(random: &mut Random, faults: &FaultPlan) -> NetworkSettings {

@@ -2,7 +2,7 @@
 
 use crate::host::Order;
 use crate::network::{Copy, Fate};
-use crate::node::{LogJob, StateJob};
+use crate::node::{LogJob, Node, StateJob};
 use crate::schedule::Time;
 use crate::world::{AtNode, Happening, InProcess, Parcel, World};
 use raft::{Changed, FetchSnapshot, Message, NodeId, Role};
@@ -17,11 +17,16 @@ const TURN_DELAY: (Duration, Duration) = (Duration::from_micros(2), Duration::fr
 const UNREACHABLE_DELAY: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(500));
 
 impl World {
-    /// Lets something happen in the present life of a node, after a while that is longer on a slow one.
+    /// Lets something happen in the present life of a node.
     pub(crate) fn later(&mut self, node: usize, delay: Duration, what: InProcess) {
-        let Node { life, slowness, .. } = &self.nodes[node];
-        let (life, delay) = (*life, delay * *slowness);
+        let life = self.nodes[node].life;
         self.schedule.after(delay, Happening::Process { node, life, what });
+    }
+
+    /// Lets work that a node does itself be done after a while, which is longer on a slow node.
+    pub(crate) fn later_at_its_speed(&mut self, node: usize, delay: Duration, what: InProcess) {
+        let delay = delay * self.nodes[node].slowness;
+        self.later(node, delay, what);
     }
 
     /// Something has come for the driver.
@@ -57,7 +62,7 @@ impl World {
     pub(crate) fn turn(&mut self, node: usize, number: u64) {
         let now = self.schedule.now();
         let drain_max = self.settings.drain_max;
-        let Node { clock, process, .. } = &mut self.nodes[node];
+        let Node { clock, process, life, .. } = &mut self.nodes[node];
         let process = process.as_mut().expect("a turn is void in later lives");
         if process.turn_number != number {
             return;
@@ -74,12 +79,13 @@ impl World {
         let due = clock.when(process.driver.next_deadline());
         let more = !process.inbox.is_empty();
         self.trace.note(now, 1, node as u64);
-        self.checks.stepped(node, process.driver.core());
+        self.checks.stepped(node, *life, process.driver.core());
         let host = process.host.clone();
         while let Some(order) = host.next() {
             self.carry_out(node, order);
         }
         self.forward_answers(node);
+        self.hear_desk(node);
         // A clock that stands still must not let the driver spin.
         let soonest = now + Duration::from_micros(1);
         self.schedule_turn(node, if more { soonest } else { due.max(soonest) });
@@ -94,18 +100,22 @@ impl World {
             Order::Send(to, message) => self.send(node, to, message),
             Order::Load(load) => {
                 let delay = self.random.latency(Duration::from_micros(20), Duration::from_millis(5));
-                self.later(node, delay, InProcess::Loaded(load));
+                self.later_at_its_speed(node, delay, InProcess::Loaded(load));
             }
             Order::Serve(reads) => {
                 let delay = self.random.latency(Duration::from_micros(2), Duration::from_millis(2));
-                self.later(node, delay, InProcess::Serve(reads));
+                self.later_at_its_speed(node, delay, InProcess::Serve(reads));
             }
             Order::Flush => {
                 let delay = self.random.latency(Duration::from_millis(1), Duration::from_millis(200));
-                self.later(node, delay, InProcess::Flush);
+                self.later_at_its_speed(node, delay, InProcess::Flush);
             }
             Order::FetchSnapshot(fetch) => self.fetch_snapshot(node, fetch),
             Order::Changed(changed) => self.changed(node, changed),
+            Order::Repaired => {
+                let delay = self.random.latency(Duration::from_micros(100), Duration::from_millis(10));
+                self.later_at_its_speed(node, delay, InProcess::Repaired);
+            }
         }
     }
 
@@ -113,21 +123,8 @@ impl World {
         let Changed { role, term, leader } = changed;
         let id = self.nodes[node].id;
         self.say(format_args!("node {id}: {role:?} in term {term}, leader {:?}", leader.map(|leader| leader.0)));
-        let mut completed = None;
         if let Some(process) = &mut self.nodes[node].process {
             process.role = role;
-            if role != Role::Leader
-                && let Some(target) = process.transfer_target
-                && leader.is_some()
-            {
-                process.transfer_target = None;
-                completed = Some(leader == Some(target));
-            }
-        }
-        match completed {
-            Some(true) => self.counters.count("leadership: transfer completed"),
-            Some(false) => self.counters.count("leadership: transfer given up"),
-            None => {}
         }
         if role == Role::Leader {
             self.counters.count("elections: a leader changed");
@@ -207,5 +204,3 @@ impl World {
         }
     }
 }
-
-use crate::node::Node;

@@ -1,7 +1,7 @@
 //! Jobs that take simulated time: writing the log, applying, snapshots. What is done when a job ends is production code.
 
 use crate::faults::FaultKind;
-use crate::node::{LogJob, LogWork, StateJob};
+use crate::node::{LogJob, LogWork, Node, OperatorWord, StateJob};
 use crate::world::{InProcess, World};
 use raft::{InstallSnapshot, Load, LogPosition};
 use raftkv::FatalError;
@@ -32,6 +32,7 @@ impl World {
         let stall = self.nodes[node].stalled_until.since(now);
         let Some(process) = &mut self.nodes[node].process else { return };
         if process.log_work.is_none() && process.take_log_work().is_some() {
+            let delay = delay * self.nodes[node].slowness;
             self.later(node, delay + stall, InProcess::LogDone);
         }
     }
@@ -43,6 +44,7 @@ impl World {
         match &work {
             LogWork::Write(gathered) => {
                 for entries in gathered.iter().map(|job| &job.entries).filter(|entries| !entries.is_empty()) {
+                    self.checks.written(node, entries);
                     replaces |= entries[0].index <= process.log_last;
                     process.log_last = entries[entries.len() - 1].index;
                 }
@@ -93,7 +95,7 @@ impl World {
         let Some(process) = &mut self.nodes[node].process else { return };
         if !process.state_busy && !process.state_jobs.is_empty() {
             process.state_busy = true;
-            self.later(node, delay, InProcess::StateDone);
+            self.later_at_its_speed(node, delay, InProcess::StateDone);
         }
     }
 
@@ -119,8 +121,9 @@ impl World {
         }
         let checks = &mut self.checks;
         let process = self.nodes[node].process.as_mut().expect("void in later lives");
+        let term = process.driver.core().status().term;
         let index = process.apply.apply(&mut process.machine, job, |machine, entries| {
-            checks.applied(node, entries, machine.state_hash());
+            checks.applied(node, term, entries, machine.state_hash());
         })?;
         // Now and then a memtable is full.
         if self.random.chance(20) {
@@ -151,6 +154,7 @@ impl World {
         let received = process.received.take().expect("the core installs what was received");
         let machine = StateMachine::open_existing(received.clone()).map_err(FatalError::State)?;
         assert_eq!(machine.applied(), install.position, "node {id}: the snapshot switched to is the one verified");
+        self.checks.state(node, install.position, machine.state_hash());
         *engine = received;
         process.machine = machine;
         process.flushed = install.position.index;
@@ -216,6 +220,29 @@ impl World {
         self.push(node, Input::SnapshotFetched { position, membership });
     }
 
+    /// The node notes that it is repaired.
+    pub(crate) fn repaired(&mut self, node: usize) {
+        let process = self.nodes[node].process.as_ref().expect("void in later lives");
+        if let Err(source) = process.repair.finish() {
+            let path = process.repair.path();
+            return self.fail(node, &FatalError::Marker { path, source });
+        }
+        self.counters.count("repair: a node was repaired");
+        self.say(format_args!("node {}: is repaired", node + 1));
+        self.push(node, Input::Repaired);
+    }
+
+    /// What the driver has told the operator.
+    pub(crate) fn hear_desk(&mut self, node: usize) {
+        let Some(process) = &mut self.nodes[node].process else { return };
+        for word in process.desk.take() {
+            match word {
+                OperatorWord::Transfer(true) => self.counters.count("leadership: transfer completed"),
+                OperatorWord::Transfer(false) => self.counters.count("leadership: transfer given up"),
+            }
+        }
+    }
+
     /// The process cannot go on, and ends.
     pub(crate) fn fail(&mut self, node: usize, error: &FatalError) {
         self.say(format_args!("node {}: stops: {error}", node + 1));
@@ -223,5 +250,3 @@ impl World {
         self.kill(node);
     }
 }
-
-use crate::node::Node;

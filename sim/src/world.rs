@@ -109,6 +109,7 @@ pub(crate) enum InProcess {
     Loaded(Load),
     Serve(Vec<ReadWaiter>),
     Flush,
+    Repaired,
     Input(Input),
     /// A snapshot has come, whole.
     SnapshotArrived {
@@ -191,12 +192,10 @@ pub fn run(seed: u64, sink: Option<Sink>) -> Report {
         let now = world.schedule.now();
         assert!(now < Time::START + RUN_BOUND, "the run does not end: {:?} at {now}", world.phase);
     }
-    let now = world.schedule.now();
-    world.checks.finish(now);
     Report {
         seed,
-        simulated: now.since(Time::START),
-        operations: world.operations_done,
+        simulated: world.schedule.now().since(Time::START),
+        operations: world.checks.finish() as u64,
         happenings,
         trace_hash: world.trace.hash(),
         counters: world.counters,
@@ -214,7 +213,6 @@ impl World {
             .map(|number| Client::new(number, settings.nodes, settings.keys, random.fork(), origin))
             .collect();
         World {
-            settings,
             random,
             schedule: Schedule::new(),
             network,
@@ -224,7 +222,8 @@ impl World {
             operations_done: 0,
             acknowledged_since: None,
             phase: Phase::Faulty,
-            checks: Checks::default(),
+            checks: Checks::new(&settings),
+            settings,
             counters: Counters::default(),
             trace: Trace::new(sink),
             connections: BTreeMap::new(),
