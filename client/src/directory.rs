@@ -15,10 +15,11 @@ const SUSPECT_FOR: Duration = Duration::from_secs(2);
 use crate::policy::Purpose;
 
 /// An address, `host:port`.
-pub(crate) type Address = Arc<str>;
+pub type Address = Arc<str>;
 
+/// What one client knows. See the module.
 #[derive(Debug)]
-pub(crate) struct Directory {
+pub struct Directory {
     configured: Vec<Address>,
     learned: Vec<Address>,
     leader: Option<Address>,
@@ -28,25 +29,27 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
+    /// Knows what the caller gave.
+    ///
     /// # Panics
     /// When there is no endpoint: the builder checks that.
-    pub(crate) fn new(configured: Vec<Address>) -> Directory {
+    pub fn new(configured: Vec<Address>) -> Directory {
         let preferred = configured.first().expect("the builder refuses to build without endpoints").clone();
         Directory { configured, learned: Vec::new(), leader: None, preferred, suspects: Vec::new() }
     }
 
     /// The endpoints that the caller gave.
-    pub(crate) fn configured(&self) -> &[Address] {
+    pub fn configured(&self) -> &[Address] {
         &self.configured
     }
 
     /// Every address known, the caller's first.
-    pub(crate) fn all(&self) -> impl Iterator<Item = &Address> {
+    pub fn all(&self) -> impl Iterator<Item = &Address> {
         self.configured.iter().chain(&self.learned).chain(self.leader.as_ref())
     }
 
     /// Where to go first.
-    pub(crate) fn first(&self, purpose: Purpose, now: Instant) -> Address {
+    pub fn first(&self, purpose: Purpose, now: Instant) -> Address {
         if self.suspects.is_empty() {
             return match purpose {
                 Purpose::Write => self.leader.as_ref().unwrap_or(&self.preferred).clone(),
@@ -59,7 +62,7 @@ impl Directory {
     }
 
     /// Where to go, best first, each once. Never empty.
-    pub(crate) fn candidates(&self, purpose: Purpose, now: Instant) -> Vec<Address> {
+    pub fn candidates(&self, purpose: Purpose, now: Instant) -> Vec<Address> {
         let mut ordered: Vec<Address> = Vec::with_capacity(self.configured.len() + self.learned.len() + 2);
         let mut add = |address: &Address| {
             if !ordered.contains(address) {
@@ -87,14 +90,14 @@ impl Directory {
     }
 
     /// A node pointed to this address as the leader's.
-    pub(crate) fn follow(&mut self, leader: &str) -> Address {
+    pub fn follow(&mut self, leader: &str) -> Address {
         let address = self.known(leader);
         self.leader = Some(address.clone());
         address
     }
 
     /// Whether there is nothing to note about this success: the usual case, which needs no exclusive access.
-    pub(crate) fn is_settled(&self, purpose: Purpose, address: &Address) -> bool {
+    pub fn is_settled(&self, purpose: Purpose, address: &Address) -> bool {
         if !self.suspects.is_empty() {
             return false;
         }
@@ -106,7 +109,7 @@ impl Directory {
     }
 
     /// This address answered.
-    pub(crate) fn answered(&mut self, purpose: Purpose, address: &Address, now: Instant) {
+    pub fn answered(&mut self, purpose: Purpose, address: &Address, now: Instant) {
         self.suspects.retain(|(suspect, until)| suspect != address && now < *until);
         match purpose {
             Purpose::Write => self.leader = Some(address.clone()),
@@ -116,21 +119,21 @@ impl Directory {
     }
 
     /// This address did not answer.
-    pub(crate) fn silent(&mut self, address: &Address, now: Instant) {
+    pub fn silent(&mut self, address: &Address, now: Instant) {
         self.suspects.retain(|(suspect, until)| suspect != address && now < *until);
         self.suspects.push((address.clone(), now + SUSPECT_FOR));
         self.not_leader(address);
     }
 
     /// This address is not the leader's.
-    pub(crate) fn not_leader(&mut self, address: &Address) {
+    pub fn not_leader(&mut self, address: &Address) {
         if self.leader.as_ref() == Some(address) {
             self.leader = None;
         }
     }
 
     /// Takes over the addresses of a members list.
-    pub(crate) fn learn<'a>(&mut self, addresses: impl IntoIterator<Item = &'a str>) {
+    pub fn learn<'a>(&mut self, addresses: impl IntoIterator<Item = &'a str>) {
         let mut learned: Vec<Address> = Vec::new();
         for address in addresses {
             let is_new = !self.configured.iter().chain(&learned).any(|known| **known == *address);

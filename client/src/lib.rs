@@ -43,14 +43,18 @@
 
 mod builder;
 mod client;
-mod directory;
+#[doc(hidden)]
+pub mod directory;
 mod endpoint;
 mod error;
 mod member;
 mod node_directory;
 mod policy;
+#[doc(hidden)]
+pub mod policy;
 mod request;
-mod route;
+#[doc(hidden)]
+pub mod route;
 mod scan;
 mod status;
 mod value;

@@ -29,7 +29,7 @@ const _: () = assert!(DIAL_FIRST.as_nanos() < DIAL_MAX.as_nanos());
 
 /// What a request is for, which decides where it may go and whether it may go twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Purpose {
+pub enum Purpose {
     /// Changes data: to the leader, once.
     Write,
     /// Changes nothing: to any node.
@@ -40,7 +40,7 @@ pub(crate) enum Purpose {
 
 /// How an attempt failed.
 #[derive(Debug)]
-pub(crate) enum Failure {
+pub enum Failure {
     /// No connection.
     Connect(ConnectError),
     /// The request did not leave.
@@ -59,7 +59,7 @@ pub(crate) enum Failure {
 
 /// How much an error tells when nothing gets better until the deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Weight {
+pub enum Weight {
     /// A node pointed to another.
     Redirect,
     /// Nobody there.
@@ -70,7 +70,7 @@ pub(crate) enum Weight {
 
 /// What to do about a failure.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub enum Verdict {
     /// Try elsewhere, or here again after a pause.
     Retry {
         /// Where the leader is, if the node said.
@@ -85,7 +85,7 @@ pub(crate) enum Verdict {
 }
 
 /// Decides.
-pub(crate) fn judge(purpose: Purpose, endpoint: &str, failure: Failure) -> Verdict {
+pub fn judge(purpose: Purpose, endpoint: &str, failure: Failure) -> Verdict {
     let endpoint_owned = || endpoint.to_owned();
     match failure {
         Failure::Connect(cause) => retry(connect_error(endpoint, &cause), Weight::Silence),
@@ -178,7 +178,7 @@ fn node_error(purpose: Purpose, endpoint: &str, error: wire::Error) -> Verdict {
 }
 
 /// A failed dial as the caller sees it. The address is in a field of its own, so it is not said twice.
-pub(crate) fn connect_error(endpoint: &str, error: &ConnectError) -> Error {
+pub fn connect_error(endpoint: &str, error: &ConnectError) -> Error {
     let endpoint = endpoint.to_owned();
     match error {
         ConnectError::Tls { reason, .. } => Error::Tls { endpoint, cause: format!("TLS: {reason}") },
@@ -214,7 +214,7 @@ pub(crate) fn connect_error(endpoint: &str, error: &ConnectError) -> Error {
 
 /// How long to wait after a round over all endpoints: doubling, and between half and the whole of that, so that clients that failed
 /// together do not come back together. `jitter` is from 0 to 1.
-pub(crate) fn pause(round: u32, jitter: f64) -> Duration {
+pub fn pause(round: u32, jitter: f64) -> Duration {
     assert!((0.0..=1.0).contains(&jitter), "jitter of {jitter} is not between 0 and 1");
     let whole = PAUSE_FIRST.saturating_mul(1_u32 << round.min(10)).min(PAUSE_MAX);
     whole.mul_f64(0.5 + jitter / 2.0)
@@ -222,12 +222,12 @@ pub(crate) fn pause(round: u32, jitter: f64) -> Duration {
 
 /// How long a dial may take. Short at first, so that a dead endpoint does not keep a request from the others; longer in later rounds,
 /// for networks that are slow.
-pub(crate) fn dial_timeout(round: u32, remaining: Duration) -> Duration {
+pub fn dial_timeout(round: u32, remaining: Duration) -> Duration {
     DIAL_FIRST.saturating_mul(1_u32 << round.min(10)).min(DIAL_MAX).min(remaining)
 }
 
 /// How long to wait for the answer to a read before asking elsewhere: a third of what is left, so that two others get a turn.
-pub(crate) fn read_attempt_timeout(remaining: Duration) -> Duration {
+pub fn read_attempt_timeout(remaining: Duration) -> Duration {
     (remaining / 3).max(READ_ATTEMPT_MIN).min(remaining)
 }
 

@@ -357,10 +357,13 @@ pub(crate) struct Limits {
 
 /// A part of a request that is over a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Excess {
-    pub(crate) part: Part,
-    pub(crate) bytes: u64,
-    pub(crate) limit: u64,
+pub struct Excess {
+    /// Which part.
+    pub part: Part,
+    /// Its size.
+    pub bytes: u64,
+    /// The limit.
+    pub limit: u64,
 }
 
 impl Limits {

@@ -8,8 +8,9 @@ use crate::error::Error;
 use crate::policy::{self, Purpose, Verdict, Weight};
 use std::time::{Duration, Instant};
 
+/// The way of one request. See the module.
 #[derive(Debug)]
-pub(crate) struct Route {
+pub struct Route {
     purpose: Purpose,
     round: u32,
     tried: Vec<Address>,
@@ -23,17 +24,19 @@ pub(crate) struct Route {
 }
 
 impl Route {
-    pub(crate) fn new(purpose: Purpose) -> Route {
+    /// A way that has not begun.
+    #[must_use]
+    pub fn new(purpose: Purpose) -> Route {
         Route { purpose, round: 0, tried: Vec::new(), hint: None, reached: false, refused: None, telling: None }
     }
 
     /// Rounds behind us.
-    pub(crate) fn round(&self) -> u32 {
+    pub fn round(&self) -> u32 {
         self.round
     }
 
     /// Where to go next; nowhere when the round is over.
-    pub(crate) fn next(&mut self, directory: &Directory, now: Instant) -> Option<Address> {
+    pub fn next(&mut self, directory: &Directory, now: Instant) -> Option<Address> {
         let next = match self.hint.take().filter(|hint| !self.tried.contains(hint)) {
             Some(hint) => hint,
             None if self.tried.is_empty() => directory.first(self.purpose, now),
@@ -50,7 +53,7 @@ impl Route {
     ///
     /// # Errors
     /// When it is over.
-    pub(crate) fn failed(
+    pub fn failed(
         &mut self,
         directory: &mut Directory,
         address: &Address,
@@ -85,7 +88,7 @@ impl Route {
     ///
     /// # Errors
     /// When no node answered and one was out because of certificates: waiting does not mend that.
-    pub(crate) fn end_round(&mut self, jitter: f64) -> Result<Duration, Error> {
+    pub fn end_round(&mut self, jitter: f64) -> Result<Duration, Error> {
         if let Some(refused) = self.refused.take().filter(|_| !self.reached) {
             return Err(refused);
         }
@@ -102,7 +105,7 @@ impl Route {
     }
 
     /// The deadline has come and the request was certainly not applied: the error that tells most.
-    pub(crate) fn give_up(self, directory: &Directory, timeout: Duration) -> Error {
+    pub fn give_up(self, directory: &Directory, timeout: Duration) -> Error {
         match self.telling {
             Some((_, Error::TimedOut { endpoint, cause, .. })) => Error::TimedOut { endpoint, after: timeout, cause },
             Some((_, error)) => error,

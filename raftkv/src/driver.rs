@@ -283,6 +283,12 @@ impl<H: Host> Driver<H> {
         }
     }
 
+    /// The core, to look at.
+    #[must_use]
+    pub fn core(&self) -> &Node {
+        &self.node
+    }
+
     /// Refuses everything that waits, before the driver goes: nobody is left without an answer.
     pub fn close(&mut self) {
         for waiter in self.batch_waiters.drain(..) {
@@ -560,7 +566,7 @@ impl<H: Host> Driver<H> {
             return;
         }
         // Of large entries fewer are kept: they take up to half of what the log may have.
-        let entries = status.log_last.0 - status.log_first.0 + 1;
+        let entries = status.log_last.0 + 1 - status.log_first.0;
         let in_half = u128::from(entries) * u128::from(self.config.log_retained_bytes / 2) / u128::from(self.log_bytes);
         let retained = RETAINED_ENTRIES.min(u64::try_from(in_half).unwrap_or(u64::MAX));
         let up_to = LogIndex(self.flushed.min(self.applied).0.saturating_sub(retained));

@@ -6,7 +6,7 @@ mod driver_world;
 
 use bytes::Bytes;
 use driver_world::World;
-use raft::{LogIndex, NodeId};
+use raft::{Instant, LogIndex, LogPosition, NodeId, Term};
 use raftkv::driver::{ReadRefusal, WriteCommand, WriteRefusal};
 use std::time::Duration;
 use storage::command::DeleteLimits;
@@ -149,4 +149,13 @@ fn closing_answers_everybody() {
     assert_eq!(proposed.try_recv().unwrap().unwrap_err(), WriteRefusal::OutcomeUnknown);
     assert_eq!(gathered.try_recv().unwrap().unwrap_err(), WriteRefusal::Stopping);
     assert_eq!(read.try_recv().unwrap(), Err(ReadRefusal::Stopping));
+}
+
+/// After a snapshot has taken the log's place, its segments may still be on disk while there is no entry to drop.
+#[test]
+fn an_empty_log_that_is_large_on_disk_is_left_alone() {
+    let mut node = driver_world::node_after_a_snapshot(LogPosition { term: Term(3), index: LogIndex(7) }, 1 << 20);
+    // The host panics when it is asked to drop anything.
+    node.driver.flush(Instant::ORIGIN + Duration::from_secs(1));
+    assert_eq!(node.driver.status().log_last, LogIndex(7));
 }

@@ -5,6 +5,8 @@
 //! does not send such, so either side has a fault worth seeing.
 
 use crate::proto::peer as wire;
+use bytes::Bytes;
+use prost::Message as _;
 use raft::{AppendOutcome, Body, Entry, EntryKind, LogIndex, LogPosition, Message, RepairId, Term};
 
 /// Why bytes are not a message.
@@ -35,6 +37,20 @@ pub enum MalformedMessage {
         /// The index that should follow.
         expected: u64,
     },
+}
+
+/// A message as it travels in the body of a frame.
+#[must_use]
+pub fn encode_message(message: Message) -> Bytes {
+    to_wire(message).encode_to_vec().into()
+}
+
+/// The message that travelled as `body`.
+///
+/// # Errors
+/// When it is none.
+pub fn decode_message(body: Bytes) -> Result<Message, MalformedMessage> {
+    from_wire(wire::Message::decode(body)?)
 }
 
 pub(crate) fn to_wire(message: Message) -> wire::Message {

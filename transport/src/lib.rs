@@ -31,7 +31,7 @@ mod tls;
 
 pub use client_connection::{CALLS_MAX, CallError, ClientConnection, REPLY_BYTES_MAX, ScanError, ScanStream};
 pub use client_server::{ClientLimits, ClientListener, ClientService, Responder, ScanClosed, ScanResponder};
-pub use convert::MalformedMessage;
+pub use convert::{MalformedMessage, decode_message, encode_message};
 pub use error::{ConnectError, RefusalCode};
 pub use frame::{ENVELOPE_BYTES, FRAME_VERSION};
 pub use identity::{ClusterId, Identity, IdentityError, NAME_BYTES_MAX, Role, Subject};

@@ -1,0 +1,98 @@
+//! The one true log, and the state it leads to.
+//!
+//! The first node that applies an entry says what the entry is: it took it for committed. From then on that is what the entry is for
+//! everybody (state machine safety, Raft Figure 3). A state machine of the reference's own applies entry by entry, so that every node's
+//! state hash is compared after every run of entries, however the node groups them.
+
+use super::model::Model;
+use raft::{Entry, LogIndex, LogPosition, Membership, Term};
+use storage::state::{Bootstrap, MemoryEngine, StateMachine};
+use xxhash_rust::xxh3::xxh3_64;
+
+/// What is known of one entry.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Known {
+    pub(crate) term: Term,
+    payload: u64,
+    state_hash: [u8; 16],
+    /// Whoever applied it first was in this term: it was committed in this term or an earlier one.
+    pub(crate) committed_by: Term,
+}
+
+/// See the module.
+pub(crate) struct Reference {
+    known: Vec<Known>,
+    machine: StateMachine<MemoryEngine>,
+    pub(crate) model: Model,
+}
+
+impl Reference {
+    pub(crate) fn new(cluster: &str, membership: Membership) -> Reference {
+        let bootstrap = Bootstrap { cluster: cluster.to_owned(), membership };
+        let machine = StateMachine::open(MemoryEngine::new(), &bootstrap).expect("a new state can be set up");
+        Reference { known: Vec::new(), machine, model: Model::new() }
+    }
+
+    /// A node in `term` has applied `entries` and its state has this hash.
+    pub(crate) fn applied(&mut self, node: usize, term: Term, entries: &[Entry], state_hash: [u8; 16]) {
+        for entry in entries {
+            let payload = xxh3_64(&entry.payload) ^ entry.kind as u64;
+            if let Some(known) = self.at(entry.index) {
+                assert!(
+                    (known.term, known.payload) == (entry.term, payload),
+                    "state machine safety: node {} applies entry {} of term {}, where an entry of term {} was applied before",
+                    node + 1,
+                    entry.index,
+                    entry.term,
+                    known.term
+                );
+                continue;
+            }
+            assert_eq!(
+                entry.index.0,
+                self.known.len() as u64 + 1,
+                "node {}: entries are applied without a gap",
+                node + 1
+            );
+            let mut outcomes = Vec::new();
+            self.machine
+                .apply(std::slice::from_ref(entry), &mut outcomes)
+                .unwrap_or_else(|error| panic!("committed entry {} cannot be applied: {error}", entry.index));
+            self.model.apply(entry);
+            assert_eq!(self.machine.revision(), self.model.revision(), "revisions after entry {}", entry.index);
+            let state_hash = self.machine.state_hash();
+            self.known.push(Known { term: entry.term, payload, state_hash, committed_by: term });
+        }
+        if let Some(last) = entries.last() {
+            self.check_state(node, last.position(), state_hash);
+        }
+    }
+
+    /// A node's state after `position` has this hash.
+    pub(crate) fn check_state(&self, node: usize, position: LogPosition, state_hash: [u8; 16]) {
+        if position.index == LogIndex::ZERO {
+            return;
+        }
+        let known = self.at(position.index).unwrap_or_else(|| {
+            panic!("node {} has a state after entry {position}, and nobody has applied that", node + 1)
+        });
+        assert_eq!(known.term, position.term, "node {}: the term of applied entry {}", node + 1, position.index);
+        assert!(
+            known.state_hash == state_hash,
+            "state hashes differ: node {} has {state_hash:02x?} after entry {position}, the reference has {:02x?}",
+            node + 1,
+            known.state_hash
+        );
+    }
+
+    /// What is known of the entry at `index`.
+    pub(crate) fn at(&self, index: LogIndex) -> Option<Known> {
+        let place = usize::try_from(index.0).expect("few entries").checked_sub(1)?;
+        self.known.get(place).copied()
+    }
+
+    /// The last entry that anybody has applied.
+    pub(crate) fn last(&self) -> LogIndex {
+        LogIndex(self.known.len() as u64)
+    }
+}

@@ -1,0 +1,63 @@
+//! The checks of one run, where the world reports to.
+
+use crate::check::{History, OperationId, Outcome, Reference, Safety};
+use crate::clients::Reply;
+use crate::schedule::Time;
+use crate::settings::Settings;
+use crate::workload::Ask;
+use client::Error;
+use raft::{Entry, LogPosition, Term};
+
+/// See the module.
+pub(crate) struct Checks {
+    history: History,
+    reference: Reference,
+    safety: Safety,
+}
+
+impl Checks {
+    pub(crate) fn new(settings: &Settings) -> Checks {
+        Checks {
+            history: History::default(),
+            reference: Reference::new(crate::node::CLUSTER, settings.founding_membership()),
+            safety: Safety::default(),
+        }
+    }
+
+    pub(crate) fn invoked(&mut self, client: usize, now: Time, ask: &Ask) -> OperationId {
+        self.history.invoke(client, now, ask)
+    }
+
+    pub(crate) fn answered(&mut self, operation: OperationId, now: Time, reply: &Reply) {
+        self.history.done(operation, now, Outcome::Answered(reply.clone()));
+    }
+
+    pub(crate) fn failed(&mut self, operation: OperationId, now: Time, error: &Error) {
+        let outcome = if error.is_certainly_not_applied() { Outcome::Refused } else { Outcome::Unknown };
+        self.history.done(operation, now, outcome);
+    }
+
+    pub(crate) fn applied(&mut self, node: usize, term: Term, entries: &[Entry], state_hash: [u8; 16]) {
+        self.reference.applied(node, term, entries, state_hash);
+    }
+
+    /// A node's state, as it was found or received.
+    pub(crate) fn state(&self, node: usize, position: LogPosition, state_hash: [u8; 16]) {
+        self.reference.check_state(node, position, state_hash);
+    }
+
+    pub(crate) fn written(&mut self, node: usize, entries: &[Entry]) {
+        self.safety.written(node, entries);
+    }
+
+    pub(crate) fn stepped(&mut self, node: usize, life: u64, core: &raft::Node) {
+        self.safety.stepped(node, life, core, &self.reference);
+    }
+
+    /// The run is over. Returns how many operations were verified.
+    pub(crate) fn finish(self) -> usize {
+        let ended = self.history.ended();
+        self.history.verify(&self.reference);
+        ended
+    }
+}

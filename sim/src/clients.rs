@@ -1,0 +1,153 @@
+//! A client: one operation after the other, through the production directory, routes and retry policy.
+
+use crate::random::Random;
+use crate::schedule::Time;
+use crate::workload::{Ask, Workload};
+use client::Error;
+use client::directory::{Address, Directory};
+use client::policy::{Failure, Purpose, judge};
+use client::route::Route;
+use std::time::Duration;
+use transport::Response;
+use transport::proto::client as wire;
+
+/// What a node answers.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Reply {
+    Call(Response),
+    Scan(Vec<wire::ScanReply>),
+}
+
+/// See the module.
+pub(crate) struct Client {
+    pub(crate) random: Random,
+    pub(crate) workload: Workload,
+    pub(crate) directory: Directory,
+    pub(crate) current: Option<Current>,
+    /// Attempts so far: names the current one.
+    pub(crate) attempts: u64,
+    /// Does nothing new.
+    pub(crate) stopped: bool,
+    /// Standard time that stands for the beginning: the library counts in it.
+    origin: std::time::Instant,
+}
+
+/// An operation under way.
+pub(crate) struct Current {
+    pub(crate) ask: Ask,
+    pub(crate) route: Route,
+    pub(crate) deadline: Time,
+    pub(crate) invoked: Time,
+    /// Where the current attempt went.
+    pub(crate) address: Option<Address>,
+}
+
+/// What to do next.
+pub(crate) enum Step {
+    /// Send to this node, and wait this long for the answer.
+    Send { node: usize, patience: Duration },
+    /// Wait, then go on.
+    Pause(Duration),
+    /// It is over.
+    Over(Error),
+}
+
+/// The address of a node.
+pub(crate) fn address_of(node: usize) -> String {
+    format!("n{}:1", node + 1)
+}
+
+/// The node at an address.
+pub(crate) fn node_at(address: &str) -> usize {
+    let number =
+        address.strip_prefix('n').and_then(|rest| rest.strip_suffix(":1")).and_then(|number| number.parse().ok());
+    let number: usize = number.expect("addresses are made by address_of");
+    number - 1
+}
+
+impl Client {
+    pub(crate) fn new(
+        number: usize,
+        nodes: usize,
+        keys: u64,
+        mut random: Random,
+        origin: std::time::Instant,
+    ) -> Client {
+        let mut known: Vec<usize> = (0..nodes).collect();
+        random.shuffle(&mut known);
+        known.truncate(1 + random.index(nodes));
+        let directory = Directory::new(known.into_iter().map(|node| address_of(node).into()).collect());
+        Client {
+            workload: Workload::new(number, keys),
+            random,
+            directory,
+            current: None,
+            attempts: 0,
+            stopped: false,
+            origin,
+        }
+    }
+
+    /// Begins an operation.
+    pub(crate) fn begin(&mut self, now: Time, ask: Ask, timeout: Duration) {
+        assert!(self.current.is_none(), "one operation at a time");
+        let route = Route::new(ask.purpose());
+        self.current = Some(Current { ask, route, deadline: now + timeout, invoked: now, address: None });
+    }
+
+    /// What to do next, as `Client::run` of the library does.
+    pub(crate) fn step(&mut self, now: Time, timeout: Duration) -> Step {
+        let std_now = self.std_time(now);
+        let current = self.current.as_mut().expect("an operation is under way");
+        if now >= current.deadline {
+            let current = self.current.take().expect("an operation is under way");
+            return Step::Over(current.route.give_up(&self.directory, timeout));
+        }
+        let remaining = current.deadline.since(now);
+        let Some(address) = current.route.next(&self.directory, std_now) else {
+            let jitter = self.random.below(1 << 20) as f64 / f64::from(1 << 20);
+            return match current.route.end_round(jitter) {
+                Ok(pause) => Step::Pause(pause.min(remaining)),
+                Err(error) => {
+                    self.current = None;
+                    Step::Over(error)
+                }
+            };
+        };
+        self.attempts += 1;
+        let patience = match current.ask.purpose() {
+            Purpose::Write => remaining,
+            Purpose::Read | Purpose::StaleRead => client::policy::read_attempt_timeout(remaining),
+        };
+        let node = node_at(&address);
+        current.address = Some(address);
+        Step::Send { node, patience }
+    }
+
+    /// The attempt failed. Says whether the operation is over.
+    pub(crate) fn failed(&mut self, now: Time, failure: Failure) -> Option<Error> {
+        let std_now = self.std_time(now);
+        let current = self.current.as_mut().expect("an operation is under way");
+        let address = current.address.take().expect("an attempt is under way");
+        let verdict = judge(current.ask.purpose(), &address, failure);
+        self.attempts += 1;
+        current.route.failed(&mut self.directory, &address, verdict, std_now).err().inspect(|_| self.current = None)
+    }
+
+    /// The attempt was answered: the operation is over.
+    pub(crate) fn answered(&mut self, now: Time) -> Current {
+        let std_now = self.std_time(now);
+        let current = self.current.take().expect("an operation is under way");
+        let address = current.address.as_ref().expect("an attempt is under way");
+        let purpose = current.ask.purpose();
+        if !self.directory.is_settled(purpose, address) {
+            self.directory.answered(purpose, address, std_now);
+        }
+        self.attempts += 1;
+        current
+    }
+
+    fn std_time(&self, now: Time) -> std::time::Instant {
+        self.origin + Duration::from_nanos(now.0)
+    }
+}

@@ -1,0 +1,143 @@
+//! The fault plan: what goes wrong, how often, and for how long.
+//!
+//! A plan never breaks the durable data of more than a minority at a time, so everything acknowledged has an intact quorum that can be
+//! brought together in the end, and any loss is a bug. Crashes, pauses and partitions may hit everybody at once: they break no data.
+
+use crate::random::Random;
+use std::time::Duration;
+
+/// A kind of fault that a run may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FaultKind {
+    /// The network loses messages.
+    Loss,
+    /// It delivers some twice.
+    Duplicates,
+    /// It takes longer for some than for others.
+    Reordering,
+    /// It delivers some very late, in a later life of sender or receiver.
+    LateMessages,
+    /// Nodes are cut off in groups.
+    Partition,
+    /// Nodes are heard and do not hear, or the other way round.
+    OneWay,
+    /// Some pairs of nodes cannot speak.
+    PartialPartition,
+    /// Clients cannot reach some nodes.
+    ClientCuts,
+    /// `kill -9`: the page cache stays.
+    Kill,
+    /// Power cut: what was not flushed may be lost.
+    PowerCut,
+    /// All nodes lose power at once.
+    Blackout,
+    /// A process stands still and goes on.
+    Pause,
+    /// A node is slow.
+    SlowNode,
+    /// Clocks run at different speeds.
+    ClockDrift,
+    /// Clocks jump.
+    ClockJumps,
+    /// A disk makes everybody wait.
+    DiskStall,
+    /// Leadership is handed over.
+    Transfers,
+    /// Snapshots do not arrive.
+    SnapshotFailures,
+}
+
+impl FaultKind {
+    /// All of them.
+    pub const ALL: [FaultKind; 18] = [
+        FaultKind::Loss,
+        FaultKind::Duplicates,
+        FaultKind::Reordering,
+        FaultKind::LateMessages,
+        FaultKind::Partition,
+        FaultKind::OneWay,
+        FaultKind::PartialPartition,
+        FaultKind::ClientCuts,
+        FaultKind::Kill,
+        FaultKind::PowerCut,
+        FaultKind::Blackout,
+        FaultKind::Pause,
+        FaultKind::SlowNode,
+        FaultKind::ClockDrift,
+        FaultKind::ClockJumps,
+        FaultKind::DiskStall,
+        FaultKind::Transfers,
+        FaultKind::SnapshotFailures,
+    ];
+
+    /// How long it is between two of them, about, if they come one by one.
+    #[must_use]
+    pub fn interval(self) -> Option<Duration> {
+        let seconds = match self {
+            FaultKind::Loss
+            | FaultKind::Duplicates
+            | FaultKind::Reordering
+            | FaultKind::LateMessages
+            | FaultKind::ClockDrift
+            | FaultKind::SnapshotFailures => return None,
+            FaultKind::Partition | FaultKind::OneWay | FaultKind::PartialPartition => 8,
+            FaultKind::ClientCuts | FaultKind::SlowNode | FaultKind::ClockJumps | FaultKind::DiskStall => 10,
+            FaultKind::Kill | FaultKind::PowerCut | FaultKind::Pause | FaultKind::Transfers => 6,
+            FaultKind::Blackout => 25,
+        };
+        Some(Duration::from_secs(seconds))
+    }
+}
+
+/// Which kinds are on in one run.
+#[derive(Debug, Clone)]
+pub struct FaultPlan {
+    on: Vec<FaultKind>,
+}
+
+impl FaultPlan {
+    /// Draws which kinds are on, for a cluster of this many nodes.
+    #[must_use]
+    pub fn draw(random: &mut Random, nodes: usize) -> FaultPlan {
+        // A few runs have none: they show that the rest of the simulator is sound.
+        let per_mille = *random.pick(&[0, 150, 300, 300, 500, 700]);
+        let alone = |kind: FaultKind| {
+            matches!(
+                kind,
+                FaultKind::Partition | FaultKind::OneWay | FaultKind::PartialPartition | FaultKind::Transfers
+            )
+        };
+        let on = FaultKind::ALL.into_iter().filter(|kind| random.chance(per_mille) && !(nodes == 1 && alone(*kind)));
+        FaultPlan { on: on.collect() }
+    }
+
+    /// Whether this kind is on.
+    #[must_use]
+    pub fn is_on(&self, kind: FaultKind) -> bool {
+        self.on.contains(&kind)
+    }
+
+    /// The kinds that are on.
+    #[must_use]
+    pub fn kinds(&self) -> &[FaultKind] {
+        &self.on
+    }
+}
+
+/// Draws the links that a partition of this kind cuts between `nodes` nodes.
+#[must_use]
+pub fn draw_cut(random: &mut Random, kind: FaultKind, nodes: usize) -> Vec<(usize, usize)> {
+    let mut order: Vec<usize> = (0..nodes).collect();
+    random.shuffle(&mut order);
+    let (one_side, other_side) = order.split_at(1 + random.index(nodes - 1));
+    let across = one_side.iter().flat_map(|from| other_side.iter().map(move |to| (*from, *to)));
+    match kind {
+        FaultKind::OneWay => across.collect(),
+        FaultKind::PartialPartition => {
+            let pairs = (0..nodes).flat_map(|from| (from + 1..nodes).map(move |to| (from, to)));
+            let cut: Vec<(usize, usize)> = pairs.filter(|_| random.chance(400)).collect();
+            cut.into_iter().flat_map(|(from, to)| [(from, to), (to, from)]).collect()
+        }
+        _ => across.flat_map(|(from, to)| [(from, to), (to, from)]).collect(),
+    }
+}

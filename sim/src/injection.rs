@@ -1,0 +1,183 @@
+//! Faults: when they come, whom they hit, and how they end.
+
+use crate::faults::{FaultKind, draw_cut};
+use crate::node::OperatorWord;
+use crate::schedule::Time;
+use crate::world::{Happening, Mend, Phase, World};
+use raftkv::driver::Input;
+use std::time::Duration;
+
+impl World {
+    /// Lets the next fault of this kind come, if they come one by one.
+    pub(crate) fn schedule_fault(&mut self, kind: FaultKind) {
+        if let Some(interval) = kind.interval() {
+            let delay = self.random.duration(interval / 10, interval * 2);
+            self.schedule.after(delay, Happening::Fault(kind));
+        }
+    }
+
+    pub(crate) fn inject(&mut self, kind: FaultKind) {
+        if self.phase != Phase::Faulty {
+            return;
+        }
+        self.schedule_fault(kind);
+        let node = self.victim();
+        match kind {
+            FaultKind::Partition | FaultKind::OneWay | FaultKind::PartialPartition => self.partition(kind),
+            FaultKind::ClientCuts => self.cut_clients(node),
+            FaultKind::Kill => self.kill_if_up(node, false),
+            FaultKind::PowerCut => self.kill_if_up(node, true),
+            FaultKind::Blackout => (0..self.nodes.len()).for_each(|node| self.kill_if_up(node, true)),
+            FaultKind::Pause => {
+                let pause = self.random.latency(Duration::from_millis(50), Duration::from_secs(20));
+                self.pause(node, pause);
+            }
+            FaultKind::SlowNode => {
+                self.counters.count("process: slow node");
+                self.nodes[node].slowness = u32::try_from(self.random.between(5, 200)).expect("small");
+                self.mend_later(Mend::Slow(node));
+            }
+            FaultKind::ClockJumps => self.jump(node),
+            FaultKind::DiskStall => {
+                self.counters.count("disk: stall");
+                let stall = self.random.latency(Duration::from_millis(20), Duration::from_secs(8));
+                self.nodes[node].stalled_until = self.schedule.now() + stall;
+                self.say(format_args!("node {}: the disk stalls for {stall:?}", node + 1));
+            }
+            FaultKind::Transfers => self.transfer(),
+            FaultKind::Loss
+            | FaultKind::Duplicates
+            | FaultKind::Reordering
+            | FaultKind::LateMessages
+            | FaultKind::ClockDrift
+            | FaultKind::SnapshotFailures => unreachable!("{kind:?} does not come one by one"),
+        }
+    }
+
+    /// Any node, the leader more often than others.
+    fn victim(&mut self) -> usize {
+        let any = self.random.index(self.nodes.len());
+        if self.random.chance(400) { self.leader().unwrap_or(any) } else { any }
+    }
+
+    fn mend_later(&mut self, mend: Mend) {
+        let delay = self.random.latency(Duration::from_millis(100), Duration::from_secs(20));
+        self.schedule.after(delay, Happening::Mend(mend));
+    }
+
+    fn partition(&mut self, kind: FaultKind) {
+        let links = draw_cut(&mut self.random, kind, self.nodes.len());
+        self.counters.count(match kind {
+            FaultKind::OneWay => "network: one-way cut",
+            FaultKind::PartialPartition => "network: partial partition",
+            _ => "network: partition",
+        });
+        self.say(format_args!("{kind:?}: links cut, from and to, nodes counted from 0: {links:?}"));
+        self.network.cut(&links);
+        if let Some(leader) = self.leader()
+            && self.network.reachable(leader) <= self.nodes.len() / 2
+        {
+            self.counters.count("network: leader cut off from a majority");
+        }
+        self.mend_later(Mend::Links(links));
+    }
+
+    fn cut_clients(&mut self, node: usize) {
+        let clients = 0..self.clients.len();
+        let links: Vec<(usize, usize)> =
+            clients.filter(|_| self.random.chance(600)).map(|client| (client, node)).collect();
+        self.say(format_args!("clients cut off from node {}: {links:?}", node + 1));
+        self.network.cut_clients(&links);
+        self.mend_later(Mend::ClientLinks(links));
+    }
+
+    fn kill_if_up(&mut self, node: usize, power: bool) {
+        if self.nodes[node].process.is_none() {
+            return;
+        }
+        if power {
+            self.cut_power(node);
+        } else {
+            self.kill(node);
+        }
+    }
+
+    fn jump(&mut self, node: usize) {
+        let backward = self.random.chance(400);
+        let by = if backward {
+            self.random.latency(Duration::from_millis(1), Duration::from_secs(3))
+        } else {
+            self.random.latency(Duration::from_millis(1), Duration::from_secs(3600))
+        };
+        self.counters.count(if backward { "clock: jump backward" } else { "clock: jump forward" });
+        self.say(format_args!("node {}: its clock jumps {by:?}, backward: {backward}", node + 1));
+        self.nodes[node].clock.jump(by, backward);
+        self.reschedule_turn(node);
+    }
+
+    fn transfer(&mut self) {
+        let Some(leader) = self.leader() else { return };
+        let target = if self.random.chance(500) {
+            let target = self.nodes[self.random.index(self.nodes.len())].id;
+            (target != self.nodes[leader].id).then_some(target)
+        } else {
+            None
+        };
+        self.say(format_args!("node {}: asked to hand over to {target:?}", leader + 1));
+        let Some(process) = &mut self.nodes[leader].process else { return };
+        let desk = process.desk.clone();
+        let waiter = Box::new(move |result: Result<_, _>| desk.put(OperatorWord::Transfer(result.is_ok())));
+        self.push(leader, Input::TransferLeadership { target, waiter });
+    }
+
+    pub(crate) fn mend(&mut self, mend: Mend) {
+        match mend {
+            Mend::Links(links) => {
+                self.say(format_args!("links mended: {links:?}"));
+                self.network.mend(&links);
+            }
+            Mend::ClientLinks(links) => self.network.mend_clients(&links),
+            Mend::Slow(node) => self.nodes[node].slowness = 1,
+        }
+    }
+
+    /// Whether processes crash in this run, at this moment.
+    pub(crate) fn crashes_are_on(&self) -> bool {
+        self.phase == Phase::Faulty
+            && [FaultKind::Kill, FaultKind::PowerCut, FaultKind::Blackout]
+                .into_iter()
+                .any(|kind| self.settings.faults.is_on(kind))
+    }
+
+    /// Whether a node may find its disk failing.
+    pub(crate) fn expects_failures(&self) -> bool {
+        false
+    }
+
+    /// The faults end for a majority; the others are cut off, whatever else is wrong with them.
+    pub(crate) fn heal_majority(&mut self) {
+        let count = self.nodes.len();
+        let mut order: Vec<usize> = (0..count).collect();
+        self.random.shuffle(&mut order);
+        let (majority, others) = order.split_at(count / 2 + 1);
+        let (majority, others) = (majority.to_vec(), others.to_vec());
+        let now: Time = self.schedule.now();
+        self.say(format_args!("a majority is healed: nodes {majority:?} counted from 0; at {now}"));
+        self.network.heal();
+        let cut: Vec<(usize, usize)> =
+            others.iter().flat_map(|other| (0..count).flat_map(move |node| [(node, *other), (*other, node)])).collect();
+        self.network.cut(&cut);
+        self.heal_nodes(&majority);
+    }
+
+    /// All faults end, and clients finish what they have begun.
+    pub(crate) fn heal_all(&mut self) {
+        self.say(format_args!("everything is healed"));
+        self.network.heal();
+        let all: Vec<usize> = (0..self.nodes.len()).collect();
+        self.heal_nodes(&all);
+        for client in &mut self.clients {
+            client.stopped = true;
+        }
+    }
+}

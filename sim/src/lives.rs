@@ -1,0 +1,250 @@
+//! Starts and ends of processes, and pauses.
+
+use crate::clients::address_of;
+use crate::node::{Found, LogWork, Process, StateJob};
+use crate::schedule::Time;
+use crate::world::{AtClient, AtNode, Happening, InProcess, World};
+use client::policy::Failure;
+use raft::Role;
+use std::time::Duration;
+
+/// How long a node is down.
+const DOWN_TIME: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(15));
+
+impl World {
+    pub(crate) fn at_node(&mut self, node: usize, what: AtNode) {
+        if let Some(until) = self.nodes[node].paused_until
+            && !matches!(what, AtNode::Resume | AtNode::Start)
+        {
+            return self.schedule.at(until, Happening::Node { node, what });
+        }
+        match what {
+            AtNode::Start => self.start(node),
+            AtNode::Resume => self.resume(node),
+            AtNode::Deliver { from, from_life, to_life, parcel, late } => {
+                self.deliver(node, from, (from_life, to_life), parcel, late);
+            }
+            AtNode::Ask { client, attempt, ask } => self.asked(node, client, attempt, ask),
+            AtNode::OpenSnapshot { peer, peer_life, at_least } => self.open_snapshot(node, peer, peer_life, at_least),
+        }
+    }
+
+    pub(crate) fn in_process(&mut self, node: usize, life: u64, what: InProcess) {
+        if self.nodes[node].life != life || self.nodes[node].process.is_none() {
+            return;
+        }
+        if let Some(until) = self.nodes[node].paused_until {
+            return self.schedule.at(until, Happening::Process { node, life, what });
+        }
+        match what {
+            InProcess::Turn { number } => self.turn(node, number),
+            InProcess::LogDone => self.log_done(node),
+            InProcess::StateDone => self.state_done(node),
+            InProcess::Loaded(load) => self.loaded(node, load),
+            InProcess::Serve(reads) => self.serve(node, reads),
+            InProcess::Flush => self.flush_state(node),
+            InProcess::Repaired => self.repaired(node),
+            InProcess::Input(input) => self.push(node, input),
+            InProcess::SnapshotArrived { from, from_life, engine } => {
+                self.snapshot_arrived(node, from, from_life, engine)
+            }
+        }
+    }
+
+    fn start(&mut self, node: usize) {
+        if self.nodes[node].process.is_some() {
+            return;
+        }
+        let now = self.schedule.now();
+        // A start that is cut short: it must leave everything so that the next one succeeds.
+        let cut_short = self.crashes_are_on() && self.random.chance(100);
+        if cut_short {
+            let after = u32::try_from(self.random.below(12)).expect("small");
+            self.nodes[node].log_disk.cut_power_after(after);
+            self.nodes[node].data_disk.cut_power_after(after);
+        }
+        self.nodes[node].life += 1;
+        let seed = self.random.next();
+        let started = self.nodes[node].start(now, &self.settings, seed);
+        if cut_short {
+            self.counters.count("process: crash in the middle of recovery");
+            self.say(format_args!("node {}: power cut while it starts", node + 1));
+            self.end(node, true);
+            return self.schedule_start(node);
+        }
+        let found = started.unwrap_or_else(|error| {
+            panic!("node {} does not start in its life {}: {error:?}: {error}", node + 1, self.nodes[node].life)
+        });
+        let life = self.nodes[node].life;
+        self.say(format_args!("node {}: life {life} begins: {found:?}", node + 1));
+        self.note_found(node, found);
+        if let Some(process) = &self.nodes[node].process {
+            self.checks.state(node, process.machine.applied(), process.machine.state_hash());
+        }
+        self.schedule_turn(node, now);
+    }
+
+    fn note_found(&mut self, node: usize, found: Found) {
+        if found.torn_tail {
+            self.counters.count("recovery: torn tail dropped");
+        }
+        if found.unfinished_install {
+            self.counters.count("recovery: unfinished installation of a snapshot finished");
+        }
+        if found.log_last > found.applied {
+            self.counters.count("recovery: log longer than what was applied");
+        }
+        if found.applied < self.nodes[node].applied_ever {
+            self.counters.count("recovery: state went back at a crash, the log made up for it");
+        }
+    }
+
+    /// `kill -9`: what the kernel has stays.
+    pub(crate) fn kill(&mut self, node: usize) {
+        self.counters.count("process: kill -9");
+        self.stop(node, false);
+        self.schedule_start(node);
+    }
+
+    /// The power goes.
+    pub(crate) fn cut_power(&mut self, node: usize) {
+        self.counters.count("process: power cut");
+        self.stop(node, true);
+        self.schedule_start(node);
+    }
+
+    fn schedule_start(&mut self, node: usize) {
+        let delay = self.random.latency(DOWN_TIME.0, DOWN_TIME.1);
+        self.schedule.after(delay, Happening::Node { node, what: AtNode::Start });
+    }
+
+    fn stop(&mut self, node: usize, power: bool) {
+        if self.nodes[node].process.is_none() {
+            return;
+        }
+        let leads = self.nodes[node].leads();
+        if leads {
+            self.counters.count("process: leader crashed");
+        }
+        let under_way = self.nodes[node].process.as_ref().is_some_and(|process| process.log_work.is_some());
+        if under_way && leads {
+            self.counters.count("process: leader crashed with a log write under way");
+        }
+        if under_way && self.random.chance(700) {
+            self.counters.count("process: crash in the middle of a log write");
+            let after = u32::try_from(self.random.below(8)).expect("small");
+            self.nodes[node].log_disk.cut_power_after(after);
+            let process = self.nodes[node].process.as_mut().expect("checked above");
+            let work = process.log_work.take().expect("checked above");
+            // Whatever became of it, nobody hears of it.
+            let _ = process.do_log_work(work);
+        }
+        self.interrupt_install(node);
+        self.say(format_args!("node {}: {}", node + 1, if power { "power cut" } else { "kill -9" }));
+        self.end(node, power);
+        if self.nodes.iter().all(|node| node.process.is_none()) {
+            self.counters.count("process: all nodes down at once");
+        }
+    }
+
+    /// If the state is being switched to a snapshot, it may be switched at the moment of the crash, the log not.
+    fn interrupt_install(&mut self, node: usize) {
+        let installing = self.nodes[node].process.as_ref().and_then(|process| match process.state_jobs.front() {
+            Some(StateJob::Install(install)) if process.state_busy => Some(*install),
+            _ => None,
+        });
+        if let Some(install) = installing
+            && self.random.chance(700)
+        {
+            let crate::node::Node { data_disk, engine, process, .. } = &mut self.nodes[node];
+            let process = process.as_mut().expect("it is installing");
+            data_disk.cut_power_after(u32::try_from(self.random.below(8)).expect("small"));
+            if process.intent.begin(install.position).is_ok() {
+                *engine = process.received.take().expect("the core installs what was received");
+                if self.random.chance(500) {
+                    let _ = process.do_log_work(LogWork::Install(install));
+                }
+            }
+        }
+    }
+
+    /// The process is gone, and with power whatever was not flushed.
+    fn end(&mut self, node: usize, power: bool) {
+        let process = self.nodes[node].process.take();
+        let state = &mut self.nodes[node];
+        for disk in [&state.log_disk, &state.data_disk] {
+            if power {
+                disk.crash(&mut self.random);
+            } else {
+                disk.kill();
+            }
+        }
+        // RocksDB's memtables go with the process.
+        state.engine.crash();
+        state.paused_until = None;
+        if let Some(process) = process {
+            self.break_connections(node, process);
+        }
+    }
+
+    /// Clients whose requests are lost with the process notice it, or wait for nothing.
+    fn break_connections(&mut self, node: usize, process: Process) {
+        for pending in process.requests.values() {
+            let Some(delay) = self.network.client_delay(pending.client, node) else { continue };
+            if self.random.chance(700) {
+                let failure = Failure::Lost(format!("the connection to {} broke", address_of(node)));
+                let what = AtClient::Failed { attempt: pending.attempt, failure };
+                self.schedule.after(delay, Happening::Client { client: pending.client, what });
+            }
+        }
+    }
+
+    /// The process stands still for a while.
+    pub(crate) fn pause(&mut self, node: usize, pause: Duration) {
+        let leads = self.nodes[node].leads();
+        if self.nodes[node].process.is_none() || self.nodes[node].paused_until.is_some() {
+            return;
+        }
+        self.counters.count("process: pause");
+        if leads {
+            self.counters.count("process: leader paused");
+        }
+        let until = self.schedule.now() + pause;
+        self.say(format_args!("node {}: stands still until {until}", node + 1));
+        self.nodes[node].paused_until = Some(until);
+        self.schedule.at(until, Happening::Node { node, what: AtNode::Resume });
+    }
+
+    fn resume(&mut self, node: usize) {
+        let now = self.schedule.now();
+        if self.nodes[node].paused_until.is_some_and(|until| until <= now) {
+            self.nodes[node].paused_until = None;
+        }
+    }
+
+    /// Everybody is up, awake and at full speed again, those in `which` at least.
+    pub(crate) fn heal_nodes(&mut self, which: &[usize]) {
+        let now: Time = self.schedule.now();
+        for node in which {
+            let state = &mut self.nodes[*node];
+            state.slowness = 1;
+            state.stalled_until = now;
+            if state.paused_until.is_some() {
+                state.paused_until = Some(now);
+                self.schedule.at(now, Happening::Node { node: *node, what: AtNode::Resume });
+            }
+            if state.process.is_none() {
+                self.schedule.at(now, Happening::Node { node: *node, what: AtNode::Start });
+            }
+        }
+    }
+
+    /// The node that leads in the highest term, if any.
+    pub(crate) fn leader(&self) -> Option<usize> {
+        let leaders = self.nodes.iter().enumerate().filter_map(|(index, node)| {
+            let status = node.process.as_ref()?.driver.core().status();
+            (status.role == Role::Leader).then_some((status.term, index))
+        });
+        leaders.max().map(|(_, index)| index)
+    }
+}

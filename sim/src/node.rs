@@ -1,0 +1,279 @@
+//! One node: what outlives its process, and the process.
+//!
+//! The process is the production code: driver, core, log, state machine, recovery. The threads around the driver are queues here; what
+//! each of them does with a job is production code again, done at once at the simulated moment at which the job ends.
+
+use crate::clock::Clock;
+use crate::host::SimHost;
+use crate::placeholder_disk::SimDisk;
+use crate::random::Random;
+use crate::schedule::Time;
+use crate::settings::Settings;
+use crate::workload::Ask;
+use raft::{InstallSnapshot, LogIndex, LogPosition, NodeId, RepairId, Role};
+use raftkv::StartError;
+use raftkv::amnesia::RepairMarker;
+use raftkv::apply_worker::ApplyWorker;
+use raftkv::driver::{ApplyJob, Driver, DriverConfig, Input, PersistJob, RestoredDisk};
+use raftkv::log_worker::LogWorker;
+use raftkv::marker::InstallIntent;
+use raftkv::recovery::reconcile;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use storage::state::{Bootstrap, MemoryEngine, StateMachine};
+use storage::wal::{LogConfig, LogError, LogReader, LogStore, Preparation, SegmentedLog};
+use transport::Response;
+
+/// The cluster's name.
+pub(crate) const CLUSTER: &str = "simulated";
+
+/// See the module. Numbered from zero; its [`NodeId`] is one more.
+pub(crate) struct Node {
+    pub(crate) id: NodeId,
+    /// The log's directory.
+    pub(crate) log_disk: SimDisk,
+    /// The data directory, without log and state.
+    pub(crate) data_disk: SimDisk,
+    /// The state's directory.
+    pub(crate) engine: MemoryEngine,
+    /// Lives of the process so far.
+    pub(crate) life: u64,
+    pub(crate) process: Option<Process>,
+    pub(crate) clock: Clock,
+    pub(crate) drift: i64,
+    /// The process stands still until then.
+    pub(crate) paused_until: Option<Time>,
+    /// Everything takes this many times as long.
+    pub(crate) slowness: u32,
+    /// The disk makes everybody wait until then.
+    pub(crate) stalled_until: Time,
+    /// Applied by any life of it.
+    pub(crate) applied_ever: LogIndex,
+}
+
+/// A life of a node.
+pub(crate) struct Process {
+    pub(crate) driver: Driver<SimHost>,
+    pub(crate) host: SimHost,
+    pub(crate) inbox: VecDeque<Input>,
+    /// When the driver has its next turn, and the number of the happening that gives it.
+    pub(crate) turn: Option<Time>,
+    pub(crate) turn_number: u64,
+    pub(crate) log: LogWorker<SegmentedLog>,
+    pub(crate) log_reader: LogReader,
+    pub(crate) log_jobs: VecDeque<LogJob>,
+    pub(crate) log_work: Option<LogWork>,
+    pub(crate) log_last: LogIndex,
+    pub(crate) machine: StateMachine<MemoryEngine>,
+    pub(crate) apply: ApplyWorker,
+    pub(crate) state_jobs: VecDeque<StateJob>,
+    pub(crate) state_busy: bool,
+    pub(crate) flushed: LogIndex,
+    pub(crate) intent: InstallIntent,
+    /// A snapshot that lies complete beside the state in use.
+    pub(crate) received: Option<MemoryEngine>,
+    /// Requests of clients that are not answered yet, by number.
+    pub(crate) requests: BTreeMap<u64, Pending>,
+    pub(crate) request_number: u64,
+    pub(crate) answers: Outbox<(u64, Word)>,
+    pub(crate) role: Role,
+    pub(crate) repair: RepairMarker,
+    pub(crate) desk: Outbox<OperatorWord>,
+}
+
+/// A client's request at a node.
+pub(crate) struct Pending {
+    pub(crate) client: usize,
+    pub(crate) attempt: u64,
+    pub(crate) ask: Ask,
+}
+
+/// What waiters say, by number of the request.
+pub(crate) enum Word {
+    /// The answer.
+    Answer(Response),
+    /// The read may be served.
+    MayRead,
+}
+
+/// What became of an operator's request.
+pub(crate) enum OperatorWord {
+    /// Whether another node leads.
+    Transfer(bool),
+}
+
+/// Where waiters put what they have to say.
+pub(crate) struct Outbox<T>(Arc<Mutex<Vec<T>>>);
+
+impl<T> Clone for Outbox<T> {
+    fn clone(&self) -> Outbox<T> {
+        Outbox(self.0.clone())
+    }
+}
+
+impl<T> Default for Outbox<T> {
+    fn default() -> Outbox<T> {
+        Outbox(Arc::default())
+    }
+}
+
+impl<T> Outbox<T> {
+    pub(crate) fn put(&self, word: T) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(word);
+    }
+
+    pub(crate) fn take(&self) -> Vec<T> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What the log thread of a real node is asked to do.
+pub(crate) enum LogJob {
+    Persist(PersistJob),
+    Compact(LogPosition),
+    Install(InstallSnapshot),
+}
+
+/// What it is doing.
+pub(crate) enum LogWork {
+    Write(Vec<PersistJob>),
+    Compact(LogPosition),
+    Install(InstallSnapshot),
+}
+
+/// What the apply thread of a real node is asked to do.
+pub(crate) enum StateJob {
+    Apply(ApplyJob),
+    Install(InstallSnapshot),
+}
+
+/// What a start found.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Found {
+    pub(crate) torn_tail: bool,
+    pub(crate) unfinished_install: bool,
+    pub(crate) log_last: LogIndex,
+    pub(crate) applied: LogIndex,
+}
+
+impl Node {
+    pub(crate) fn new(index: usize, random: &mut Random) -> Node {
+        Node {
+            id: NodeId(index as u64 + 1),
+            log_disk: SimDisk::new(random.next()),
+            data_disk: SimDisk::new(random.next()),
+            engine: MemoryEngine::new(),
+            life: 0,
+            process: None,
+            clock: Clock::new(Time::START, 0),
+            drift: 0,
+            paused_until: None,
+            slowness: 1,
+            stalled_until: Time::START,
+            applied_ever: LogIndex::ZERO,
+        }
+    }
+
+    /// Starts the process: the production recovery, then the driver.
+    pub(crate) fn start(&mut self, now: Time, settings: &Settings, seed: u64) -> Result<Found, StartError> {
+        assert!(self.process.is_none(), "node {} runs already", self.id);
+        let log_config = LogConfig {
+            segment_bytes: settings.segment_bytes,
+            record_bytes_max: settings.record_bytes_max,
+            recycled_segments_max: settings.recycled_segments_max,
+            preparation: Preparation::Inline,
+            ..LogConfig::default()
+        };
+        let (mut log, recovered) = SegmentedLog::open_on(Arc::new(self.log_disk.clone()), log_config)?;
+        let bootstrap = Bootstrap { cluster: CLUSTER.to_owned(), membership: settings.founding_membership() };
+        let machine = StateMachine::open(self.engine.clone(), &bootstrap)
+            .unwrap_or_else(|error| panic!("the state of node {} cannot be opened: {error}", self.id));
+        let intent = InstallIntent::new(Arc::new(self.data_disk.clone()));
+        let repair = RepairMarker::new(Arc::new(self.data_disk.clone()));
+        let under_repair =
+            repair.pending(RepairId(seed)).map_err(|source| StartError::Directory { path: repair.path(), source })?;
+        let torn_tail = recovered.torn_tail.is_some();
+        let unfinished_install = matches!(intent.unfinished(), Ok(Some(_)));
+        let restored =
+            reconcile(&intent, &mut log, recovered, machine.applied(), machine.membership().clone(), under_repair)?;
+        let found = Found { torn_tail, unfinished_install, log_last: restored.log_last, applied: restored.applied };
+        self.clock = Clock::new(now, self.drift);
+        let local = self.clock.read(now);
+        let host = SimHost::default();
+        let config = raft::Config { id: self.id, ..settings.raft };
+        let on_disk = RestoredDisk { applied: restored.applied, log_bytes: log.bytes() };
+        let core = raft::Node::new(config, restored, local, seed);
+        let driver_config = DriverConfig {
+            log_retained_bytes: settings.log_retained_bytes,
+            election_timeout: settings.raft.election_timeout,
+            founding: settings.founding_directory(),
+        };
+        let log_reader = log.reader();
+        self.process = Some(Process {
+            driver: Driver::new(core, host.clone(), driver_config, on_disk, local),
+            host,
+            inbox: VecDeque::new(),
+            turn: None,
+            turn_number: 0,
+            log: LogWorker::new(log),
+            apply: ApplyWorker::new(log_reader.clone()),
+            log_reader,
+            log_jobs: VecDeque::new(),
+            log_work: None,
+            log_last: found.log_last,
+            machine,
+            state_jobs: VecDeque::new(),
+            state_busy: false,
+            flushed: found.applied,
+            intent,
+            received: None,
+            requests: BTreeMap::new(),
+            request_number: 0,
+            answers: Outbox::default(),
+            role: Role::Follower,
+            repair,
+            desk: Outbox::default(),
+        });
+        Ok(found)
+    }
+
+    pub(crate) fn leads(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| process.driver.core().status().role == Role::Leader)
+    }
+}
+
+impl Process {
+    /// Takes the next work for the log: all writes that wait together, or one thing that is not a write.
+    pub(crate) fn take_log_work(&mut self) -> Option<&LogWork> {
+        assert!(self.log_work.is_none(), "the log does one thing at a time");
+        let work = match self.log_jobs.pop_front()? {
+            LogJob::Compact(position) => LogWork::Compact(position),
+            LogJob::Install(install) => LogWork::Install(install),
+            LogJob::Persist(first) => {
+                let mut gathered = vec![first];
+                while let Some(LogJob::Persist(_)) = self.log_jobs.front() {
+                    if let Some(LogJob::Persist(job)) = self.log_jobs.pop_front() {
+                        gathered.push(job);
+                    }
+                }
+                LogWork::Write(gathered)
+            }
+        };
+        self.log_work = Some(work);
+        self.log_work.as_ref()
+    }
+
+    /// Does the work, as the log thread does.
+    pub(crate) fn do_log_work(&mut self, work: LogWork) -> Result<Input, LogError> {
+        match work {
+            LogWork::Write(mut gathered) => self.log.write(&mut gathered),
+            LogWork::Compact(position) => self.log.compact(position),
+            LogWork::Install(install) => {
+                let input = self.log.start_after(install)?;
+                // A note that stays is taken away at the next start.
+                let _ = self.intent.finish();
+                Ok(input)
+            }
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! Clients and nodes: requests, answers and what becomes of them in between.
+
+use crate::clients::{Reply, Step, address_of};
+use crate::node::{Pending, Word};
+use crate::workload::Ask;
+use crate::world::{AtClient, AtNode, Happening, World};
+use bytes::Bytes;
+use client::Error;
+use client::policy::{Failure, dial_timeout};
+use raft::NodeId;
+use raftkv::driver::{Input, ReadWaiter, WriteCommand, WriteRequest};
+use raftkv::requests::{SizeLimits, get_reply, read_failed, read_refused, scan_replies, write_refused, write_reply};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use transport::proto::client as wire;
+use transport::{ConnectError, Request, Response};
+
+/// Limits on keys and values, larger than anything the workload writes.
+const LIMITS: SizeLimits = SizeLimits { key_bytes_max: 1024, value_bytes_max: 64 << 10 };
+
+impl World {
+    pub(crate) fn at_client(&mut self, client: usize, what: AtClient) {
+        match what {
+            AtClient::Begin => self.begin_operation(client),
+            AtClient::GoOn => self.go_on(client),
+            AtClient::Failed { attempt, failure } => {
+                if self.clients[client].attempts == attempt && self.clients[client].current.is_some() {
+                    if matches!(failure, Failure::Silent(_)) {
+                        self.counters.count("client: an attempt was silent");
+                        self.connections.retain(|(of, _), _| *of != client);
+                    }
+                    self.attempt_failed(client, failure);
+                }
+            }
+            AtClient::Answered { attempt, node, reply } => {
+                if self.clients[client].attempts == attempt && self.clients[client].current.is_some() {
+                    self.attempt_answered(client, node, reply);
+                }
+            }
+        }
+    }
+
+    fn begin_operation(&mut self, client: usize) {
+        let now = self.schedule.now();
+        let state = &mut self.clients[client];
+        if state.stopped {
+            return;
+        }
+        let ask = state.workload.draw(&mut state.random);
+        let operation = self.checks.invoked(client, now, &ask);
+        self.trace.line(now, format_args!("client {client}: {operation:?}: {ask:?}"));
+        state.begin(now, ask, self.settings.client_timeout);
+        self.operations.insert(client, operation);
+        self.go_on(client);
+    }
+
+    fn go_on(&mut self, client: usize) {
+        let now = self.schedule.now();
+        if self.clients[client].current.is_none() {
+            return;
+        }
+        match self.clients[client].step(now, self.settings.client_timeout) {
+            Step::Pause(pause) => self.schedule.after(pause, Happening::Client { client, what: AtClient::GoOn }),
+            Step::Over(error) => self.operation_failed(client, &error),
+            Step::Send { node, patience } => self.attempt(client, node, patience),
+        }
+    }
+
+    /// One attempt at one node, over the connection there is or a new one.
+    fn attempt(&mut self, client: usize, node: usize, patience: Duration) {
+        let now = self.schedule.now();
+        let state = &self.clients[client];
+        let attempt = state.attempts;
+        let current = state.current.as_ref().expect("an operation is under way");
+        let remaining = current.deadline.since(now);
+        let dial_timeout = dial_timeout(current.route.round(), remaining);
+        let ask = current.ask.clone();
+        let life = self.nodes[node].life;
+        let connected = self.connections.get(&(client, node)) == Some(&life);
+        let address = address_of(node);
+        let fail = |world: &mut World, after: Duration, failure: Failure| {
+            world.schedule.after(after, Happening::Client { client, what: AtClient::Failed { attempt, failure } });
+        };
+        let Some(delay) = self.network.client_delay(client, node) else {
+            // A connection that works no more swallows the request; a new one does not come about.
+            return if connected {
+                fail(self, patience, Failure::Silent(patience));
+            } else {
+                fail(self, dial_timeout, Failure::Connect(ConnectError::TimedOut { address, after: dial_timeout }));
+            };
+        };
+        let down = self.nodes[node].process.is_none();
+        if down && self.random.chance(500) {
+            let reason = "nobody listens".to_owned();
+            return fail(self, delay * 2, Failure::Connect(ConnectError::Unreachable { address, reason }));
+        } else if down {
+            return fail(self, dial_timeout, Failure::Connect(ConnectError::TimedOut { address, after: dial_timeout }));
+        }
+        // A dial is three more journeys.
+        let delay = if connected { delay } else { delay * 4 };
+        self.connections.insert((client, node), life);
+        self.schedule.after(delay, Happening::Node { node, what: AtNode::Ask { client, attempt, ask } });
+        fail(self, patience, Failure::Silent(patience));
+    }
+
+    /// A request arrives at a node: what the production service does with it.
+    pub(crate) fn asked(&mut self, node: usize, client: usize, attempt: u64, ask: Ask) {
+        if self.network.is_client_cut(client, node) {
+            return;
+        }
+        let members = self.members();
+        let id = self.nodes[node].id;
+        let Some(process) = &mut self.nodes[node].process else { return };
+        process.request_number += 1;
+        let number = process.request_number;
+        let answers = process.answers.clone();
+        process.requests.insert(number, Pending { client, attempt, ask: ask.clone() });
+        let command = match ask {
+            Ask::Call(Request::Put(put)) => Some((put.previous, LIMITS.put_command(put))),
+            Ask::Call(Request::Delete(delete)) => Some((delete.previous, LIMITS.delete_command(delete))),
+            Ask::Call(Request::Get(_) | Request::Status(_)) | Ask::Scan(_) => None,
+        };
+        let input = match command {
+            Some((wants_values, command)) => {
+                let command = command.unwrap_or_else(|error| panic!("node {id} refuses a good request: {error:?}"));
+                let is_put = matches!(command, WriteCommand::Put { .. });
+                let waiter = Box::new(move |result: Result<_, _>| {
+                    answers.put((
+                        number,
+                        Word::Answer(match result {
+                            Ok(outcome) => write_reply(outcome, is_put, wants_values),
+                            Err(refusal) => Response::Error(*write_refused(refusal, &members)),
+                        }),
+                    ));
+                });
+                Input::Write(WriteRequest { command, waiter })
+            }
+            None => Input::Read(Box::new(move |allowed| {
+                answers.put((
+                    number,
+                    match allowed {
+                        Ok(()) => Word::MayRead,
+                        Err(refusal) => Word::Answer(Response::Error(*read_refused(refusal, &members))),
+                    },
+                ));
+            })),
+        };
+        self.push(node, input);
+    }
+
+    /// A read thread takes the reads whose index is applied.
+    pub(crate) fn serve(&mut self, node: usize, reads: Vec<ReadWaiter>) {
+        for waiter in reads {
+            waiter(Ok(()));
+        }
+        self.forward_answers(node);
+    }
+
+    /// Sends what waiters have said since the last time.
+    pub(crate) fn forward_answers(&mut self, node: usize) {
+        let Some(process) = &mut self.nodes[node].process else { return };
+        for (number, word) in process.answers.take() {
+            let Some(process) = &mut self.nodes[node].process else { return };
+            let pending = process.requests.remove(&number).expect("a request is answered once");
+            let reply = match word {
+                Word::Answer(response) => Reply::Call(response),
+                Word::MayRead => {
+                    let leads = process.role == raft::Role::Leader;
+                    let reply = read(process, &pending.ask);
+                    if !leads {
+                        self.counters.count("client: read served by a follower");
+                    }
+                    reply
+                }
+            };
+            let Pending { client, attempt, .. } = pending;
+            if let Some(delay) = self.network.client_delay(client, node) {
+                let delay = delay * self.nodes[node].slowness;
+                let what = AtClient::Answered { attempt, node, reply };
+                self.schedule.after(delay, Happening::Client { client, what });
+            }
+        }
+    }
+
+    fn attempt_failed(&mut self, client: usize, failure: Failure) {
+        let now = self.schedule.now();
+        self.say(format_args!("client {client}: attempt failed: {failure:?}"));
+        if let Failure::Node(error) = &failure
+            && error.code() == wire::ErrorCode::NotLeader
+        {
+            let known = error.leader.is_some();
+            self.counters.count("client: write refused for want of a leader");
+            if known {
+                self.counters.count("client: redirected to the leader");
+            }
+        }
+        match self.clients[client].failed(now, failure) {
+            Some(error) => self.operation_failed(client, &error),
+            None => self.go_on(client),
+        }
+    }
+
+    fn attempt_answered(&mut self, client: usize, node: usize, reply: Reply) {
+        if self.network.is_client_cut(client, node) {
+            return;
+        }
+        if let Reply::Call(Response::Error(error)) = reply {
+            return self.attempt_failed(client, Failure::Node(error));
+        }
+        let now = self.schedule.now();
+        let current = self.clients[client].answered(now);
+        let operation = self.operations.remove(&client).expect("an operation is under way");
+        self.trace.line(now, format_args!("client {client}: {operation:?}: answered by node {}: {reply:?}", node + 1));
+        self.trace.note(now, 3, client as u64);
+        self.checks.answered(operation, now, &reply);
+        self.learn(client, &current.ask, &reply);
+        if current.ask.purpose() == client::policy::Purpose::Write {
+            self.acknowledged_since = self.acknowledged_since.max(Some(current.invoked));
+        }
+        self.operation_over(client);
+    }
+
+    /// What the client now knows of keys, for conditions to come; and what there is to count.
+    fn learn(&mut self, client: usize, ask: &Ask, reply: &Reply) {
+        let workload = &mut self.clients[client].workload;
+        let mut see = |kv: &wire::KeyValue| workload.saw(&kv.key, kv.mod_revision, &kv.value);
+        match (ask, reply) {
+            (Ask::Call(Request::Put(put)), Reply::Call(Response::Put(reply))) => {
+                if reply.succeeded {
+                    let revision = reply.header.map_or(0, |header| header.revision);
+                    workload.saw(&put.key, revision, &put.value);
+                } else {
+                    self.counters.count("client: condition failed");
+                }
+            }
+            (_, Reply::Call(Response::Get(reply))) => reply.kv.iter().for_each(&mut see),
+            (_, Reply::Scan(replies)) => {
+                replies.iter().flat_map(|reply| &reply.kvs).for_each(&mut see);
+                self.counters.count("client: scan");
+            }
+            (_, Reply::Call(Response::Delete(reply))) if reply.deleted > 1 => {
+                self.counters.count("client: range deleted");
+            }
+            (_, Reply::Call(_)) => {}
+        }
+    }
+
+    fn operation_failed(&mut self, client: usize, error: &Error) {
+        let now = self.schedule.now();
+        let operation = self.operations.remove(&client).expect("an operation is under way");
+        self.trace.line(now, format_args!("client {client}: {operation:?}: failed: {error}"));
+        if !error.is_certainly_not_applied() {
+            self.counters.count("client: outcome unknown");
+        }
+        self.checks.failed(operation, now, error);
+        self.operation_over(client);
+    }
+
+    fn operation_over(&mut self, client: usize) {
+        self.operations_done += 1;
+        let state = &mut self.clients[client];
+        let pause = if state.random.chance(300) {
+            Duration::ZERO
+        } else {
+            state.random.latency(Duration::ZERO, self.settings.think_time_max)
+        };
+        self.schedule.after(pause, Happening::Client { client, what: AtClient::Begin });
+    }
+
+    fn members(&self) -> Arc<BTreeMap<NodeId, wire::Member>> {
+        let member = |node: usize| {
+            let id = self.nodes[node].id;
+            let client_address = address_of(node);
+            (id, wire::Member { id: id.0, name: format!("n{id}"), client_address, ..wire::Member::default() })
+        };
+        Arc::new((0..self.nodes.len()).map(member).collect())
+    }
+}
+
+/// Serves a read from the state as it is.
+fn read(process: &crate::node::Process, ask: &Ask) -> Reply {
+    let reader = process.machine.reader();
+    match ask {
+        Ask::Call(Request::Get(get)) => Reply::Call(match get_reply(&reader, get) {
+            Ok(reply) => Response::Get(reply),
+            Err(cause) => Response::Error(*read_failed(&cause)),
+        }),
+        Ask::Scan(scan) => {
+            let range = scan.range.clone().unwrap_or(wire::KeyRange { start: Bytes::new(), end: None });
+            let mut replies = Vec::new();
+            let read = scan_replies(&reader, &range, scan, &mut |reply| {
+                replies.push(reply);
+                true
+            });
+            match read {
+                Ok(()) => Reply::Scan(replies),
+                Err(cause) => Reply::Call(Response::Error(*read_failed(&cause))),
+            }
+        }
+        Ask::Call(Request::Put(_) | Request::Delete(_) | Request::Status(_)) => {
+            unreachable!("only reads wait to read")
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! What a seed decides before the run begins: the size of the cluster, its limits, the workload, and which faults are on.
+//!
+//! Which kinds of fault are on is itself drawn: with all of them on at once, most would hide behind a few. Limits are drawn small, so
+//! that segments roll, caches evict, logs are compacted and snapshots are needed within a minute.
+
+use crate::faults::{FaultKind, FaultPlan};
+use crate::network::NetworkSettings;
+use crate::random::Random;
+use raft::{Membership, NodeId};
+use raftkv::directory::{DirectoryMember, MemberDirectory};
+use std::time::Duration;
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Nodes in the cluster.
+    pub nodes: usize,
+    /// Clients.
+    pub clients: usize,
+    /// Operations that the clients do at least.
+    pub operations: u64,
+    /// Simulated time that the run takes at least.
+    pub duration: Duration,
+    /// Keys that the clients work on.
+    pub keys: u64,
+    /// How long a client pauses between two operations at most.
+    pub think_time_max: Duration,
+    /// How long a client's operation may take.
+    pub client_timeout: Duration,
+    /// The core's settings.
+    pub raft: raft::Config,
+    /// Size of a log segment.
+    pub segment_bytes: u64,
+    /// Payload bytes after which a log record ends.
+    pub record_bytes_max: usize,
+    /// Segments kept for use again.
+    pub recycled_segments_max: usize,
+    /// Log that is kept at least.
+    pub log_retained_bytes: u64,
+    /// Inputs that a driver takes in before it sets off what was gathered.
+    pub drain_max: usize,
+    /// The network.
+    pub network: NetworkSettings,
+    /// The faults.
+    pub faults: FaultPlan,
+}
+
+impl Settings {
+    /// What `random` decides.
+    #[must_use]
+    pub fn draw(random: &mut Random) -> Settings {
+        let nodes = *random.pick(&[1, 3, 3, 3, 3, 3, 5, 5]);
+        let faults = FaultPlan::draw(random, nodes);
+        let election_timeout = Duration::from_millis(*random.pick(&[300, 500, 1000]));
+        Settings {
+            nodes,
+            clients: random.index(7) + 3,
+            operations: 1000,
+            duration: Duration::from_secs(60),
+            keys: *random.pick(&[3, 10, 30]),
+            think_time_max: Duration::from_millis(*random.pick(&[100, 300, 600])),
+            client_timeout: Duration::from_millis(*random.pick(&[1000, 2000, 5000])),
+            raft: raft::Config {
+                election_timeout,
+                heartbeat_interval: election_timeout / 10,
+                inflight_messages_max: *random.pick(&[1, 4, 256]),
+                inflight_bytes_max: *random.pick(&[1 << 10, 16 << 20]),
+                append_bytes_max: *random.pick(&[512, 4 << 10, 1 << 20]),
+                uncommitted_bytes_max: *random.pick(&[8 << 10, 64 << 20]),
+                cache_bytes_max: *random.pick(&[1 << 10, 16 << 10, 32 << 20]),
+                ..raft::Config::new(NodeId(1))
+            },
+            segment_bytes: *random.pick(&[16 << 10, 32 << 10]),
+            record_bytes_max: *random.pick(&[1 << 10, 256 << 10]),
+            recycled_segments_max: random.index(3),
+            log_retained_bytes: *random.pick(&[48 << 10, 96 << 10, 1 << 20]),
+            drain_max: *random.pick(&[1, 16, 4096]),
+            network: Settings::draw_network(random, &faults),
+            faults,
+        }
+    }
+
+    /// Who the members are at the beginning.
+    #[must_use]
+    pub fn founding_membership(&self) -> Membership {
+        Membership::new((1..=self.nodes as u64).map(NodeId))
+    }
+
+    /// What they are called.
+    #[must_use]
+    pub fn founding_directory(&self) -> MemberDirectory {
+        let member = |id: u64| DirectoryMember {
+            id,
+            name: format!("n{id}"),
+            peer_address: format!("n{id}:2"),
+            client_address: format!("n{id}:1"),
+            http_address: None,
+        };
+        let count = self.nodes as u64;
+        MemberDirectory { id_max: count, members: (1..=count).map(member).collect() }
+    }
+
+    fn draw_network(random: &mut Random, faults: &FaultPlan) -> NetworkSettings {
+        let when = |kind: FaultKind, value: u64| if faults.is_on(kind) { value } else { 0 };
+        let far = Duration::from_micros(*random.pick(&[500, 2_000, 30_000]));
+        NetworkSettings {
+            loss: when(FaultKind::Loss, random.between(1, 100)),
+            duplicates: when(FaultKind::Duplicates, random.between(1, 100)),
+            late: when(FaultKind::LateMessages, random.between(1, 20)),
+            late_max: Duration::from_secs(random.between(1, 30)),
+            delay: (Duration::from_micros(50), if faults.is_on(FaultKind::Reordering) { far * 10 } else { far }),
+            encoded: random.chance(300),
+        }
+    }
+}
