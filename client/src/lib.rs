@@ -49,7 +49,6 @@ mod endpoint;
 mod error;
 mod member;
 mod node_directory;
-mod policy;
 #[doc(hidden)]
 pub mod policy;
 mod request;
