@@ -16,13 +16,17 @@ use crossbeam_channel::Sender;
 use raft::{
     Changed, FetchSnapshot, InstallSnapshot, Instant, Load, LogIndex, LogPosition, Membership, Message, NodeId, Term,
 };
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use storage::state::StateError;
 use tokio::sync::watch;
 use transport::PeerTransport;
 
 /// Reads served by one thread in one go; more are spread over the threads.
 const READS_PER_JOB: usize = 256;
+/// How long a removed member is still linked to, so that it learns of its removal.
+const LEAVE_LINKED: Duration = Duration::from_secs(5);
 
 /// See the module.
 pub(crate) struct ThreadHost {
@@ -54,6 +58,10 @@ pub(crate) struct ThreadHost {
     pub(crate) freshness: Arc<Freshness>,
     /// Role, term and leader for the rest of the server.
     pub(crate) role: watch::Sender<Option<Changed>>,
+    /// The members that the links went to last.
+    pub(crate) linked: BTreeMap<NodeId, String>,
+    /// Members that were removed, with their addresses, and how long they are still linked to.
+    pub(crate) leaving: BTreeMap<NodeId, (String, std::time::Instant)>,
     /// The members, for the rest of the server.
     pub(crate) members: Arc<Members>,
     /// The newest term whose leader the observer was told.
@@ -174,6 +182,22 @@ impl Host for ThreadHost {
             standing = view.standing.name(),
             "the members"
         );
-        self.links.set_peers(view.peers.clone());
+        let mut linked = view.peers.clone();
+        let now = std::time::Instant::now();
+        self.leaving.retain(|id, (_, until)| *until > now && !linked.members.contains_key(id));
+        let before = std::mem::replace(&mut self.linked, linked.members.clone());
+        let gone: Vec<(NodeId, String)> =
+            before.into_iter().filter(|(id, _)| !linked.members.contains_key(id)).collect();
+        if !gone.is_empty() {
+            let (links, members) = (self.links.clone(), self.members.clone());
+            self.snapshots.runtime.spawn(async move {
+                tokio::time::sleep(LEAVE_LINKED).await;
+                links.set_peers(members.view().peers.clone());
+            });
+        }
+        // Who was removed is told by the core for an election timeout more, and ends when it hears it.
+        self.leaving.extend(gone.into_iter().map(|(id, address)| (id, (address, now + LEAVE_LINKED))));
+        linked.members.extend(self.leaving.iter().map(|(id, (address, _))| (*id, address.clone())));
+        self.links.set_peers(linked);
     }
 }

@@ -129,6 +129,8 @@ impl Server {
             freshness: parts.freshness.clone(),
             role,
             announced: None,
+            linked: parts.members.view().peers.members.clone(),
+            leaving: std::collections::BTreeMap::new(),
             members: parts.members.clone(),
         };
         let applied = restored.applied;

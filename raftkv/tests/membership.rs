@@ -60,8 +60,16 @@ fn remove(cluster: &mut Cluster, name: &str) {
     assert!(removed.status.success(), "{}\n{}", stderr(&removed), cluster.logs());
     let position = cluster.nodes.iter().position(|node| node.name == name).unwrap();
     let mut node = cluster.nodes.remove(position);
-    if node.child.is_some() {
-        let status = node.wait();
+    if let Some(child) = &mut node.child {
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(std::time::Instant::now() < deadline, "{name} was removed and runs on\n{}", node.log());
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        node.child = None;
         assert_eq!(status.code(), Some(0), "{}", node.log());
     }
 }
