@@ -99,7 +99,8 @@ fn note_lost_disk(config: &Config, repair: &RepairMarker) -> Result<(), StartErr
     }
     tracing::error!(
         data_dir = %path.display(),
-        "the data directory is empty, and nothing says that this node is new: it neither votes nor acknowledges until its peers have repaired it"
+        "the data directory is empty, and no file FIRST_START in it says that this node is new: it neither votes nor acknowledges until its peers have repaired it; \
+         `raftkv init` writes that file to NODE/data: if this node has never run, stop it, remove REPAIRING, copy FIRST_START here, and start it again"
     );
     repair.begin(RepairId(rand::random())).map_err(unusable)
 }
