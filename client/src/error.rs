@@ -1,5 +1,6 @@
 //! What went wrong, and above all: what happened to the write.
 
+use crate::member::MemberChange;
 use crate::value::KeyValue;
 use std::fmt;
 use std::time::Duration;
@@ -104,6 +105,16 @@ pub enum Error {
         /// What the key holds; `None` when it does not exist.
         existing: Option<Box<KeyValue>>,
     },
+    /// The members were not changed: the group could not go on afterwards.
+    #[error("the change is refused as unsafe: {cause}")]
+    Unsafe {
+        /// Who said so.
+        endpoint: String,
+        /// What would happen, and what to do first.
+        cause: String,
+        /// Who decides before, and who would decide afterwards.
+        change: Box<MemberChange>,
+    },
     /// The revision asked for has been compacted away.
     #[error("{cause}")]
     CompactedRevision {
@@ -159,6 +170,7 @@ impl Error {
             | Error::TooLarge { endpoint, .. }
             | Error::RangeTooLarge { endpoint, .. }
             | Error::PreconditionFailed { endpoint, .. }
+            | Error::Unsafe { endpoint, .. }
             | Error::CompactedRevision { endpoint, .. }
             | Error::FutureRevision { endpoint, .. }
             | Error::Invalid { endpoint, .. }
@@ -192,6 +204,7 @@ impl Error {
             Error::TooLarge { .. } => "send less, or raise the limit in the configuration of every node",
             Error::RangeTooLarge { .. } => "delete smaller ranges, one after the other",
             Error::PreconditionFailed { .. } => "read the key again and decide anew",
+            Error::Unsafe { .. } => "start the nodes that do not answer, or make another change first",
             Error::CompactedRevision { .. } => "read at a newer revision",
             Error::FutureRevision { .. } => "read at a revision that exists, or without one",
             Error::Invalid { .. } => "correct the request; if client and node differ in version, use the same",

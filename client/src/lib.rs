@@ -47,6 +47,8 @@ mod client;
 pub mod directory;
 mod endpoint;
 mod error;
+mod member;
+mod node_directory;
 #[doc(hidden)]
 pub mod policy;
 mod request;
@@ -60,6 +62,8 @@ pub use builder::{BuildError, Builder, CONNECTIONS_MAX, TIMEOUT_DEFAULT};
 pub use client::Client;
 pub use directory::ENDPOINTS_MAX;
 pub use error::{Error, Part};
+pub use member::{MemberChange, MemberEdit, NewMember, NodeConfig, Quorum};
+pub use node_directory::{CertificateAuthority, NodeDirectoryError, check_absent};
 pub use request::{Condition, Delete, Get, Level, Put, Range, Scan};
 pub use scan::{ScanStream, ScanSummary};
 pub use status::{Member, MemberStatus, Status};

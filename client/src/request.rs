@@ -379,7 +379,7 @@ impl Limits {
             }),
             Request::Get(get) => self.key_excess(&get.key),
             Request::Delete(delete) => delete.range.as_ref().and_then(|range| self.key_excess(&range.start)),
-            Request::Status(_) => None,
+            Request::Status(_) | Request::MemberChange(_) | Request::NodeConfig(_) | Request::LeaderTransfer(_) => None,
         }
     }
 

@@ -10,7 +10,7 @@
 //! without being asked. A leader that is not in the new membership leads until that is committed, without counting itself, then
 //! asks a voter to take over and steps down (thesis §4.2.2).
 //!
-//! Who is removed is sent to until its removal is committed, so that it usually learns of it.
+//! Who is removed is sent to until its removal is committed and for an election timeout after, so that it usually learns of it.
 //!
 //! Members that have lost what they had promised are made learners and, once repaired, voters again, here as well: see
 //! `repair.rs`.
@@ -67,16 +67,22 @@ impl Leader {
         position
     }
 
-    /// Brings the peers in line with the membership in effect. Who is being removed stays until that is committed.
+    /// Brings the peers in line with the membership in effect. Who is being removed stays until that is committed, and for an election
+    /// timeout after.
     pub(crate) fn follow_membership(&mut self, core: &Core) {
         let membership = core.membership();
-        if !core.configurations.is_pending() {
-            self.peers.retain(|peer| membership.contains(peer.id));
+        let until = core.now + core.config.election_timeout;
+        for peer in &mut self.peers {
+            if membership.contains(peer.id) {
+                peer.leaving_until = None;
+            } else if !core.configurations.is_pending() {
+                peer.leaving_until.get_or_insert(until);
+            }
         }
         for id in membership.members().filter(|id| *id != core.id()) {
             if let Err(position) = self.peers.binary_search_by_key(&id, |peer| peer.id) {
                 let progress = Progress::new(core.log.last_index().next(), core.now, &core.config);
-                self.peers.insert(position, Peer { id, progress });
+                self.peers.insert(position, Peer { id, progress, leaving_until: None });
             }
         }
     }
@@ -89,7 +95,7 @@ impl Leader {
         if core.membership().is_joint() {
             let left = core.membership().left();
             self.append_membership(core, left, actions);
-        } else if self.peers.iter().any(|peer| !core.membership().contains(peer.id)) {
+        } else if self.peers.iter().any(|peer| peer.leaving_until.is_none() && !core.membership().contains(peer.id)) {
             self.follow_membership(core);
         }
     }

@@ -24,6 +24,8 @@ use bytes::Bytes;
 pub(crate) struct Peer {
     pub(crate) id: NodeId,
     pub(crate) progress: Progress,
+    /// It is no member any more, and is spoken to until then, so that it learns of it.
+    pub(crate) leaving_until: Option<Instant>,
 }
 
 /// Leadership that is being handed over (thesis §3.10).
@@ -326,6 +328,7 @@ impl Leader {
             core.reads.refuse_all(core.hard_state.term, actions);
         }
         self.advance_transfer(core, actions);
+        self.peers.retain(|peer| peer.leaving_until.is_none_or(|until| core.now < until));
         self.tend_repairs(core, actions);
         if core.config.lease_reads {
             self.read_round += 1;

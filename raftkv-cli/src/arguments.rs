@@ -1,6 +1,6 @@
 //! The command line: what can be said, and its help.
 
-use crate::commands::{bench, del, export, get, import, member, put, scan, status};
+use crate::commands::{bench, del, export, get, import, leader, member, put, scan, status};
 use crate::output::Format;
 use clap::{Args, Parser, Subcommand};
 use client::Level;
@@ -83,9 +83,14 @@ pub(crate) enum Command {
     /// terminal reads it, the table has the first digits of the state's hash: nodes with the same APPLIED must have the same HASH. `-o json`
     /// has all of it.
     Status(status::StatusArguments),
-    /// The members of the cluster
+    /// The members of the cluster: list them, add, promote, remove
+    ///
+    /// A change after which fewer voters would answer than decide is refused with 8, and shown.
     #[command(subcommand)]
     Member(member::MemberCommand),
+    /// Who leads: show it, hand it over
+    #[command(subcommand)]
+    Leader(leader::LeaderCommand),
     Import(import::ImportArguments),
     Export(export::ExportArguments),
     /// Measure operations per second and latency

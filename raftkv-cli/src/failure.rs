@@ -25,6 +25,8 @@ pub(crate) enum Code {
     OutcomeUnknown,
     /// Certificates or permissions.
     Permission,
+    /// Refused, because the cluster could not go on afterwards. Nothing was changed.
+    Unsafe,
     /// Damaged data.
     Corruption,
     /// Ctrl-C, where there was something to tidy up first.
@@ -32,7 +34,7 @@ pub(crate) enum Code {
 }
 
 impl Code {
-    /// The number that the process ends with. 8, refused as unsafe, belongs to commands that change the cluster; none is here so far.
+    /// The number that the process ends with.
     pub(crate) fn number(self) -> u8 {
         match self {
             Code::ReaderGone => 0,
@@ -43,6 +45,7 @@ impl Code {
             Code::Unavailable => 5,
             Code::OutcomeUnknown => 6,
             Code::Permission => 7,
+            Code::Unsafe => 8,
             Code::Corruption => 9,
             // As a shell reports a command that the signal has ended.
             Code::Interrupted => 130,
@@ -133,6 +136,7 @@ impl From<Error> for Failure {
             Error::CompactedRevision { .. } | Error::FutureRevision { .. } => {
                 "raftkv-cli status, for the current revision".to_owned()
             }
+            Error::Unsafe { .. } => "raftkv-cli status, to see which nodes do not answer".to_owned(),
             Error::TooLarge { .. }
             | Error::RangeTooLarge { .. }
             | Error::Invalid { .. }
@@ -167,6 +171,7 @@ fn code_of(error: &Error) -> Code {
         Error::TooLarge { .. } | Error::RangeTooLarge { .. } | Error::Invalid { .. } => Code::Usage,
         Error::PreconditionFailed { .. } => Code::PreconditionFailed,
         Error::CompactedRevision { .. } | Error::FutureRevision { .. } | Error::Internal { .. } => Code::Other,
+        Error::Unsafe { .. } => Code::Unsafe,
         Error::Corrupt { .. } => Code::Corruption,
     }
 }

@@ -44,6 +44,7 @@ async fn run(command: Command, globals: &Globals) -> Result<(), Failure> {
         Command::Del(arguments) => commands::del::run(arguments, globals).await,
         Command::Scan(arguments) => commands::scan::run(arguments, globals).await,
         Command::Status(arguments) => commands::status::run(&arguments, globals).await,
+        Command::Leader(command) => commands::leader::run(command, globals).await,
         Command::Member(command) => commands::member::run(command, globals).await,
         Command::Import(arguments) => commands::import::run(arguments, globals).await,
         Command::Export(arguments) => commands::export::run(arguments, globals).await,

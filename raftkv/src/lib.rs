@@ -32,6 +32,7 @@ pub mod log_worker;
 pub mod marker;
 pub mod members;
 mod observer;
+mod operator;
 pub mod ports;
 pub mod provision;
 pub mod recovery;

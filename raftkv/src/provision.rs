@@ -260,6 +260,44 @@ fn node_config(
     }
 }
 
+/// The files, beside its certificates, with which a node that was added to a running cluster starts for the first time: paths relative
+/// to its directory, and their text.
+///
+/// # Errors
+/// It is no member, or its addresses are no addresses.
+pub fn joining_files(
+    cluster: &ClusterConfig,
+    members: &[MemberConfig],
+    node: u64,
+) -> anyhow::Result<Vec<(String, String)>> {
+    let member = members.iter().find(|member| member.id == node);
+    let member = member.with_context(|| format!("node {node} is not a member: add it first"))?;
+    let listen = |address: &str| -> anyhow::Result<SocketAddr> {
+        let (host, port) = check_address(address).map_err(|problem| anyhow::anyhow!("{address}: {problem}"))?;
+        Ok(SocketAddr::new(listen_ip(host), port))
+    };
+    let (client, peer) = (listen(&member.client)?, listen(&member.peer)?);
+    let http_port = client.port().max(peer.port()).checked_add(1).context("no port is left for the status page")?;
+    let config = Config {
+        cluster: ClusterConfig { joining: true, members: members.to_vec(), ..cluster.clone() },
+        node: NodeConfig {
+            id: member.id,
+            data_dir: PathBuf::from("data"),
+            listen_client: Some(client),
+            listen_peer: Some(peer),
+            listen_http: Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), http_port)),
+        },
+        tls: TlsConfig { ca: "ca.crt".into(), cert: "node.crt".into(), key: "node.key".into() },
+        storage: StorageConfig::default(),
+        logging: LoggingConfig::default(),
+    };
+    config.check().map_err(|(key, problem)| anyhow::anyhow!("{key}: {problem}"))?;
+    Ok(vec![
+        (FILE_NAME.to_owned(), config_text(&config)?),
+        (format!("data/{FIRST_START}"), FIRST_START_TEXT.to_owned()),
+    ])
+}
+
 /// Loopback hosts listen on loopback only; others on every address of the machine.
 fn listen_ip(host: &str) -> IpAddr {
     let bare = host.trim_start_matches('[').trim_end_matches(']');

@@ -262,7 +262,7 @@ fn range_too_large(keys_max: u32, bytes_max: u64) -> Refused {
     Box::new(wire::Error { code: ErrorCode::TooLarge.into(), message, leader: None, limit: bytes_max, keys_limit })
 }
 
-fn not_leader(leader: Option<NodeId>, members: &BTreeMap<NodeId, wire::Member>) -> Refused {
+pub(crate) fn not_leader(leader: Option<NodeId>, members: &BTreeMap<NodeId, wire::Member>) -> Refused {
     let leader = leader.and_then(|leader| members.get(&leader).cloned());
     let message = match &leader {
         Some(leader) => format!("this node does not lead; {} does, at {}", leader.name, leader.client_address),

@@ -252,6 +252,7 @@ impl Server {
         if !leads {
             return;
         }
+        tracing::info!("handing leadership over");
         let (answer, outcome) = oneshot::channel();
         let waiter = Box::new(move |outcome| {
             // Waited for below, but not for ever.
@@ -309,6 +310,7 @@ impl Parts {
                 key_bytes_max: config.cluster.key_bytes_max,
                 value_bytes_max: config.cluster.value_bytes_max,
             },
+            cluster: config.cluster.clone(),
             runtime: tokio::runtime::Handle::current(),
         });
         Parts { reads, read_jobs, freshness, members, reporter, service }

@@ -5,10 +5,13 @@
 //! request costs a task, except scans, which stream.
 
 use crate::clock::Freshness;
+use crate::config::{ClusterConfig, MemberConfig};
 use crate::driver::{Input, ReadRefusal, ReadWaiter, WriteCommand, WriteOutcome, WriteRefusal, WriteRequest};
 use crate::failure::{FailureReporter, FatalError};
 use crate::inbox::Inbox;
 use crate::members::Members;
+use crate::operator;
+use crate::provision::joining_files;
 use crate::requests::{
     self, ReadLevel, Refused, SizeLimits, error, get_reply, read_refused, write_refused, write_reply,
 };
@@ -40,6 +43,8 @@ pub(crate) struct Service {
     pub(crate) failures: FailureReporter,
     /// Limits on keys and values, for `Hello` and for requests.
     pub(crate) limits: SizeLimits,
+    /// What all nodes have in common.
+    pub(crate) cluster: ClusterConfig,
     /// Where scans run.
     pub(crate) runtime: tokio::runtime::Handle,
 }
@@ -68,6 +73,17 @@ impl ClientService for Service {
                 Err(error) => responder.answer(Response::Error(*error)),
             },
             Request::Get(request) => self.get(request, responder),
+            Request::MemberChange(request) => match operator::change_input(request, self.members.clone(), responder) {
+                Ok(input) => self.inbox.push(input),
+                Err(refused) => {
+                    let (error, responder) = *refused;
+                    responder.answer(Response::Error(*error));
+                }
+            },
+            Request::LeaderTransfer(request) => {
+                self.inbox.push(operator::transfer_input(&request, self.members.clone(), responder));
+            }
+            Request::NodeConfig(request) => responder.answer(self.node_config(request.node)),
             Request::Status(_) => {
                 let members = self.members.clone();
                 self.reporter.report(Box::new(move |status| {
@@ -113,6 +129,28 @@ impl ClientService for Service {
 }
 
 impl Service {
+    /// What a member starts with that was added: its configuration names the members as they are at this moment.
+    fn node_config(&self, node: u64) -> Response {
+        let view = self.members.view();
+        let members: Vec<MemberConfig> = view
+            .members
+            .values()
+            .map(|member| MemberConfig {
+                id: member.id,
+                name: member.name.clone(),
+                peer: member.peer_address.clone(),
+                client: member.client_address.clone(),
+            })
+            .collect();
+        match joining_files(&self.cluster, &members, node) {
+            Ok(files) => Response::NodeConfig(wire::NodeConfigReply {
+                cluster: self.cluster.id.clone(),
+                files: files.into_iter().map(|(path, text)| wire::NodeFile { path, text }).collect(),
+            }),
+            Err(cause) => Response::error(ErrorCode::Invalid, format!("{cause:#}")),
+        }
+    }
+
     fn write(&self, command: WriteCommand, responder: Responder) {
         let members = self.members.clone();
         let is_put = matches!(command, WriteCommand::Put { .. });

@@ -42,6 +42,7 @@ pub use peer::{
 };
 pub use pki::{AUTHORITY_VALIDITY, Authority, BACKDATED_BY, IssuedCertificate, LEAF_VALIDITY, PkiError, Validity};
 pub use quic::{HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, IDLE_TIMEOUT};
+pub use raft::NodeId;
 pub use request::{Request, Response};
 pub use roster::PeerSet;
 pub use rustls::NamedGroup;

@@ -20,6 +20,12 @@ pub(crate) mod kind {
     pub(crate) const SCAN_REPLY: u8 = 12;
     pub(crate) const STATUS: u8 = 13;
     pub(crate) const STATUS_REPLY: u8 = 14;
+    pub(crate) const MEMBER_CHANGE: u8 = 15;
+    pub(crate) const MEMBER_CHANGE_REPLY: u8 = 16;
+    pub(crate) const NODE_CONFIG: u8 = 17;
+    pub(crate) const NODE_CONFIG_REPLY: u8 = 18;
+    pub(crate) const LEADER_TRANSFER: u8 = 19;
+    pub(crate) const LEADER_TRANSFER_REPLY: u8 = 20;
 }
 
 /// A request that has one answer. Scans have many and go another way.
@@ -33,6 +39,12 @@ pub enum Request {
     Get(wire::GetRequest),
     /// How is the node?
     Status(wire::StatusRequest),
+    /// Change who is a member.
+    MemberChange(wire::MemberChangeRequest),
+    /// What a new member starts with.
+    NodeConfig(wire::NodeConfigRequest),
+    /// Hand leadership over.
+    LeaderTransfer(wire::LeaderTransferRequest),
 }
 
 /// The answer to a [`Request`]: of the same name, or an error.
@@ -46,6 +58,12 @@ pub enum Response {
     Get(wire::GetReply),
     /// To [`Request::Status`].
     Status(wire::StatusReply),
+    /// To [`Request::MemberChange`].
+    MemberChange(wire::MemberChangeReply),
+    /// To [`Request::NodeConfig`].
+    NodeConfig(wire::NodeConfigReply),
+    /// To [`Request::LeaderTransfer`].
+    LeaderTransfer(wire::LeaderTransferReply),
     /// To any.
     Error(wire::Error),
 }
@@ -60,12 +78,13 @@ pub(crate) enum BodyError {
 }
 
 impl Request {
-    /// Whether it changes data: losing its answer leaves its outcome unknown.
+    /// Whether it changes data or members: losing its answer leaves its outcome unknown.
     #[must_use]
     pub fn is_write(&self) -> bool {
         match self {
-            Request::Put(_) | Request::Delete(_) => true,
-            Request::Get(_) | Request::Status(_) => false,
+            Request::Put(_) | Request::Delete(_) | Request::MemberChange(_) => true,
+            // A transfer that is asked for twice hands leadership over once.
+            Request::Get(_) | Request::Status(_) | Request::NodeConfig(_) | Request::LeaderTransfer(_) => false,
         }
     }
 
@@ -75,6 +94,9 @@ impl Request {
             kind::DELETE => Request::Delete(wire::DeleteRequest::decode(frame.body)?),
             kind::GET => Request::Get(wire::GetRequest::decode(frame.body)?),
             kind::STATUS => Request::Status(wire::StatusRequest::decode(frame.body)?),
+            kind::MEMBER_CHANGE => Request::MemberChange(wire::MemberChangeRequest::decode(frame.body)?),
+            kind::NODE_CONFIG => Request::NodeConfig(wire::NodeConfigRequest::decode(frame.body)?),
+            kind::LEADER_TRANSFER => Request::LeaderTransfer(wire::LeaderTransferRequest::decode(frame.body)?),
             other => return Err(BodyError::Kind(other)),
         })
     }
@@ -85,6 +107,9 @@ impl Request {
             Request::Delete(body) => put_frame(out, kind::DELETE, request, body),
             Request::Get(body) => put_frame(out, kind::GET, request, body),
             Request::Status(body) => put_frame(out, kind::STATUS, request, body),
+            Request::MemberChange(body) => put_frame(out, kind::MEMBER_CHANGE, request, body),
+            Request::NodeConfig(body) => put_frame(out, kind::NODE_CONFIG, request, body),
+            Request::LeaderTransfer(body) => put_frame(out, kind::LEADER_TRANSFER, request, body),
         }
     }
 
@@ -94,6 +119,9 @@ impl Request {
             Request::Delete(body) => body.encoded_len(),
             Request::Get(body) => body.encoded_len(),
             Request::Status(body) => body.encoded_len(),
+            Request::MemberChange(body) => body.encoded_len(),
+            Request::NodeConfig(body) => body.encoded_len(),
+            Request::LeaderTransfer(body) => body.encoded_len(),
         }
     }
 }
@@ -105,6 +133,9 @@ impl Response {
             kind::DELETE_REPLY => Response::Delete(wire::DeleteReply::decode(frame.body)?),
             kind::GET_REPLY => Response::Get(wire::GetReply::decode(frame.body)?),
             kind::STATUS_REPLY => Response::Status(wire::StatusReply::decode(frame.body)?),
+            kind::MEMBER_CHANGE_REPLY => Response::MemberChange(wire::MemberChangeReply::decode(frame.body)?),
+            kind::NODE_CONFIG_REPLY => Response::NodeConfig(wire::NodeConfigReply::decode(frame.body)?),
+            kind::LEADER_TRANSFER_REPLY => Response::LeaderTransfer(wire::LeaderTransferReply::decode(frame.body)?),
             kind::ERROR => Response::Error(wire::Error::decode(frame.body)?),
             other => return Err(BodyError::Kind(other)),
         })
@@ -116,6 +147,9 @@ impl Response {
             Response::Delete(body) => put_frame(out, kind::DELETE_REPLY, request, body),
             Response::Get(body) => put_frame(out, kind::GET_REPLY, request, body),
             Response::Status(body) => put_frame(out, kind::STATUS_REPLY, request, body),
+            Response::MemberChange(body) => put_frame(out, kind::MEMBER_CHANGE_REPLY, request, body),
+            Response::NodeConfig(body) => put_frame(out, kind::NODE_CONFIG_REPLY, request, body),
+            Response::LeaderTransfer(body) => put_frame(out, kind::LEADER_TRANSFER_REPLY, request, body),
             Response::Error(body) => put_frame(out, kind::ERROR, request, body),
         }
     }

@@ -5,6 +5,7 @@ pub(crate) mod del;
 pub(crate) mod export;
 pub(crate) mod get;
 pub(crate) mod import;
+pub(crate) mod leader;
 pub(crate) mod member;
 pub(crate) mod put;
 pub(crate) mod scan;

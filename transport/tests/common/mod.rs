@@ -72,6 +72,11 @@ impl ClientService for Service {
             }
             Request::Delete(_) => responder.answer(Response::Delete(wire::DeleteReply::default())),
             Request::Status(_) => responder.answer(Response::Status(wire::StatusReply::default())),
+            Request::MemberChange(_) => responder.answer(Response::MemberChange(wire::MemberChangeReply::default())),
+            Request::NodeConfig(_) => responder.answer(Response::NodeConfig(wire::NodeConfigReply::default())),
+            Request::LeaderTransfer(_) => {
+                responder.answer(Response::LeaderTransfer(wire::LeaderTransferReply::default()));
+            }
         }
     }
 

@@ -1,31 +1,19 @@
-//! `member`: who belongs to the cluster.
+//! `member list`: who belongs to the cluster.
 
 use crate::arguments::Globals;
 use crate::connect;
 use crate::failure::Failure;
 use crate::output::{Format, Output, table, write_table};
-use clap::Subcommand;
 use client::Member;
 use serde_json::json;
 use std::io::{self, Write};
 
-/// What to do with members.
-#[derive(Debug, Subcommand)]
-pub(crate) enum MemberCommand {
-    /// List the members with their addresses
-    List,
-}
-
-pub(crate) async fn run(command: MemberCommand, globals: &Globals) -> Result<(), Failure> {
-    match command {
-        MemberCommand::List => {
-            let client = connect::client(globals)?;
-            let members = client.member_list().await?;
-            let mut output = Output::standard();
-            output.write(|out| print(out, &members, globals.output.unwrap_or(Format::Table)))?;
-            output.finish()
-        }
-    }
+pub(super) async fn run(globals: &Globals) -> Result<(), Failure> {
+    let client = connect::client(globals)?;
+    let members = client.member_list().await?;
+    let mut output = Output::standard();
+    output.write(|out| print(out, &members, globals.output.unwrap_or(Format::Table)))?;
+    output.finish()
 }
 
 fn print(out: &mut dyn Write, members: &[Member], format: Format) -> io::Result<()> {

@@ -1,0 +1,105 @@
+//! `member add`: a new member, and the directory that its node starts from.
+//!
+//! The member is added first, as a learner, which endangers nothing; then its directory is written. If that fails, the same command again
+//! goes on where it stopped: a learner with this name and these addresses is not added twice.
+
+use super::change::{apply, show};
+use crate::arguments::Globals;
+use crate::connect;
+use crate::failure::{Code, Failure, quoted};
+use clap::Args;
+use client::{CertificateAuthority, Client, MemberEdit, NewMember, NodeDirectoryError, check_absent};
+use std::io::Write;
+use std::path::PathBuf;
+
+/// Add a member
+///
+/// It receives the log and does not vote until it is promoted. With the cluster's authority at hand (--ca-dir), the directory of its node is
+/// written, ready to copy to the new machine: configuration, certificate, key.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  raftkv-cli member add n4 --peer 10.0.0.4:7421 --client 10.0.0.4:7420 --ca-dir out/ca --out n4
+  raftkv-cli member add n4 --peer 10.0.0.4:7421 --client 10.0.0.4:7420 --dry-run")]
+pub(crate) struct AddArguments {
+    /// The new member's name
+    pub(crate) name: String,
+    /// Where the other nodes will reach it
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) peer: String,
+    /// Where clients will reach it
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) client: String,
+    /// The directory with ca.crt and ca.key, which `raftkv init` wrote
+    #[arg(long, value_name = "DIR", required_unless_present = "dry_run")]
+    pub(crate) ca_dir: Option<PathBuf>,
+    /// The directory to write for the new node; it must not exist [default: the name]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Only show who decides before and who would decide afterwards
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+pub(crate) async fn run(arguments: AddArguments, globals: &Globals) -> Result<(), Failure> {
+    let client = connect::client(globals)?;
+    let new = NewMember {
+        name: arguments.name.clone(),
+        peer_address: arguments.peer.clone(),
+        client_address: arguments.client.clone(),
+    };
+    let Some(ca_dir) = arguments.ca_dir.as_ref().filter(|_| !arguments.dry_run) else {
+        let change = apply(&client, vec![MemberEdit::Add(new)], true, globals).await?;
+        return show(&client, &change, globals).await;
+    };
+    // Everything that can fail here fails before the cluster is changed.
+    let out = arguments.out.clone().unwrap_or_else(|| PathBuf::from(&arguments.name));
+    check_absent(&out).map_err(unwritten)?;
+    let authority = CertificateAuthority::load(ca_dir).map_err(unwritten)?;
+    let id = match added_before(&client, &new).await? {
+        Some(id) => id,
+        None => {
+            let change = apply(&client, vec![MemberEdit::Add(new)], false, globals).await?;
+            show(&client, &change, globals).await?;
+            *change.added.first().ok_or_else(|| Failure::other("the node did not say which number the member got"))?
+        }
+    };
+    let config = client.node_config(id).await?;
+    authority.write_node_directory(&out, id, &config).map_err(unwritten)?;
+    let out = quoted(out.as_os_str());
+    // Where standard error is closed there is nobody to tell.
+    let _told = writeln!(
+        std::io::stderr(),
+        "{name} is member {id}; it does not vote yet. Next:\n  copy {out} to its machine, and there:  raftkv start --dir {out}\n  \
+         then here:  raftkv-cli member promote {name}",
+        name = arguments.name,
+    );
+    Ok(())
+}
+
+/// The number of a learner that an earlier attempt has added.
+async fn added_before(client: &Client, new: &NewMember) -> Result<Option<u64>, Failure> {
+    let members = client.member_list().await?;
+    let same = members.into_iter().find(|member| {
+        member.kind == "learner"
+            && member.name == new.name
+            && member.peer_address == new.peer_address
+            && member.client_address == new.client_address
+    });
+    Ok(same.map(|member| member.id))
+}
+
+fn unwritten(error: NodeDirectoryError) -> Failure {
+    let next = match &error {
+        NodeDirectoryError::Exists { .. } => "--out DIR, with a directory that does not exist",
+        NodeDirectoryError::Authority { .. } | NodeDirectoryError::OtherCluster { .. } => {
+            "--ca-dir DIR, with the directory `ca` that `raftkv init` wrote for this cluster"
+        }
+        NodeDirectoryError::Io { operation: "read", .. } => {
+            "--ca-dir DIR, with the directory `ca` that `raftkv init` wrote (ca.crt and ca.key)"
+        }
+        NodeDirectoryError::Io { .. } => "--out DIR, on a file system with room; then the same command again",
+        NodeDirectoryError::Path { .. } => "the same version of raftkv-cli as the nodes have",
+    };
+    let code = if matches!(error, NodeDirectoryError::Exists { .. }) { Code::Usage } else { Code::Other };
+    Failure::new(code, error.to_string()).with_next(next)
+}

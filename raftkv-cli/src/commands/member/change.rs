@@ -1,0 +1,118 @@
+//! `member promote` and `member remove`: one change, and what it does to the majority.
+
+use super::TargetArguments;
+use crate::arguments::Globals;
+use crate::connect;
+use crate::failure::{Code, Failure};
+use crate::output::{Format, Output, table, write_table};
+use client::{Client, Error, Member, MemberChange, MemberEdit, Quorum};
+use serde_json::json;
+use std::io::{self, Write};
+
+pub(super) async fn run(
+    arguments: TargetArguments,
+    edit: impl Fn(u64) -> MemberEdit,
+    globals: &Globals,
+) -> Result<(), Failure> {
+    let client = connect::client(globals)?;
+    let member = super::find(&client, &arguments.member).await?;
+    let change = apply(&client, vec![edit(member.id)], arguments.dry_run, globals).await?;
+    show(&client, &change, globals).await
+}
+
+/// Makes the change. One that is refused as unsafe is shown all the same.
+pub(super) async fn apply(
+    client: &Client,
+    edits: Vec<MemberEdit>,
+    dry_run: bool,
+    globals: &Globals,
+) -> Result<MemberChange, Failure> {
+    match client.change_members(edits, dry_run).await {
+        Ok(change) => Ok(change),
+        Err(Error::Unsafe { endpoint, cause, change }) => {
+            show(client, &change, globals).await?;
+            let failure = Failure::new(Code::Unsafe, format!("refused as unsafe: {cause}")).at(endpoint);
+            Err(failure.with_next("raftkv-cli status, to see which nodes do not answer"))
+        }
+        Err(error @ Error::OutcomeUnknown { .. }) => {
+            Err(Failure::from(error).with_next("raftkv-cli member list, to see whether the change was made"))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Shows who decides before and afterwards.
+pub(super) async fn show(client: &Client, change: &MemberChange, globals: &Globals) -> Result<(), Failure> {
+    // Names are for people; without them the numbers do.
+    let members = client.member_list().await.unwrap_or_default();
+    let mut output = Output::standard();
+    output.write(|out| print(out, change, &members, globals.output.unwrap_or(Format::Table)))?;
+    output.finish()
+}
+
+fn print(out: &mut dyn Write, change: &MemberChange, members: &[Member], format: Format) -> io::Result<()> {
+    let MemberChange { before, after, index, added } = change;
+    match format {
+        Format::Json => {
+            let object = |quorum: &Quorum| {
+                json!({
+                    "voters": quorum.voters, "learners": quorum.learners, "needed": quorum.needed, "reachable": quorum.reachable
+                })
+            };
+            let done = json!({ "changed": index.is_some(), "index": index, "added": added });
+            let mut line = done;
+            line["before"] = object(before);
+            line["after"] = object(after);
+            writeln!(out, "{line}")
+        }
+        Format::Table => {
+            let mut rows = table(&["", "VOTERS", "LEARNERS", "NEEDED", "REACHABLE"]);
+            rows.add_row(row("before", before, members));
+            rows.add_row(row("after", after, members));
+            write_table(out, &rows)
+        }
+        Format::Plain => [("before", before), ("after", after)]
+            .iter()
+            .try_for_each(|(when, quorum)| writeln!(out, "{}", row(when, quorum, members).join("\t"))),
+    }
+}
+
+fn row(when: &str, quorum: &Quorum, members: &[Member]) -> [String; 5] {
+    let name = |id: &u64| {
+        members.iter().find(|member| member.id == *id).map_or_else(|| id.to_string(), |member| member.name.clone())
+    };
+    let names = |ids: &[u64]| {
+        if ids.is_empty() { "-".to_owned() } else { ids.iter().map(name).collect::<Vec<_>>().join(" ") }
+    };
+    let needed = format!("{} of {}", quorum.needed, quorum.voters.len());
+    [when.to_owned(), names(&quorum.voters), names(&quorum.learners), needed, names(&quorum.reachable)]
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    #[test]
+    fn both_quorums_are_shown_in_all_forms() {
+        let before = Quorum { voters: vec![1, 2, 3], learners: vec![], needed: 2, reachable: vec![1, 3] };
+        let after = Quorum { voters: vec![1, 2], learners: vec![9], needed: 2, reachable: vec![1] };
+        let change = MemberChange { before, after, index: None, added: vec![] };
+        let member = |id: u64| Member {
+            id,
+            name: format!("n{id}"),
+            peer_address: String::new(),
+            client_address: String::new(),
+            kind: "voter".to_owned(),
+        };
+        let printed = |format| {
+            let mut out = Vec::new();
+            print(&mut out, &change, &[member(1), member(2), member(3)], format).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(printed(Format::Plain), "before\tn1 n2 n3\t-\t2 of 3\tn1 n3\nafter\tn1 n2\t9\t2 of 2\tn1\n");
+        let object: serde_json::Value = serde_json::from_str(&printed(Format::Json)).unwrap();
+        assert_eq!((&object["changed"], &object["after"]["reachable"]), (&json!(false), &json!([1])));
+        assert!(printed(Format::Table).contains("n1 n2 n3"));
+    }
+}

@@ -1,0 +1,254 @@
+//! Changing the members of a cluster of real processes, with `raftkv-cli` as an operator would, under writes.
+
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on fails, and says what it met")]
+
+mod common;
+
+use client::{Error, Level, Range, Scan};
+use common::{Cluster, TestNode, eventually, stderr};
+use raftkv::config::{Config, FILE_NAME};
+use raftkv::ports::free_runs_of_three;
+use std::collections::BTreeSet;
+use std::process::Output;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+const WRITERS: u64 = 4;
+
+fn json(output: &Output) -> serde_json::Value {
+    assert!(output.status.success(), "{:?} {}", output.status, stderr(output));
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stdout)))
+}
+
+/// Adds a member with the CA at hand and starts its node from the directory that the command writes.
+async fn add_and_start(cluster: &mut Cluster, name: &str) {
+    let port = free_runs_of_three(1).unwrap()[0];
+    let out = cluster.out().join(name);
+    let added = cluster
+        .cli_at(&cluster.endpoints())
+        .args(["--timeout", "20s", "member", "add", name])
+        .args(["--client", &format!("127.0.0.1:{port}"), "--peer", &format!("127.0.0.1:{}", port + 1)])
+        .arg("--ca-dir")
+        .arg(cluster.out().join("ca"))
+        .arg("--out")
+        .arg(&out)
+        .output()
+        .unwrap();
+    assert!(added.status.success(), "{}", stderr(&added));
+    assert!(stderr(&added).contains(&format!("raftkv-cli member promote {name}")), "{}", stderr(&added));
+    let config = Config::load(&out.join(FILE_NAME)).unwrap();
+    let mut node = TestNode { name: name.to_owned(), folder: out, config, child: None };
+    node.start();
+    cluster.nodes.push(node);
+}
+
+/// Gives a member its vote; waits until it has caught up.
+fn promote(cluster: &Cluster, name: &str) {
+    let promoted = cluster.cli(&["--timeout", "30s", "member", "promote", name]);
+    assert!(promoted.status.success(), "{}\n{}", stderr(&promoted), cluster.logs());
+}
+
+async fn grow(cluster: &mut Cluster, name: &str) {
+    add_and_start(cluster, name).await;
+    promote(cluster, name);
+}
+
+/// Removes a member and waits until its process has ended by itself.
+fn remove(cluster: &mut Cluster, name: &str) {
+    let removed = cluster.cli(&["--timeout", "30s", "member", "remove", name]);
+    assert!(removed.status.success(), "{}\n{}", stderr(&removed), cluster.logs());
+    let position = cluster.nodes.iter().position(|node| node.name == name).unwrap();
+    let mut node = cluster.nodes.remove(position);
+    if node.child.is_some() {
+        let status = node.wait();
+        assert_eq!(status.code(), Some(0), "{}", node.log());
+    }
+}
+
+fn members(cluster: &Cluster) -> BTreeSet<(String, String)> {
+    let listed = cluster.cli(&["-o", "json", "member", "list"]);
+    assert!(listed.status.success(), "{}", stderr(&listed));
+    let lines = String::from_utf8(listed.stdout).unwrap();
+    let member = |line: &str| {
+        let object: serde_json::Value = serde_json::from_str(line).unwrap();
+        (object["name"].as_str().unwrap().to_owned(), object["kind"].as_str().unwrap().to_owned())
+    };
+    lines.lines().map(member).collect()
+}
+
+/// Waits until exactly these are voters, and there are no learners.
+async fn voters_are(cluster: &Cluster, names: &[&str]) {
+    let expected: BTreeSet<(String, String)> =
+        names.iter().map(|name| ((*name).to_owned(), "voter".to_owned())).collect();
+    eventually("the members are as expected", || async { (members(cluster) == expected).then_some(()) }).await;
+}
+
+fn leader(cluster: &Cluster) -> String {
+    json(&cluster.cli(&["--timeout", "20s", "-o", "json", "leader", "show"]))["name"].as_str().unwrap().to_owned()
+}
+
+/// Writes until told to stop, each write with a key of its own. Returns the numbers that were acknowledged.
+async fn write(client: client::Client, writer: u64, stop: Arc<AtomicBool>) -> Vec<u64> {
+    let mut acknowledged = Vec::new();
+    let mut number = 0;
+    while !stop.load(Ordering::Relaxed) {
+        number += 1;
+        match client.put((format!("writer{writer}/{number:08}"), number.to_string())).await {
+            Ok(_) => acknowledged.push(number),
+            Err(Error::OutcomeUnknown { .. }) => {}
+            Err(error) if error.is_certainly_not_applied() => {}
+            Err(error) => panic!("writer {writer}: {error}"),
+        }
+    }
+    acknowledged
+}
+
+/// Grows from one to three to five, replaces a node, shrinks to three, under writes, with a kill in the middle of a change.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_grows_replaces_a_node_and_shrinks_under_writes() {
+    let mut cluster = Cluster::start(1).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let writers: Vec<_> =
+        (0..WRITERS).map(|writer| tokio::spawn(write(cluster.client(), writer, stop.clone()))).collect();
+    for name in ["n2", "n3"] {
+        grow(&mut cluster, name).await;
+    }
+    voters_are(&cluster, &["n1", "n2", "n3"]).await;
+    for name in ["n4", "n5"] {
+        grow(&mut cluster, name).await;
+    }
+    voters_are(&cluster, &["n1", "n2", "n3", "n4", "n5"]).await;
+
+    // A node is replaced, and the leader is killed while that is under way.
+    let led = leader(&cluster);
+    let position = cluster.nodes.iter().position(|node| node.name == led).unwrap();
+    add_and_start(&mut cluster, "n6").await;
+    let victim = if led == "n5" { "n4" } else { "n5" };
+    let change = cluster
+        .cli_at(&cluster.endpoints())
+        .args(["--timeout", "30s", "member", "promote", "n6"])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    cluster.nodes[position].kill();
+    let ended = change.wait_with_output().unwrap();
+    eprintln!("the change during which the leader was killed ended with {:?}", ended.status.code());
+    cluster.nodes[position].start();
+    if ended.status.code() != Some(0) {
+        // What became of it is for the operator to see: the same change again is made, or says that it was.
+        let again = cluster.cli(&["--timeout", "30s", "member", "promote", "n6"]);
+        let was_made = stderr(&again).contains("votes already");
+        assert!(again.status.success() || was_made, "{}\n{}", stderr(&again), cluster.logs());
+    }
+    remove(&mut cluster, victim);
+    let mut left: Vec<String> = cluster.nodes.iter().map(|node| node.name.clone()).collect();
+    left.sort();
+    voters_are(&cluster, &left.iter().map(String::as_str).collect::<Vec<_>>()).await;
+
+    // Back to three, the leader itself among those that go.
+    let led = leader(&cluster);
+    remove(&mut cluster, &led);
+    let led = leader(&cluster);
+    let other = cluster.nodes.iter().map(|node| node.name.clone()).find(|name| *name != led).unwrap();
+    remove(&mut cluster, &other);
+    let left: Vec<String> = cluster.nodes.iter().map(|node| node.name.clone()).collect();
+    assert_eq!(left.len(), 3);
+    voters_are(&cluster, &left.iter().map(String::as_str).collect::<Vec<_>>()).await;
+
+    stop.store(true, Ordering::Relaxed);
+    let mut acknowledged = Vec::new();
+    for writer in writers {
+        acknowledged.push(writer.await.unwrap());
+    }
+    let count: usize = acknowledged.iter().map(Vec::len).sum();
+    eprintln!("{count} acknowledged writes");
+    assert!(count > 200, "only {count} writes were acknowledged: the cluster did not work during the changes");
+    let statuses = cluster.settled().await;
+    assert!(statuses.iter().all(|status| status.state_hash == statuses[0].state_hash), "{statuses:#?}");
+    for node in 0..3 {
+        let all = Scan::new(Range::all()).level(Level::Stale { age_max: None });
+        let mut stream = cluster.client_at(node).scan(all).await.unwrap();
+        let mut found = BTreeSet::new();
+        while let Some(kv) = stream.next().await.unwrap() {
+            found.insert(kv.key.to_vec());
+        }
+        for (writer, numbers) in acknowledged.iter().enumerate() {
+            for number in numbers {
+                let key = format!("writer{writer}/{number:08}");
+                assert!(found.contains(key.as_bytes()), "{key} is lost on {}", cluster.nodes[node].name);
+            }
+        }
+    }
+}
+
+/// A change after which the rest could not decide is refused, and shown.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_would_lose_the_quorum_is_refused_and_shown() {
+    let mut cluster = Cluster::start(3).await;
+    let led = leader(&cluster);
+    let others: Vec<String> = cluster.nodes.iter().map(|node| node.name.clone()).filter(|name| *name != led).collect();
+    let dry = cluster.cli(&["member", "remove", &others[0], "--dry-run"]);
+    assert!(dry.status.success(), "{}", stderr(&dry));
+    let position = cluster.nodes.iter().position(|node| node.name == others[1]).unwrap();
+    cluster.nodes[position].kill();
+    let refused = eventually("the leader misses the node that is down", || async {
+        let tried = cluster.cli(&["-o", "plain", "member", "remove", &others[0], "--dry-run"]);
+        (tried.status.code() == Some(8)).then_some(tried)
+    })
+    .await;
+    let shown = String::from_utf8(refused.stdout.clone()).unwrap();
+    assert!(shown.contains("before\t") && shown.contains("2 of 3") && shown.contains("2 of 2"), "{shown}");
+    assert!(stderr(&refused).contains("unsafe") && stderr(&refused).contains("try:"), "{}", stderr(&refused));
+    let for_real = cluster.cli(&["member", "remove", &others[0]]);
+    assert_eq!(for_real.status.code(), Some(8), "{}", stderr(&for_real));
+    // The one that is down may go: that loses nothing.
+    let gone = cluster.cli(&["--timeout", "20s", "member", "remove", &others[1]]);
+    assert!(gone.status.success(), "{}", stderr(&gone));
+    voters_are(&cluster, &[&led, &others[0]]).await;
+    // It comes back and knows nothing of its removal: it disturbs nobody, and is told nothing but that it is no member.
+    cluster.nodes[position].start();
+    eventually("the removed node runs", || async { cluster.nodes[position].status().await }).await;
+    for number in 0..20 {
+        let written = cluster.cli(&["put", &format!("key{number}"), "value"]);
+        assert!(written.status.success(), "{}", stderr(&written));
+    }
+    assert_eq!(leader(&cluster), led);
+    voters_are(&cluster, &[&led, &others[0]]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dry_runs_and_senseless_changes_change_nothing() {
+    let cluster = Cluster::start(3).await;
+    let before = members(&cluster);
+    let addresses = ["--client", "127.0.0.1:1", "--peer", "127.0.0.1:2"];
+    let dry = cluster.cli(&[&["-o", "json", "member", "add", "n9", "--dry-run"], &addresses[..]].concat());
+    let shown = json(&dry);
+    assert_eq!((&shown["changed"], &shown["after"]["needed"]), (&false.into(), &2.into()));
+    for (arguments, code) in [
+        (vec!["member", "remove", "nobody"], 2),
+        (vec!["member", "promote", "n1"], 2),
+        ([&["member", "add", "n1", "--ca-dir", "/nonexistent"], &addresses[..]].concat(), 1),
+        ([&["member", "add", "n1", "--dry-run"], &addresses[..]].concat(), 2),
+    ] {
+        let refused = cluster.cli(&arguments);
+        assert_eq!(refused.status.code(), Some(code), "{arguments:?}: {}", stderr(&refused));
+        assert!(stderr(&refused).contains("try:"), "{arguments:?}: {}", stderr(&refused));
+    }
+    assert_eq!(members(&cluster), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leadership_is_shown_and_handed_over() {
+    let mut cluster = Cluster::start(3).await;
+    let led = leader(&cluster);
+    let target = cluster.nodes.iter().map(|node| node.name.clone()).find(|name| *name != led).unwrap();
+    let moved = json(&cluster.cli(&["--timeout", "20s", "-o", "json", "leader", "transfer", &target]));
+    assert_eq!(moved["name"].as_str(), Some(&*target));
+    cluster.agreed_leader().await;
+    assert_eq!(leader(&cluster), target);
+    let anywhere = json(&cluster.cli(&["--timeout", "20s", "-o", "json", "leader", "transfer"]));
+    assert_ne!(anywhere["name"].as_str(), Some(&*target));
+    tokio::time::timeout(Duration::from_secs(60), cluster.agreed_leader()).await.unwrap();
+}
