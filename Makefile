@@ -12,7 +12,7 @@ export CARGO_TARGET_DIR ?= $(HOME)/.cache/raftkv/target
 # rustup puts cargo here; a login shell that has not been restarted since does not know it yet.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help setup toolchain build demo test check bench fmt clean
+.PHONY: help setup toolchain build demo test sim check bench fmt clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,11 @@ demo: build ## Start three nodes and give a tour: put, get, kill the leader, cat
 
 test: build ## Run every test
 	@scripts/test
+
+SEEDS ?= 1000
+sim: toolchain ## Run the simulator on SEEDS seeds from SEED on, or from a random one; with SEED alone, that one with its trace
+	cargo build --locked --release --workspace --bin raftkv-sim
+	$(CARGO_TARGET_DIR)/release/raftkv-sim $(if $(SEED),--seed $(SEED)) $(if $(and $(SEED),$(filter file default,$(origin SEEDS))),--trace,--seeds $(SEEDS))
 
 check: setup ## rustfmt, clippy with warnings denied, and the crates' dependency arrows
 	cargo fmt --all --check

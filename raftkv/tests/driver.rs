@@ -5,9 +5,10 @@
 mod driver_world;
 
 use bytes::Bytes;
-use driver_world::World;
-use raft::{Instant, LogIndex, LogPosition, NodeId, Term};
-use raftkv::driver::{ReadRefusal, WriteCommand, WriteRefusal};
+use driver_world::{SharedHost, World};
+use raft::{Config, HardState, Instant, LogIndex, LogPosition, Membership, Node, NodeId, Restored, Term};
+use raftkv::directory::MemberDirectory;
+use raftkv::driver::{Driver, DriverConfig, ReadRefusal, RestoredDisk, WriteCommand, WriteRefusal};
 use std::time::Duration;
 use storage::command::DeleteLimits;
 
@@ -154,8 +155,21 @@ fn closing_answers_everybody() {
 /// After a snapshot has taken the log's place, its segments may still be on disk while there is no entry to drop.
 #[test]
 fn an_empty_log_that_is_large_on_disk_is_left_alone() {
-    let mut node = driver_world::node_after_a_snapshot(LogPosition { term: Term(3), index: LogIndex(7) }, 1 << 20);
+    let position = LogPosition { term: Term(3), index: LogIndex(7) };
+    let core = Config::new(NodeId(1));
+    let restored = Restored {
+        hard_state: HardState { term: position.term, vote: None },
+        log_start: position,
+        log_last: position.index,
+        applied: position.index,
+        ..Restored::new(Membership::new((1..=3).map(NodeId)))
+    };
+    let node = Node::new(core, restored, Instant::ORIGIN, 1);
+    let founding = MemberDirectory::default();
+    let config = DriverConfig { log_retained_bytes: 0, election_timeout: core.election_timeout, founding };
+    let on_disk = RestoredDisk { applied: position.index, log_bytes: 1 << 20 };
+    let mut driver = Driver::new(node, SharedHost::default(), config, on_disk, Instant::ORIGIN);
     // The host panics when it is asked to drop anything.
-    node.driver.flush(Instant::ORIGIN + Duration::from_secs(1));
-    assert_eq!(node.driver.status().log_last, LogIndex(7));
+    driver.flush(Instant::ORIGIN + Duration::from_secs(1));
+    assert_eq!(driver.status().log_last, position.index);
 }

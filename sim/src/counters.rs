@@ -42,7 +42,6 @@ pub const SOMETIMES: &[&str] = &[
     "snapshot: transfer failed half way",
     "snapshot: installed",
     "snapshot: installed during a partition",
-    "snapshot: installed over a log that holds its last entry",
     "leadership: transfer completed",
     "leadership: transfer given up",
     "client: write refused for want of a leader",

@@ -1,32 +1,85 @@
-//! placeholder
-fn main() {
-    let seed: u64 = std::env::args().nth(1).and_then(|s| s.parse().ok()).unwrap_or(1);
-    let count: u64 = std::env::args().nth(2).and_then(|s| s.parse().ok()).unwrap_or(1);
-    let trace = std::env::var("TRACE").is_ok();
-    let mut counters = raftkv_sim::counters::Counters::default();
-    for seed in seed..seed + count {
-        let sink: Option<raftkv_sim::trace::Sink> =
-            if trace { Some(Box::new(|line| println!("{line}"))) } else { None };
-        let start = std::time::Instant::now();
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| raftkv_sim::run(seed, sink)));
-        match result {
-            Ok(report) => {
-                if count < 20 {
-                    println!(
-                        "{seed}: {:?} sim, {} ops, {} happenings, {:?}",
-                        report.simulated,
-                        report.operations,
-                        report.happenings,
-                        start.elapsed()
-                    )
-                };
-                counters.merge(&report.counters);
-            }
-            Err(_) => println!("FAILED {seed}"),
-        }
+//! Runs seeds and says what they met. A failure is printed with the command that repeats it.
+
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "what it finds goes to the terminal")]
+
+use clap::Parser;
+use raftkv_sim::campaign::{Campaign, run_campaign};
+use raftkv_sim::trace::Sink;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// Runs whole clusters in simulated time, with faults, and checks that nothing acknowledged is lost.
+#[derive(Debug, Parser)]
+#[command(name = "raftkv-sim")]
+struct Arguments {
+    /// The first seed; without it, one that the clock gives
+    #[arg(long)]
+    seed: Option<u64>,
+    /// How many seeds, one after the other
+    #[arg(long, default_value_t = 1)]
+    seeds: u64,
+    /// Threads; each runs seeds of its own
+    #[arg(long, default_value_t = default_threads())]
+    threads: usize,
+    /// Print everything that happens, on one thread
+    #[arg(long)]
+    trace: bool,
+    /// Go on after a failure
+    #[arg(long)]
+    keep_going: bool,
+}
+
+fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let first = arguments.seed.unwrap_or_else(seed_of_the_moment);
+    if arguments.trace {
+        return trace(first, arguments.seeds);
     }
-    for (what, n) in counters.iter() {
-        println!("{n:>8} {what}");
+    let started = Instant::now();
+    let campaign =
+        Campaign { first, seeds: arguments.seeds, threads: arguments.threads, keep_going: arguments.keep_going };
+    let outcome = run_campaign(&campaign);
+    for (what, times) in outcome.counters.iter() {
+        println!("{times:>12}  {what}");
     }
-    println!("missing: {:?}", counters.missing());
+    let took = started.elapsed();
+    println!(
+        "{} seeds from {first}: {} simulated hours, {} operations checked, {:.1} seeds a second",
+        outcome.seeds,
+        outcome.simulated.as_secs() / 3600,
+        outcome.operations,
+        outcome.seeds as f64 / took.max(Duration::from_millis(1)).as_secs_f64(),
+    );
+    let missing = outcome.counters.missing();
+    if !missing.is_empty() {
+        println!("never met: {}", missing.join("; "));
+    }
+    for failure in &outcome.failures {
+        eprintln!(
+            "\nseed {} failed: {}\nrepeat it with: make sim SEED={}",
+            failure.seed, failure.message, failure.seed
+        );
+    }
+    if outcome.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Prints what happens, and lets a failure end the program as it is.
+fn trace(first: u64, seeds: u64) -> ExitCode {
+    for seed in first..first.saturating_add(seeds) {
+        let sink: Sink = Box::new(|line| println!("{line}"));
+        let report = raftkv_sim::run(seed, Some(sink));
+        println!("seed {seed}: {report:#?}");
+    }
+    ExitCode::SUCCESS
+}
+
+fn seed_of_the_moment() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    // Short enough to be typed.
+    u64::from(since.subsec_nanos()) * 1000 + since.as_secs() % 1000
 }

@@ -4,8 +4,8 @@
 //! each of them does with a job is production code again, done at once at the simulated moment at which the job ends.
 
 use crate::clock::Clock;
+use crate::disk::SimDisk;
 use crate::host::SimHost;
-use crate::placeholder_disk::SimDisk;
 use crate::random::Random;
 use crate::schedule::Time;
 use crate::settings::Settings;

@@ -25,7 +25,7 @@ use crate::trace::{Sink, Trace};
 use crate::workload::Ask;
 use bytes::Bytes;
 use client::policy::Failure;
-use raft::{Load, LogIndex, LogPosition, Message};
+use raft::{Load, LogPosition, Message};
 use raftkv::driver::{Input, ReadWaiter};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -357,10 +357,5 @@ impl World {
         }
         lines.push(format!("  operations under way: {:?}", self.operations));
         lines.join("\n")
-    }
-
-    /// The highest index that any node has applied.
-    pub(crate) fn applied_most(&self) -> LogIndex {
-        self.nodes.iter().map(|node| node.applied_ever).max().unwrap_or(LogIndex::ZERO)
     }
 }

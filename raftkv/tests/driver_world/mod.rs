@@ -4,10 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use bytes::Bytes;
-use raft::{
-    Changed, Config, Entry, HardState, Instant, LogIndex, LogPosition, Membership, Message, Node, NodeId, Restored,
-    Role,
-};
+use raft::{Changed, Config, Entry, Instant, LogIndex, LogPosition, Membership, Message, Node, NodeId, Restored, Role};
 use raftkv::directory::{DirectoryMember, MemberDirectory};
 use raftkv::driver::{
     ApplyEntries, ApplyJob, ChangeRefusal, ChangeReport, ChangeRequest, Driver, DriverConfig, EntryWaiters, Host,
@@ -112,23 +109,6 @@ fn test_node(id: u64, founders: u64) -> TestNode {
     let on_disk = RestoredDisk { applied: LogIndex::ZERO, log_bytes: 0 };
     let driver = Driver::new(node, host.clone(), config, on_disk, Instant::ORIGIN);
     TestNode { driver, host, applied: Vec::new() }
-}
-
-/// One of three members whose log is empty after a snapshot at `position`, and still takes up `log_bytes` on disk.
-pub(crate) fn node_after_a_snapshot(position: LogPosition, log_bytes: u64) -> TestNode {
-    let host = SharedHost::default();
-    let core = Config::new(NodeId(1));
-    let restored = Restored {
-        hard_state: HardState { term: position.term, vote: None },
-        log_start: position,
-        log_last: position.index,
-        applied: position.index,
-        ..Restored::new(Membership::new((1..=3).map(NodeId)))
-    };
-    let node = Node::new(core, restored, Instant::ORIGIN, 1);
-    let config = DriverConfig { log_retained_bytes: 0, election_timeout: core.election_timeout, founding: founding(3) };
-    let on_disk = RestoredDisk { applied: position.index, log_bytes };
-    TestNode { driver: Driver::new(node, host.clone(), config, on_disk, Instant::ORIGIN), host, applied: Vec::new() }
 }
 
 impl World {
