@@ -29,7 +29,7 @@ impl Checks {
     }
 
     pub(crate) fn answered(&mut self, operation: OperationId, now: Time, reply: &Reply) {
-        self.history.done(operation, now, Outcome::Answered(reply.clone()));
+        self.history.done(operation, now, Outcome::Answered(Box::new(reply.clone())));
     }
 
     pub(crate) fn failed(&mut self, operation: OperationId, now: Time, error: &Error) {

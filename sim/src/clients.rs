@@ -13,6 +13,7 @@ use transport::proto::client as wire;
 
 /// What a node answers.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "the large variant is the usual one")]
 pub(crate) enum Reply {
     Call(Response),
     Scan(Vec<wire::ScanReply>),

@@ -124,20 +124,31 @@ impl FaultPlan {
     }
 }
 
-/// Draws the links that a partition of this kind cuts between `nodes` nodes.
+/// The shape of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CutShape {
+    /// Two groups that do not hear each other.
+    Groups,
+    /// One group is not heard by the other, and hears it.
+    OneWay,
+    /// Some pairs do not hear each other.
+    Pairs,
+}
+
+/// Draws the links that a partition of this shape cuts between `nodes` nodes.
 #[must_use]
-pub fn draw_cut(random: &mut Random, kind: FaultKind, nodes: usize) -> Vec<(usize, usize)> {
+pub fn draw_cut(random: &mut Random, shape: CutShape, nodes: usize) -> Vec<(usize, usize)> {
     let mut order: Vec<usize> = (0..nodes).collect();
     random.shuffle(&mut order);
     let (one_side, other_side) = order.split_at(1 + random.index(nodes - 1));
     let across = one_side.iter().flat_map(|from| other_side.iter().map(move |to| (*from, *to)));
-    match kind {
-        FaultKind::OneWay => across.collect(),
-        FaultKind::PartialPartition => {
+    let both_ways = |(from, to)| [(from, to), (to, from)];
+    match shape {
+        CutShape::OneWay => across.collect(),
+        CutShape::Groups => across.flat_map(both_ways).collect(),
+        CutShape::Pairs => {
             let pairs = (0..nodes).flat_map(|from| (from + 1..nodes).map(move |to| (from, to)));
-            let cut: Vec<(usize, usize)> = pairs.filter(|_| random.chance(400)).collect();
-            cut.into_iter().flat_map(|(from, to)| [(from, to), (to, from)]).collect()
+            pairs.filter(|_| random.chance(400)).flat_map(both_ways).collect()
         }
-        _ => across.flat_map(|(from, to)| [(from, to), (to, from)]).collect(),
     }
 }

@@ -1,6 +1,6 @@
 //! Faults: when they come, whom they hit, and how they end.
 
-use crate::faults::{FaultKind, draw_cut};
+use crate::faults::{CutShape, FaultKind, draw_cut};
 use crate::node::OperatorWord;
 use crate::schedule::Time;
 use crate::world::{Happening, Mend, Phase, World};
@@ -23,7 +23,9 @@ impl World {
         self.schedule_fault(kind);
         let node = self.victim();
         match kind {
-            FaultKind::Partition | FaultKind::OneWay | FaultKind::PartialPartition => self.partition(kind),
+            FaultKind::Partition => self.partition(CutShape::Groups),
+            FaultKind::OneWay => self.partition(CutShape::OneWay),
+            FaultKind::PartialPartition => self.partition(CutShape::Pairs),
             FaultKind::ClientCuts => self.cut_clients(node),
             FaultKind::Kill => self.kill_if_up(node, false),
             FaultKind::PowerCut => self.kill_if_up(node, true),
@@ -65,14 +67,14 @@ impl World {
         self.schedule.after(delay, Happening::Mend(mend));
     }
 
-    fn partition(&mut self, kind: FaultKind) {
-        let links = draw_cut(&mut self.random, kind, self.nodes.len());
-        self.counters.count(match kind {
-            FaultKind::OneWay => "network: one-way cut",
-            FaultKind::PartialPartition => "network: partial partition",
-            _ => "network: partition",
+    fn partition(&mut self, shape: CutShape) {
+        let links = draw_cut(&mut self.random, shape, self.nodes.len());
+        self.counters.count(match shape {
+            CutShape::OneWay => "network: one-way cut",
+            CutShape::Pairs => "network: partial partition",
+            CutShape::Groups => "network: partition",
         });
-        self.say(format_args!("{kind:?}: links cut, from and to, nodes counted from 0: {links:?}"));
+        self.say(format_args!("{shape:?}: links cut, from and to, nodes counted from 0: {links:?}"));
         self.network.cut(&links);
         if let Some(leader) = self.leader()
             && self.network.reachable(leader) <= self.nodes.len() / 2

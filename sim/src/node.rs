@@ -89,6 +89,7 @@ pub(crate) struct Pending {
 }
 
 /// What waiters say, by number of the request.
+#[expect(clippy::large_enum_variant, reason = "the large variant is the usual one")]
 pub(crate) enum Word {
     /// The answer.
     Answer(Response),

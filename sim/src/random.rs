@@ -64,9 +64,9 @@ impl Random {
         assert!(low <= high, "no latency lies between {low} and {high} ns");
         // The cube of a uniform fraction: the median lies at an eighth of the way.
         let fraction = self.below(1 << 16);
-        let cubed = (fraction * fraction >> 16) * fraction >> 16;
+        let cubed = (((fraction * fraction) >> 16) * fraction) >> 16;
         Duration::from_nanos(
-            low + u64::try_from(u128::from(high - low) * u128::from(cubed) >> 16).expect("a part of a u64"),
+            low + u64::try_from((u128::from(high - low) * u128::from(cubed)) >> 16).expect("a part of a u64"),
         )
     }
 

@@ -78,7 +78,7 @@ impl<T> Schedule<T> {
     }
 
     /// Goes on to the next thing that is due.
-    pub fn next(&mut self) -> Option<T> {
+    pub fn go_on(&mut self) -> Option<T> {
         let due = self.due.pop()?;
         assert!(due.at >= self.now, "time went back from {} to {}", self.now, due.at);
         self.now = due.at;
@@ -129,9 +129,9 @@ mod tests {
         for (at, what) in [(30, 'd'), (10, 'a'), (20, 'b'), (20, 'c')] {
             schedule.at(Time(at), what);
         }
-        let order: String = std::iter::from_fn(|| schedule.next()).collect();
+        let order: String = std::iter::from_fn(|| schedule.go_on()).collect();
         assert_eq!((order.as_str(), schedule.now()), ("abcd", Time(30)));
         schedule.at(Time(5), 'e');
-        assert_eq!((schedule.next(), schedule.now()), (Some('e'), Time(30)), "the past is now");
+        assert_eq!((schedule.go_on(), schedule.now()), (Some('e'), Time(30)), "the past is now");
     }
 }

@@ -4,7 +4,6 @@ use crate::clients::{Reply, Step, address_of};
 use crate::node::{Pending, Word};
 use crate::workload::Ask;
 use crate::world::{AtClient, AtNode, Happening, World};
-use bytes::Bytes;
 use client::Error;
 use client::policy::{Failure, dial_timeout};
 use raft::NodeId;
@@ -116,10 +115,12 @@ impl World {
         let number = process.request_number;
         let answers = process.answers.clone();
         process.requests.insert(number, Pending { client, attempt, ask: ask.clone() });
-        let command = match ask {
-            Ask::Call(Request::Put(put)) => Some((put.previous, LIMITS.put_command(put))),
-            Ask::Call(Request::Delete(delete)) => Some((delete.previous, LIMITS.delete_command(delete))),
-            Ask::Call(Request::Get(_) | Request::Status(_)) | Ask::Scan(_) => None,
+        let command = if let Ask::Call(Request::Put(put)) = ask {
+            Some((put.previous, LIMITS.put_command(put)))
+        } else if let Ask::Call(Request::Delete(delete)) = ask {
+            Some((delete.previous, LIMITS.delete_command(delete)))
+        } else {
+            None
         };
         let input = match command {
             Some((wants_values, command)) => {
@@ -281,25 +282,21 @@ impl World {
 /// Serves a read from the state as it is.
 fn read(process: &crate::node::Process, ask: &Ask) -> Reply {
     let reader = process.machine.reader();
-    match ask {
-        Ask::Call(Request::Get(get)) => Reply::Call(match get_reply(&reader, get) {
-            Ok(reply) => Response::Get(reply),
-            Err(cause) => Response::Error(*read_failed(&cause)),
-        }),
-        Ask::Scan(scan) => {
-            let range = scan.range.clone().unwrap_or(wire::KeyRange { start: Bytes::new(), end: None });
-            let mut replies = Vec::new();
-            let read = scan_replies(&reader, &range, scan, &mut |reply| {
-                replies.push(reply);
-                true
-            });
-            match read {
-                Ok(()) => Reply::Scan(replies),
-                Err(cause) => Reply::Call(Response::Error(*read_failed(&cause))),
-            }
-        }
-        Ask::Call(Request::Put(_) | Request::Delete(_) | Request::Status(_)) => {
-            unreachable!("only reads wait to read")
-        }
+    if let Ask::Scan(scan) = ask {
+        let range = scan.range.clone().unwrap_or_default();
+        let mut replies = Vec::new();
+        let read = scan_replies(&reader, &range, scan, &mut |reply| {
+            replies.push(reply);
+            true
+        });
+        return match read {
+            Ok(()) => Reply::Scan(replies),
+            Err(cause) => Reply::Call(Response::Error(*read_failed(&cause))),
+        };
     }
+    let Ask::Call(Request::Get(get)) = ask else { unreachable!("only reads wait to read: {ask:?}") };
+    Reply::Call(match get_reply(&reader, get) {
+        Ok(reply) => Response::Get(reply),
+        Err(cause) => Response::Error(*read_failed(&cause)),
+    })
 }

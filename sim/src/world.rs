@@ -186,7 +186,7 @@ pub fn run(seed: u64, sink: Option<Sink>) -> Report {
     world.begin();
     let mut happenings = 0;
     while world.phase != Phase::Over {
-        let due = world.schedule.next().expect("something is always due");
+        let due = world.schedule.go_on().expect("something is always due");
         happenings += 1;
         world.happen(due);
         let now = world.schedule.now();

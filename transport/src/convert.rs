@@ -188,7 +188,6 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
     use bytes::Bytes;
-    use prost::Message as _;
 
     fn at(term: u64, index: u64) -> LogPosition {
         LogPosition { term: Term(term), index: LogIndex(index) }

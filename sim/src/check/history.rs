@@ -25,7 +25,7 @@ pub(crate) type OperationId = u64;
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Outcome {
     /// Answered.
-    Answered(Reply),
+    Answered(Box<Reply>),
     /// Certainly not applied.
     Refused,
     /// May or may not be applied.
@@ -201,13 +201,13 @@ fn place(operation: &Operation, command: Option<usize>, model: &Model) -> Option
 impl Operation {
     /// What its command is known by, if it is a write.
     fn kind(&self) -> Option<Kind> {
-        match &self.ask {
-            Ask::Call(Request::Put(put)) => Some(Kind::Put { key: put.key.clone(), value: put.value.clone() }),
-            Ask::Call(Request::Delete(delete)) => {
-                let range = delete.range.clone().unwrap_or_default();
-                Some(Kind::Delete { start: range.start, end: range.end })
-            }
-            Ask::Call(Request::Get(_) | Request::Status(_)) | Ask::Scan(_) => None,
+        if let Ask::Call(Request::Put(put)) = &self.ask {
+            Some(Kind::Put { key: put.key.clone(), value: put.value.clone() })
+        } else if let Ask::Call(Request::Delete(delete)) = &self.ask {
+            let range = delete.range.clone().unwrap_or_default();
+            Some(Kind::Delete { start: range.start, end: range.end })
+        } else {
+            None
         }
     }
 
@@ -260,7 +260,7 @@ impl Operation {
             self.after.revision
         );
         assert!(revision <= model.revision(), "a read at revision {revision}, which never was: {self:?}");
-        match (&self.ask, reply) {
+        match (&self.ask, reply.as_ref()) {
             (Ask::Call(Request::Get(get)), Reply::Call(Response::Get(reply))) => {
                 let expected = model.at(&get.key, revision);
                 let told = reply.kv.as_ref().map(pair);
@@ -314,12 +314,16 @@ fn without_value(pair: Pair) -> Pair {
 }
 
 fn header_of(reply: &Reply) -> wire::Header {
-    let header = match reply {
-        Reply::Call(Response::Put(reply)) => reply.header,
-        Reply::Call(Response::Delete(reply)) => reply.header,
-        Reply::Call(Response::Get(reply)) => reply.header,
-        Reply::Scan(replies) => replies.last().and_then(|reply| reply.header),
-        Reply::Call(Response::Status(_) | Response::Error(_)) => None,
+    let header = if let Reply::Scan(replies) = reply {
+        replies.last().and_then(|reply| reply.header)
+    } else if let Reply::Call(Response::Put(wire::PutReply { header, .. })) = reply {
+        *header
+    } else if let Reply::Call(Response::Delete(wire::DeleteReply { header, .. })) = reply {
+        *header
+    } else if let Reply::Call(Response::Get(wire::GetReply { header, .. })) = reply {
+        *header
+    } else {
+        None
     };
     header.unwrap_or_else(|| panic!("a reply about data has a header: {reply:?}"))
 }
