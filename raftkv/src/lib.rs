@@ -34,6 +34,7 @@ pub mod members;
 mod observer;
 mod operator;
 pub mod ports;
+mod premises;
 pub mod provision;
 pub mod recovery;
 pub mod requests;

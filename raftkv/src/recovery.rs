@@ -1,206 +1,245 @@
-//! What a node does with its disk before it starts: opens the data directory, the log and the state machine, and brings the
-//! two into line.
+//! What a node does with its disk before it starts: opens the log and the state machine, finds out whether either has lost
+//! something, and brings the two into line.
 //!
 //! The state machine is never ahead of the log, except in one place: a crash between switching to a snapshot and resetting the
 //! log, which the intent of `marker.rs` tells. Then the log is reset here (scenarios 21 and 27). Otherwise a log that ends
 //! before what was applied from it has lost what it had acknowledged; so it has if it starts after what the state machine has
 //! applied (scenario 22), if it is damaged, or if it is not there. A node with peers starts under repair then (`amnesia.rs`); one that is
 //! alone refuses to start.
+//!
+//! Where log and state lie is behind [`Premises`]: in a data directory (`premises.rs`), or on the simulator's disks. What is decided here is the
+//! same for both.
 
-use crate::amnesia::{DamageNote, FIRST_START, Loss, RepairMarker, set_aside};
-use crate::config::Config;
+use crate::amnesia::{DamageNote, FIRST_START, Loss, RepairMarker};
 use crate::directory::MemberDirectory;
 use crate::error::StartError;
 use crate::marker::InstallIntent;
 use crate::members::Standing;
-use crate::shared_state::SharedState;
-use crate::state::{NodeState, published};
 use raft::{HardState, LogIndex, LogPosition, LogRange, Membership, NodeId, RepairId, Restored};
 use std::fmt::Display;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-use storage::identity::{DataDirectory, Identity};
-use storage::state::{Bootstrap, RocksOptions, StateStore};
-use storage::wal::disk::RealDisk;
-use storage::wal::{LogConfig, LogStore, LogWrite, RecoveredLog, SegmentedLog};
+use std::sync::Arc;
+use storage::wal::disk::Disk;
+use storage::wal::{LogStore, LogWrite, RecoveredLog};
 
 /// A file that says that the log and the state have been set up here.
 const IN_USE: &str = "IN_USE";
 
-/// Everything on disk, opened and consistent.
-pub(crate) struct Recovered {
-    /// Holds the lock on the data directory.
-    pub(crate) directory: Arc<DataDirectory>,
-    /// The log.
-    pub(crate) log: SegmentedLog,
-    /// The state machine, for the apply thread.
-    pub(crate) state: NodeState,
-    /// The readers' view of it.
-    pub(crate) shared: Arc<SharedState>,
-    /// Where snapshots are received.
-    pub(crate) store: Arc<Mutex<StateStore>>,
-    /// What the core starts from.
-    pub(crate) restored: Restored,
-    /// Set while a snapshot is being put in use.
-    pub(crate) intent: InstallIntent,
-    /// Set while this node is under repair.
-    pub(crate) repair: RepairMarker,
-    /// Where snapshots for others are kept while they are sent.
-    pub(crate) outgoing: PathBuf,
+/// Where a node keeps what it must not forget.
+pub trait Premises {
+    /// The log, opened.
+    type Log: LogStore;
+    /// The state machine, opened.
+    type State;
+
+    /// The data directory, for messages.
+    fn path(&self) -> &Path;
+    /// The files of the data directory itself, which say what is the matter with it. Log and state have folders of their own.
+    fn disk(&self) -> Arc<dyn Disk>;
+    /// Whether there is a folder for the log.
+    fn has_log(&self) -> bool;
+    /// Whether there is a folder for the state.
+    fn has_state(&self) -> bool;
+    /// Opens the log; sets one up if there is none.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    fn open_log(&self) -> Result<(Self::Log, RecoveredLog), StartError>;
+    /// Opens the state machine; sets one up if there is none.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    fn open_state(&self) -> Result<Self::State, StartError>;
+    /// What a state has applied, durably, and the membership as of then.
+    fn applied(state: &Self::State) -> (LogPosition, Membership);
+    /// How many voters the state knows of, if it can be read. Changes nothing.
+    fn voters_in_state(&self) -> Option<usize>;
+    /// Moves what is lost out of the way, durably, and says where it is. Deletes nothing.
+    ///
+    /// # Errors
+    /// When there is no room for it, or what the system says.
+    fn set_aside(&self, loss: Loss) -> Result<PathBuf, StartError>;
 }
 
-/// Opens the data directory of the node that `config` describes; creates it if there is none. A node that finds that it has lost
-/// something, and has peers, sets aside what is damaged and starts under repair. Blocks.
-pub(crate) fn recover(config: &Config) -> Result<Recovered, StartError> {
-    let path = &config.node.data_dir;
-    let identity = Identity { cluster: config.cluster.id.clone(), node: NodeId(config.node.id) };
-    let directory = Arc::new(DataDirectory::open_or_create(path, &identity)?);
-    let unusable = |source| StartError::Directory { path: path.clone(), source };
-    let disk = Arc::new(RealDisk::create(path).map_err(unusable)?);
-    let repair = RepairMarker::new(disk.clone());
-    let note = DamageNote::new(disk.clone());
-    if let Some(loss) = note.read().map_err(unusable)?.filter(|loss| has_peers(config, *loss)) {
-        begin_repair(path, &repair, loss, &"it was found damaged while the node ran")?;
-        note.remove().map_err(unusable)?;
+/// What provisioning told a node about its group.
+#[derive(Debug, Clone)]
+pub struct Provisioned {
+    /// The node.
+    pub node: NodeId,
+    /// The members that found the group; nobody if the node joins a group that is there.
+    pub membership: Membership,
+    /// What they are called.
+    pub directory: MemberDirectory,
+    /// The node joins, or has joined, a group that is there.
+    pub joining: bool,
+}
+
+/// Log and state, opened and in line.
+pub struct Opened<P: Premises> {
+    /// The log.
+    pub log: P::Log,
+    /// The state machine.
+    pub state: P::State,
+    /// What the core starts from.
+    pub restored: Restored,
+    /// Set while a snapshot is being put in use.
+    pub intent: InstallIntent,
+    /// Set while this node is under repair.
+    pub repair: RepairMarker,
+}
+
+/// Opens what there is, or sets up what a new node needs. A node that finds that it has lost something, and has peers, sets aside what is damaged
+/// and starts under repair. `number` gives a loss its number: one that no other loss has. Blocks.
+///
+/// # Errors
+/// See [`StartError`]. What was acknowledged is where it was.
+pub fn recover<P: Premises>(
+    premises: &P,
+    provisioned: &Provisioned,
+    number: &mut dyn FnMut() -> RepairId,
+) -> Result<Opened<P>, StartError> {
+    let recovery = Recovery { premises, provisioned, repair: RepairMarker::new(premises.disk()) };
+    let note = DamageNote::new(premises.disk());
+    let noted = note.read().map_err(|source| recovery.unusable(source))?;
+    if let Some(loss) = noted.filter(|loss| recovery.has_peers(*loss)) {
+        recovery.begin_repair(number(), loss, &"it was found damaged while the node ran")?;
+        note.remove().map_err(|source| recovery.unusable(source))?;
     }
-    note_lost_disk(config, &repair)?;
-    let error = match open_storage(config, &directory, disk.clone(), &repair) {
-        Ok(recovered) => return Ok(recovered),
+    recovery.note_lost_disk(number)?;
+    let error = match recovery.open(number) {
+        Ok(opened) => return Ok(opened),
         Err(error) => error,
     };
-    let Some(loss) = Loss::behind(&error).filter(|loss| has_peers(config, *loss)) else { return Err(error) };
-    begin_repair(path, &repair, loss, &error)?;
-    open_storage(config, &directory, disk, &repair)
+    let Some(loss) = Loss::behind(&error).filter(|loss| recovery.has_peers(*loss)) else { return Err(error) };
+    recovery.begin_repair(number(), loss, &error)?;
+    recovery.open(number)
 }
 
-/// From here on the node remembers that it has lost something, and what is damaged is out of the way.
-fn begin_repair(path: &Path, repair: &RepairMarker, loss: Loss, cause: &dyn Display) -> Result<(), StartError> {
-    repair.begin(RepairId(rand::random())).map_err(|source| StartError::Directory { path: repair.path(), source })?;
-    let aside = set_aside(path, loss)?;
-    tracing::error!(
-        %cause,
-        moved_to = %aside.display(),
-        "this node has lost what it had acknowledged: it neither votes nor acknowledges until its peers have repaired it"
-    );
-    Ok(())
+struct Recovery<'a, P> {
+    premises: &'a P,
+    provisioned: &'a Provisioned,
+    repair: RepairMarker,
 }
 
-/// A data directory with nothing in it is that of a new node only if provisioning says so, once. Otherwise the disk was lost, and with it what
-/// this node had promised (scenario 35).
-fn note_lost_disk(config: &Config, repair: &RepairMarker) -> Result<(), StartError> {
-    let path = &config.node.data_dir;
-    let unusable = |source| StartError::Directory { path: path.clone(), source };
-    let is_empty = [IN_USE, "wal", "state", FIRST_START].iter().all(|name| !path.join(name).exists());
-    if !is_empty || repair.pending(RepairId(rand::random())).map_err(unusable)?.is_some() {
-        return Ok(());
+impl<P: Premises> Recovery<'_, P> {
+    fn unusable(&self, source: io::Error) -> StartError {
+        StartError::Directory { path: self.premises.path().to_owned(), source }
     }
-    if !has_peers(config, Loss::LogAndState) {
-        return Err(StartError::NeverStarted { path: path.clone() });
-    }
-    tracing::error!(
-        data_dir = %path.display(),
-        "the data directory is empty, and no file FIRST_START in it says that this node is new: it neither votes nor acknowledges until its peers have repaired it; \
-         `raftkv init` writes that file to NODE/data: if this node has never run, stop it, remove REPAIRING, copy FIRST_START here, and start it again"
-    );
-    repair.begin(RepairId(rand::random())).map_err(unusable)
-}
 
-/// Whether anybody could repair this node. What the state knows of the members counts, if it is whole.
-fn has_peers(config: &Config, loss: Loss) -> bool {
-    // Who joins or has joined was let in by others.
-    let in_configuration = if config.cluster.joining { usize::MAX } else { config.membership().voters().len() };
-    let in_state = || {
-        let state = config.node.data_dir.join("state");
-        let machine = StateStore::open_read_only(&state, &rocks_options(config)).ok()?;
-        Some(machine.membership().voters().len())
-    };
-    match loss {
-        Loss::Log => in_state().unwrap_or(in_configuration) > 1,
-        Loss::LogAndState => in_configuration > 1,
-    }
-}
-
-fn rocks_options(config: &Config) -> RocksOptions {
-    RocksOptions {
-        block_cache_bytes: mib(config.storage.block_cache_mib),
-        write_buffer_bytes: mib(config.storage.write_buffer_mib),
-        ..RocksOptions::default()
-    }
-}
-
-/// Opens log and state and brings them into line.
-fn open_storage(
-    config: &Config,
-    directory: &Arc<DataDirectory>,
-    disk: Arc<RealDisk>,
-    repair: &RepairMarker,
-) -> Result<Recovered, StartError> {
-    let path = &config.node.data_dir;
-    let unusable = |source| StartError::Directory { path: path.clone(), source };
-    let bootstrap = Bootstrap { cluster: config.cluster.id.clone(), membership: config.membership() };
-    let (wal, state) = (path.join("wal"), path.join("state"));
-    let in_use = path.join(IN_USE);
-    let mut under_repair = repair.pending(RepairId(rand::random())).map_err(unusable)?;
-    if (in_use.exists() || state.exists()) && !wal.exists() {
-        if under_repair.is_none() {
-            return Err(StartError::LogMissing { path: wal });
-        }
-        // Set aside, or lost once more: what the log was said to hold by now counts for nothing.
-        let another = RepairId(rand::random());
-        repair.begin(another).map_err(unusable)?;
-        under_repair = Some(another);
-    }
-    // The log first: a state without a log is a loss, a log without a state is replayed.
-    let log_config = LogConfig { segment_bytes: config.storage.log_segment_mib << 20, ..LogConfig::default() };
-    let (mut log, found) = SegmentedLog::open(&wal, log_config)?;
-    if let Some(torn) = &found.torn_tail {
-        tracing::warn!(
-            file = %torn.file.display(),
-            offset = torn.offset,
-            bytes = torn.bytes,
-            "the last write to the log was never finished, and never acknowledged: dropped"
+    /// From here on the node remembers that it has lost something, and what is damaged is out of the way.
+    fn begin_repair(&self, id: RepairId, loss: Loss, cause: &dyn Display) -> Result<(), StartError> {
+        let repair = &self.repair;
+        repair.begin(id).map_err(|source| StartError::Directory { path: repair.path(), source })?;
+        let aside = self.premises.set_aside(loss)?;
+        tracing::error!(
+            %cause,
+            moved_to = %aside.display(),
+            "this node has lost what it had acknowledged: it neither votes nor acknowledges until its peers have repaired it"
         );
+        Ok(())
     }
-    let (store, machine) = StateStore::open(&state, rocks_options(config), &bootstrap)?;
-    let founding = MemberDirectory::founding(config);
-    let directory_of_state = MemberDirectory::of(machine.membership(), &founding);
-    if Standing::of(directory.identity().node, machine.membership(), &directory_of_state) == Standing::Removed {
-        return Err(StartError::Removed { node: config.node.id, path: path.clone() });
-    }
-    mark_in_use(&in_use).map_err(unusable)?;
-    let applied = machine.applied();
-    let intent = InstallIntent::new(disk);
-    let restored = reconcile(&intent, &mut log, found, applied, machine.membership().clone(), under_repair)?;
-    tracing::info!(
-        term = %restored.hard_state.term,
-        log_first = %restored.log_start.index.next(),
-        log_last = %restored.log_last,
-        applied = %applied.index,
-        under_repair = restored.repair.is_some(),
-        "storage is recovered"
-    );
-    let store = Arc::new(Mutex::new(store));
-    let shared = Arc::new(SharedState::new(machine.reader(), published(&machine)));
-    let state = NodeState::new(machine, store.clone(), shared.clone(), intent.clone());
-    let (directory, repair, outgoing) = (directory.clone(), repair.clone(), path.join("snapshots"));
-    Ok(Recovered { directory, log, state, shared, store, restored, intent, repair, outgoing })
-}
 
-/// From here on the node may vote and acknowledge, so a log that is missing at a later start is a loss, whatever else is missing, and
-/// the directory is a new node's no more (scenario 35).
-fn mark_in_use(path: &Path) -> std::io::Result<()> {
-    let directory = path.parent().expect("the marker is in the data directory");
-    let first_start = directory.join(FIRST_START);
-    if path.exists() && !first_start.exists() {
-        return Ok(());
+    fn names(&self) -> Result<Vec<String>, StartError> {
+        self.premises.disk().list().map_err(|source| self.unusable(source))
     }
-    std::fs::File::create(path)?.sync_all()?;
-    std::fs::File::open(directory)?.sync_all()?;
-    if first_start.exists() {
-        std::fs::remove_file(first_start)?;
-        std::fs::File::open(directory)?.sync_all()?;
+
+    fn is_marked(&self, name: &str) -> Result<bool, StartError> {
+        Ok(self.names()?.iter().any(|found| found == name))
     }
-    Ok(())
+
+    /// A data directory with nothing in it is that of a new node only if provisioning says so, once. Otherwise the disk was lost, and with
+    /// it what this node had promised (scenario 35).
+    fn note_lost_disk(&self, number: &mut dyn FnMut() -> RepairId) -> Result<(), StartError> {
+        let is_marked = self.is_marked(IN_USE)? || self.is_marked(FIRST_START)?;
+        let is_empty = !is_marked && !self.premises.has_log() && !self.premises.has_state();
+        if !is_empty || self.repair.pending(number()).map_err(|source| self.unusable(source))?.is_some() {
+            return Ok(());
+        }
+        if !self.has_peers(Loss::LogAndState) {
+            return Err(StartError::NeverStarted { path: self.premises.path().to_owned() });
+        }
+        tracing::error!(
+            data_dir = %self.premises.path().display(),
+            "the data directory is empty, and no file FIRST_START in it says that this node is new: it neither votes nor acknowledges until its peers have repaired it; \
+             `raftkv init` writes that file to NODE/data: if this node has never run, stop it, remove REPAIRING, copy FIRST_START here, and start it again"
+        );
+        self.repair.begin(number()).map_err(|source| self.unusable(source))
+    }
+
+    /// Whether anybody could repair this node. What the state knows of the members counts, if it is whole.
+    fn has_peers(&self, loss: Loss) -> bool {
+        // Who joins or has joined was let in by others.
+        let provisioned = &self.provisioned;
+        let in_configuration = if provisioned.joining { usize::MAX } else { provisioned.membership.voters().len() };
+        match loss {
+            Loss::Log => self.premises.voters_in_state().unwrap_or(in_configuration) > 1,
+            Loss::LogAndState => in_configuration > 1,
+        }
+    }
+
+    /// Opens log and state and brings them into line.
+    fn open(&self, number: &mut dyn FnMut() -> RepairId) -> Result<Opened<P>, StartError> {
+        let Recovery { premises, provisioned, repair } = self;
+        let mut under_repair = repair.pending(number()).map_err(|source| self.unusable(source))?;
+        if (self.is_marked(IN_USE)? || premises.has_state()) && !premises.has_log() {
+            if under_repair.is_none() {
+                return Err(StartError::LogMissing { path: premises.path().join("wal") });
+            }
+            // Set aside, or lost once more: what the log was said to hold by now counts for nothing.
+            let another = number();
+            repair.begin(another).map_err(|source| self.unusable(source))?;
+            under_repair = Some(another);
+        }
+        // The log first: a state without a log is a loss, a log without a state is replayed.
+        let (mut log, found) = premises.open_log()?;
+        if let Some(torn) = &found.torn_tail {
+            tracing::warn!(
+                file = %torn.file.display(),
+                offset = torn.offset,
+                bytes = torn.bytes,
+                "the last write to the log was never finished, and never acknowledged: dropped"
+            );
+        }
+        let state = premises.open_state()?;
+        let (applied, membership) = P::applied(&state);
+        let directory = MemberDirectory::of(&membership, &provisioned.directory);
+        if Standing::of(provisioned.node, &membership, &directory) == Standing::Removed {
+            return Err(StartError::Removed { node: provisioned.node.0, path: premises.path().to_owned() });
+        }
+        self.mark_in_use()?;
+        let intent = InstallIntent::new(premises.disk());
+        let restored = reconcile(&intent, &mut log, found, applied, membership, under_repair)?;
+        tracing::info!(
+            term = %restored.hard_state.term,
+            log_first = %restored.log_start.index.next(),
+            log_last = %restored.log_last,
+            applied = %applied.index,
+            under_repair = restored.repair.is_some(),
+            "storage is recovered"
+        );
+        Ok(Opened { log, state, restored, intent, repair: repair.clone() })
+    }
+
+    /// From here on the node may vote and acknowledge, so a log that is missing at a later start is a loss, whatever else is missing, and
+    /// the directory is a new node's no more (scenario 35).
+    fn mark_in_use(&self) -> Result<(), StartError> {
+        let is_first = self.is_marked(FIRST_START)?;
+        if self.is_marked(IN_USE)? && !is_first {
+            return Ok(());
+        }
+        let disk = self.premises.disk();
+        let mark = || {
+            disk.create(IN_USE)?.sync()?;
+            disk.sync_directory()?;
+            if is_first {
+                disk.remove(FIRST_START)?;
+                disk.sync_directory()?;
+            }
+            Ok(())
+        };
+        mark().map_err(|source| self.unusable(source))
+    }
 }
 
 /// Brings log and state machine into line, after whatever crash there was, and says what the core starts from. `applied` and
@@ -278,8 +317,4 @@ fn term_at(restored: &Restored, index: LogIndex) -> Option<raft::Term> {
         return None;
     }
     restored.term_runs.iter().rev().find(|(first, _)| *first <= index).map(|(_, term)| *term)
-}
-
-fn mib(count: u64) -> usize {
-    usize::try_from(count << 20).expect("checked when the configuration was read: at most a tebibyte")
 }

@@ -33,7 +33,7 @@ use crate::inbox::{Inbox, Mail};
 use crate::log_thread::{self, LogJob};
 use crate::members::Members;
 use crate::observer::Observer;
-use crate::recovery::{Recovered, recover};
+use crate::premises::{Recovered, open_data_directory};
 use crate::requests::SizeLimits;
 use crate::service::Service;
 use crate::snapshots::{LocalSnapshots, SnapshotFetcher};
@@ -86,7 +86,7 @@ impl Server {
     pub async fn start(config: Config, observer: Box<dyn Observer>) -> Result<Server, StartError> {
         let credentials = load_credentials(&config)?;
         let (config, recovered) =
-            tokio::task::spawn_blocking(move || recover(&config).map(|recovered| (config, recovered)))
+            tokio::task::spawn_blocking(move || open_data_directory(&config).map(|recovered| (config, recovered)))
                 .await
                 .expect("recovery does not panic, and the runtime does not stop meanwhile")?;
         let clock = Clock::start();
