@@ -6,7 +6,7 @@ use crate::schedule::Time;
 use crate::settings::Settings;
 use crate::workload::Ask;
 use client::Error;
-use raft::{Entry, LogPosition, Term};
+use raft::{Entry, LogIndex, LogPosition, Membership, Term};
 
 /// See the module.
 pub(crate) struct Checks {
@@ -44,6 +44,23 @@ impl Checks {
     /// A node's state, as it was found or received.
     pub(crate) fn state(&self, node: usize, position: LogPosition, state_hash: [u8; 16]) {
         self.reference.check_state(node, position, state_hash);
+    }
+
+    /// The newest membership that anybody has applied.
+    pub(crate) fn membership(&self) -> &Membership {
+        self.reference.membership()
+    }
+
+    /// The newest entry that anybody has applied.
+    pub(crate) fn applied_last(&self) -> LogIndex {
+        self.reference.last()
+    }
+
+    /// That membership, and all that anybody has written to a log after it.
+    pub(crate) fn memberships(&self) -> Vec<Membership> {
+        let mut memberships = vec![self.membership().clone()];
+        memberships.extend(self.safety.memberships_after(self.reference.last()).cloned());
+        memberships
     }
 
     pub(crate) fn written(&mut self, node: usize, entries: &[Entry]) {

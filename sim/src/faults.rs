@@ -1,7 +1,7 @@
 //! The fault plan: what goes wrong, how often, and for how long.
 //!
-//! A plan never breaks the durable data of more than a minority at a time, so everything acknowledged has an intact quorum that can be
-//! brought together in the end, and any loss is a bug. Crashes, pauses and partitions may hit everybody at once: they break no data.
+//! A plan never breaks the durable data of more than a minority at a time (`damage.rs`), so everything acknowledged has an intact quorum that
+//! can be brought together in the end, and any loss is a bug. Crashes, pauses and partitions may hit everybody at once: they break no data.
 
 use crate::random::Random;
 use std::time::Duration;
@@ -45,11 +45,21 @@ pub enum FaultKind {
     Transfers,
     /// Snapshots do not arrive.
     SnapshotFailures,
+    /// A disk is lost, whole or in part.
+    DiskLoss,
+    /// Bits rot in the log and the small files beside it, and writes go elsewhere.
+    BitRot,
+    /// Reads, writes and flushes fail.
+    DiskErrors,
+    /// A disk is full.
+    FullDisk,
+    /// Members come and go.
+    MembershipChanges,
 }
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [FaultKind; 18] = [
+    pub const ALL: [FaultKind; 23] = [
         FaultKind::Loss,
         FaultKind::Duplicates,
         FaultKind::Reordering,
@@ -68,6 +78,11 @@ impl FaultKind {
         FaultKind::DiskStall,
         FaultKind::Transfers,
         FaultKind::SnapshotFailures,
+        FaultKind::DiskLoss,
+        FaultKind::BitRot,
+        FaultKind::DiskErrors,
+        FaultKind::FullDisk,
+        FaultKind::MembershipChanges,
     ];
 
     /// How long it is between two of them, about, if they come one by one.
@@ -82,7 +97,14 @@ impl FaultKind {
             | FaultKind::SnapshotFailures => return None,
             FaultKind::Partition | FaultKind::OneWay | FaultKind::PartialPartition => 8,
             FaultKind::ClientCuts | FaultKind::SlowNode | FaultKind::ClockJumps | FaultKind::DiskStall => 10,
-            FaultKind::Kill | FaultKind::PowerCut | FaultKind::Pause | FaultKind::Transfers => 6,
+            FaultKind::Kill
+            | FaultKind::PowerCut
+            | FaultKind::Pause
+            | FaultKind::Transfers
+            | FaultKind::DiskErrors
+            | FaultKind::MembershipChanges => 6,
+            FaultKind::BitRot => 12,
+            FaultKind::DiskLoss | FaultKind::FullDisk => 15,
             FaultKind::Blackout => 25,
         };
         Some(Duration::from_secs(seconds))

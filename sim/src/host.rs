@@ -20,6 +20,7 @@ pub(crate) enum Order {
     Compact(LogPosition),
     Flush,
     Changed(Changed),
+    Membership { effective: Membership, committed: Membership },
     Repaired,
 }
 
@@ -83,7 +84,9 @@ impl Host for SimHost {
 
     fn fresh(&mut self, _at: Instant) {}
 
-    fn membership(&mut self, _effective: &Membership, _committed: &Membership) {}
+    fn membership(&mut self, effective: &Membership, committed: &Membership) {
+        self.order(Order::Membership { effective: effective.clone(), committed: committed.clone() });
+    }
 
     fn repaired(&mut self) {
         self.order(Order::Repaired);

@@ -1,7 +1,7 @@
 //! Faults: when they come, whom they hit, and how they end.
 
 use crate::faults::{CutShape, FaultKind, draw_cut};
-use crate::node::OperatorWord;
+use crate::node::{OperatorWord, Presence};
 use crate::schedule::Time;
 use crate::world::{Happening, Mend, Phase, World};
 use raftkv::driver::Input;
@@ -47,6 +47,11 @@ impl World {
                 self.say(format_args!("node {}: the disk stalls for {stall:?}", node + 1));
             }
             FaultKind::Transfers => self.transfer(),
+            FaultKind::DiskLoss => self.lose_disk(node),
+            FaultKind::BitRot => self.rot(node),
+            FaultKind::DiskErrors => self.fail_disk(node),
+            FaultKind::FullDisk => self.fill_disk(node),
+            FaultKind::MembershipChanges => self.change_members(),
             FaultKind::Loss
             | FaultKind::Duplicates
             | FaultKind::Reordering
@@ -58,11 +63,12 @@ impl World {
 
     /// Any node, the leader more often than others.
     fn victim(&mut self) -> usize {
-        let any = self.random.index(self.nodes.len());
+        let here: Vec<usize> = self.nodes_here().collect();
+        let any = *self.random.pick(&here);
         if self.random.chance(400) { self.leader().unwrap_or(any) } else { any }
     }
 
-    fn mend_later(&mut self, mend: Mend) {
+    pub(crate) fn mend_later(&mut self, mend: Mend) {
         let delay = self.random.latency(Duration::from_millis(100), Duration::from_secs(20));
         self.schedule.after(delay, Happening::Mend(mend));
     }
@@ -93,11 +99,13 @@ impl World {
         self.mend_later(Mend::ClientLinks(links));
     }
 
-    fn kill_if_up(&mut self, node: usize, power: bool) {
+    pub(crate) fn kill_if_up(&mut self, node: usize, power: bool) {
         if self.nodes[node].process.is_none() {
             return;
         }
-        if power {
+        let damage = self.nodes[node].damage;
+        // A hidden loss and a power cut are two faults of one disk at once: see `damage.rs`.
+        if (power || damage.forgotten) && !(damage.hidden && !damage.forgotten) {
             self.cut_power(node);
         } else {
             self.kill(node);
@@ -120,7 +128,8 @@ impl World {
     fn transfer(&mut self) {
         let Some(leader) = self.leader() else { return };
         let target = if self.random.chance(500) {
-            let target = self.nodes[self.random.index(self.nodes.len())].id;
+            let here: Vec<usize> = self.nodes_here().collect();
+            let target = self.nodes[*self.random.pick(&here)].id;
             (target != self.nodes[leader].id).then_some(target)
         } else {
             None
@@ -140,6 +149,8 @@ impl World {
             }
             Mend::ClientLinks(links) => self.network.mend_clients(&links),
             Mend::Slow(node) => self.nodes[node].slowness = 1,
+            Mend::Full(node) => self.empty_disk(node),
+            Mend::Restart(node) => self.kill_if_up(node, false),
         }
     }
 
@@ -151,35 +162,49 @@ impl World {
                 .any(|kind| self.settings.faults.is_on(kind))
     }
 
-    /// Whether a node may find its disk failing.
-    pub(crate) fn expects_failures(&self) -> bool {
-        false
-    }
-
     /// The faults end for a majority; the others are cut off, whatever else is wrong with them.
     pub(crate) fn heal_majority(&mut self) {
-        let count = self.nodes.len();
-        let mut order: Vec<usize> = (0..count).collect();
+        let mut order: Vec<usize> = self.nodes_here().collect();
         self.random.shuffle(&mut order);
-        let (majority, others) = order.split_at(count / 2 + 1);
-        let (majority, others) = (majority.to_vec(), others.to_vec());
+        let mut broken: Vec<usize> = Vec::new();
+        for node in order {
+            broken.push(node);
+            if !self.has_intact_quorum(|id| !broken.iter().any(|node| self.nodes[*node].id == id)) {
+                broken.pop();
+            }
+        }
+        let majority: Vec<usize> = self.nodes_here().filter(|node| !broken.contains(node)).collect();
         let now: Time = self.schedule.now();
         self.say(format_args!("a majority is healed: nodes {majority:?} counted from 0; at {now}"));
         self.network.heal();
+        let count = self.nodes.len();
         let cut: Vec<(usize, usize)> =
-            others.iter().flat_map(|other| (0..count).flat_map(move |node| [(node, *other), (*other, node)])).collect();
+            broken.iter().flat_map(|other| (0..count).flat_map(move |node| [(node, *other), (*other, node)])).collect();
         self.network.cut(&cut);
         self.heal_nodes(&majority);
+        self.tell_clients();
     }
 
     /// All faults end, and clients finish what they have begun.
     pub(crate) fn heal_all(&mut self) {
         self.say(format_args!("everything is healed"));
         self.network.heal();
-        let all: Vec<usize> = (0..self.nodes.len()).collect();
+        let members: Vec<usize> = self.checks.membership().members().map(crate::node::index_of).collect();
+        for node in members {
+            // Added, and not started yet.
+            if self.nodes[node].presence == Presence::Spare {
+                self.nodes[node].presence = Presence::Here;
+            }
+        }
+        let all: Vec<usize> = self.nodes_here().collect();
         self.heal_nodes(&all);
         for client in &mut self.clients {
             client.stopped = true;
         }
+    }
+
+    /// Nodes that run or will run again.
+    pub(crate) fn nodes_here(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.nodes.len()).filter(|node| self.nodes[*node].presence == Presence::Here)
     }
 }

@@ -1,11 +1,12 @@
 //! Starts and ends of processes, and pauses.
 
 use crate::clients::address_of;
-use crate::node::{Found, LogWork, Process, StateJob};
+use crate::node::{Found, LogWork, Presence, Process, StateJob};
 use crate::schedule::Time;
 use crate::world::{AtClient, AtNode, Happening, InProcess, World};
 use client::policy::Failure;
 use raft::Role;
+use raftkv::StartError;
 use std::time::Duration;
 
 /// How long a node is down.
@@ -52,32 +53,50 @@ impl World {
     }
 
     fn start(&mut self, node: usize) {
-        if self.nodes[node].process.is_some() {
+        if self.nodes[node].process.is_some() || self.nodes[node].presence != Presence::Here {
             return;
         }
         let now = self.schedule.now();
         // A start that is cut short: it must leave everything so that the next one succeeds.
-        let cut_short = self.crashes_are_on() && self.random.chance(100);
+        let hidden = self.nodes[node].damage.hidden && !self.nodes[node].damage.forgotten;
+        let cut_short = self.crashes_are_on() && !hidden && self.random.chance(100);
         if cut_short {
             let after = u32::try_from(self.random.below(12)).expect("small");
-            self.nodes[node].log_disk.cut_power_after(after);
-            self.nodes[node].data_disk.cut_power_after(after);
+            self.nodes[node].disks.log.cut_power_after(after);
+            self.nodes[node].disks.data.cut_power_after(after);
         }
         self.nodes[node].life += 1;
         let seed = self.random.next();
         let started = self.nodes[node].start(now, &self.settings, seed);
+        if let Err(StartError::Removed { .. }) = started {
+            return self.leave(node);
+        }
         if cut_short {
             self.counters.count("process: crash in the middle of recovery");
             self.say(format_args!("node {}: power cut while it starts", node + 1));
             self.end(node, true);
             return self.schedule_start(node);
         }
-        let found = started.unwrap_or_else(|error| {
-            panic!("node {} does not start in its life {}: {error:?}: {error}", node + 1, self.nodes[node].life)
-        });
+        let found = match started {
+            Ok(found) => found,
+            Err(error) => {
+                let damage = self.nodes[node].damage;
+                assert!(
+                    damage.hidden || damage.full,
+                    "node {} does not start in its life {}: {error:?}: {error}",
+                    node + 1,
+                    self.nodes[node].life
+                );
+                self.counters.count("recovery: a start failed on a failing disk");
+                self.say(format_args!("node {}: does not start: {error}", node + 1));
+                self.end(node, false);
+                return self.schedule_start(node);
+            }
+        };
         let life = self.nodes[node].life;
         self.say(format_args!("node {}: life {life} begins: {found:?}", node + 1));
         self.note_found(node, found);
+        self.settle_damage(node, found);
         if let Some(process) = &self.nodes[node].process {
             self.checks.state(node, process.machine.applied(), process.machine.state_hash());
         }
@@ -94,7 +113,7 @@ impl World {
         if found.log_last > found.applied {
             self.counters.count("recovery: log longer than what was applied");
         }
-        if found.applied < self.nodes[node].applied_ever {
+        if found.lost.is_none() && !found.under_repair && found.applied < self.nodes[node].applied_ever {
             self.counters.count("recovery: state went back at a crash, the log made up for it");
         }
     }
@@ -113,7 +132,7 @@ impl World {
         self.schedule_start(node);
     }
 
-    fn schedule_start(&mut self, node: usize) {
+    pub(crate) fn schedule_start(&mut self, node: usize) {
         let delay = self.random.latency(DOWN_TIME.0, DOWN_TIME.1);
         self.schedule.after(delay, Happening::Node { node, what: AtNode::Start });
     }
@@ -133,7 +152,7 @@ impl World {
         if under_way && self.random.chance(700) {
             self.counters.count("process: crash in the middle of a log write");
             let after = u32::try_from(self.random.below(8)).expect("small");
-            self.nodes[node].log_disk.cut_power_after(after);
+            self.nodes[node].disks.log.cut_power_after(after);
             let process = self.nodes[node].process.as_mut().expect("checked above");
             let work = process.log_work.take().expect("checked above");
             // Whatever became of it, nobody hears of it.
@@ -142,7 +161,10 @@ impl World {
         self.interrupt_install(node);
         self.say(format_args!("node {}: {}", node + 1, if power { "power cut" } else { "kill -9" }));
         self.end(node, power);
-        if self.nodes.iter().all(|node| node.process.is_none()) {
+        if self.nodes[node].damage.lost && leads {
+            self.counters.count("process: leader with a damaged disk crashed");
+        }
+        if self.nodes_here().all(|node| self.nodes[node].process.is_none()) {
             self.counters.count("process: all nodes down at once");
         }
     }
@@ -156,11 +178,11 @@ impl World {
         if let Some(install) = installing
             && self.random.chance(700)
         {
-            let crate::node::Node { data_disk, engine, process, .. } = &mut self.nodes[node];
+            let crate::node::Node { disks, process, .. } = &mut self.nodes[node];
             let process = process.as_mut().expect("it is installing");
-            data_disk.cut_power_after(u32::try_from(self.random.below(8)).expect("small"));
+            disks.data.cut_power_after(u32::try_from(self.random.below(8)).expect("small"));
             if process.intent.begin(install.position).is_ok() {
-                *engine = process.received.take().expect("the core installs what was received");
+                disks.engine = process.received.take().expect("the core installs what was received");
                 if self.random.chance(500) {
                     let _ = process.do_log_work(LogWork::Install(install));
                 }
@@ -169,10 +191,10 @@ impl World {
     }
 
     /// The process is gone, and with power whatever was not flushed.
-    fn end(&mut self, node: usize, power: bool) {
+    pub(crate) fn end(&mut self, node: usize, power: bool) {
         let process = self.nodes[node].process.take();
         let state = &mut self.nodes[node];
-        for disk in [&state.log_disk, &state.data_disk] {
+        for disk in [&state.disks.log, &state.disks.data] {
             if power {
                 disk.crash(&mut self.random);
             } else {
@@ -180,7 +202,7 @@ impl World {
             }
         }
         // RocksDB's memtables go with the process.
-        state.engine.crash();
+        state.disks.engine.crash();
         state.paused_until = None;
         if let Some(process) = process {
             self.break_connections(node, process);
@@ -226,6 +248,7 @@ impl World {
     pub(crate) fn heal_nodes(&mut self, which: &[usize]) {
         let now: Time = self.schedule.now();
         for node in which {
+            self.mend_disk(*node);
             let state = &mut self.nodes[*node];
             state.slowness = 1;
             state.stalled_until = now;

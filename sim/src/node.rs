@@ -6,21 +6,25 @@
 use crate::clock::Clock;
 use crate::disk::SimDisk;
 use crate::host::SimHost;
+use crate::premises::{Disks, SimPremises};
 use crate::random::Random;
 use crate::schedule::Time;
 use crate::settings::Settings;
 use crate::workload::Ask;
 use raft::{InstallSnapshot, LogIndex, LogPosition, NodeId, RepairId, Role};
 use raftkv::StartError;
-use raftkv::amnesia::RepairMarker;
+use raftkv::amnesia::{FIRST_START, Loss, RepairMarker};
 use raftkv::apply_worker::ApplyWorker;
-use raftkv::driver::{ApplyJob, Driver, DriverConfig, Input, PersistJob, RestoredDisk};
+use raftkv::driver::{ApplyJob, ChangeRefusal, ChangeReport, Driver, DriverConfig, Input, PersistJob, RestoredDisk};
 use raftkv::log_worker::LogWorker;
 use raftkv::marker::InstallIntent;
-use raftkv::recovery::reconcile;
+use raftkv::members::MemberView;
+use raftkv::recovery::{Opened, recover};
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use storage::state::{Bootstrap, MemoryEngine, StateMachine};
+use storage::wal::disk::Disk;
 use storage::wal::{LogConfig, LogError, LogReader, LogStore, Preparation, SegmentedLog};
 use transport::Response;
 
@@ -30,12 +34,10 @@ pub(crate) const CLUSTER: &str = "simulated";
 /// See the module. Numbered from zero; its [`NodeId`] is one more.
 pub(crate) struct Node {
     pub(crate) id: NodeId,
-    /// The log's directory.
-    pub(crate) log_disk: SimDisk,
-    /// The data directory, without log and state.
-    pub(crate) data_disk: SimDisk,
-    /// The state's directory.
-    pub(crate) engine: MemoryEngine,
+    pub(crate) disks: Disks,
+    pub(crate) presence: Presence,
+    /// What was done to its disk.
+    pub(crate) damage: Damage,
     /// Lives of the process so far.
     pub(crate) life: u64,
     pub(crate) process: Option<Process>,
@@ -49,6 +51,30 @@ pub(crate) struct Node {
     pub(crate) stalled_until: Time,
     /// Applied by any life of it.
     pub(crate) applied_ever: LogIndex,
+}
+
+/// Whether there is a machine that runs the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Presence {
+    /// It has never run.
+    Spare,
+    /// It runs, or is down and will run again.
+    Here,
+    /// It was removed from the cluster, has heard of it, and never runs again.
+    Gone,
+}
+
+/// What may be wrong with a node's disk, as whoever did it knows.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Damage {
+    /// Something that the node promised or acknowledged may be lost, and it is not repaired yet.
+    pub(crate) lost: bool,
+    /// A fault waits to hit, or lies hidden, so the process may end at any moment, and a start may fail.
+    pub(crate) hidden: bool,
+    /// What passes for flushed and is not is only lost when the power goes.
+    pub(crate) forgotten: bool,
+    /// No room.
+    pub(crate) full: bool,
 }
 
 /// A life of a node.
@@ -79,6 +105,12 @@ pub(crate) struct Process {
     pub(crate) role: Role,
     pub(crate) repair: RepairMarker,
     pub(crate) desk: Outbox<OperatorWord>,
+    /// Changes of the membership that an operator asked for and has not heard of.
+    pub(crate) changes_asked: usize,
+    /// The members as this node sees them.
+    pub(crate) view: Arc<MemberView>,
+    /// Members that were removed are spoken to until then.
+    pub(crate) leaving: BTreeMap<NodeId, Time>,
 }
 
 /// A client's request at a node.
@@ -101,6 +133,8 @@ pub(crate) enum Word {
 pub(crate) enum OperatorWord {
     /// Whether another node leads.
     Transfer(bool),
+    /// What became of a change of the membership.
+    Change(Result<ChangeReport, ChangeRefusal>),
 }
 
 /// Where waiters put what they have to say.
@@ -155,15 +189,27 @@ pub(crate) struct Found {
     pub(crate) unfinished_install: bool,
     pub(crate) log_last: LogIndex,
     pub(crate) applied: LogIndex,
+    /// The node is under repair.
+    pub(crate) under_repair: bool,
+    /// What this start found to be lost.
+    pub(crate) lost: Option<Loss>,
+}
+
+/// The place of the node with this number.
+pub(crate) fn index_of(id: NodeId) -> usize {
+    usize::try_from(id.0).expect("few nodes").checked_sub(1).expect("nodes are numbered from 1")
 }
 
 impl Node {
-    pub(crate) fn new(index: usize, random: &mut Random) -> Node {
+    pub(crate) fn new(index: usize, founders: usize, random: &mut Random) -> Node {
+        let (log, data) = (SimDisk::new(random.next()), SimDisk::new(random.next()));
+        let provisioned = data.create(FIRST_START).and_then(|file| file.sync()).and_then(|()| data.sync_directory());
+        provisioned.expect("a new disk works");
         Node {
             id: NodeId(index as u64 + 1),
-            log_disk: SimDisk::new(random.next()),
-            data_disk: SimDisk::new(random.next()),
-            engine: MemoryEngine::new(),
+            disks: Disks { log, data, engine: MemoryEngine::new(), has_log: false, has_state: false },
+            presence: if index < founders { Presence::Here } else { Presence::Spare },
+            damage: Damage::default(),
             life: 0,
             process: None,
             clock: Clock::new(Time::START, 0),
@@ -178,26 +224,35 @@ impl Node {
     /// Starts the process: the production recovery, then the driver.
     pub(crate) fn start(&mut self, now: Time, settings: &Settings, seed: u64) -> Result<Found, StartError> {
         assert!(self.process.is_none(), "node {} runs already", self.id);
-        let log_config = LogConfig {
-            segment_bytes: settings.segment_bytes,
-            record_bytes_max: settings.record_bytes_max,
-            recycled_segments_max: settings.recycled_segments_max,
-            preparation: Preparation::Inline,
-            ..LogConfig::default()
+        let provisioned = settings.provisioned(self.id);
+        let premises = SimPremises {
+            log_config: LogConfig {
+                segment_bytes: settings.segment_bytes,
+                record_bytes_max: settings.record_bytes_max,
+                recycled_segments_max: settings.recycled_segments_max,
+                preparation: Preparation::Inline,
+                ..LogConfig::default()
+            },
+            bootstrap: Bootstrap { cluster: CLUSTER.to_owned(), membership: provisioned.membership.clone() },
+            disks: RefCell::new(&mut self.disks),
+            set_aside: Cell::new(None),
+            torn_tail: Cell::new(false),
         };
-        let (mut log, recovered) = SegmentedLog::open_on(Arc::new(self.log_disk.clone()), log_config)?;
-        let bootstrap = Bootstrap { cluster: CLUSTER.to_owned(), membership: settings.founding_membership() };
-        let machine = StateMachine::open(self.engine.clone(), &bootstrap)
-            .unwrap_or_else(|error| panic!("the state of node {} cannot be opened: {error}", self.id));
-        let intent = InstallIntent::new(Arc::new(self.data_disk.clone()));
-        let repair = RepairMarker::new(Arc::new(self.data_disk.clone()));
-        let under_repair =
-            repair.pending(RepairId(seed)).map_err(|source| StartError::Directory { path: repair.path(), source })?;
-        let torn_tail = recovered.torn_tail.is_some();
+        let intent = InstallIntent::new(Arc::new(premises.disks.borrow().data.clone()));
         let unfinished_install = matches!(intent.unfinished(), Ok(Some(_)));
-        let restored =
-            reconcile(&intent, &mut log, recovered, machine.applied(), machine.membership().clone(), under_repair)?;
-        let found = Found { torn_tail, unfinished_install, log_last: restored.log_last, applied: restored.applied };
+        let mut numbers = Random::new(seed);
+        let opened = recover(&premises, &provisioned, &mut || RepairId(numbers.next()))?;
+        let (lost, torn_tail) = (premises.set_aside.get(), premises.torn_tail.get());
+        let Opened { log, state: machine, restored, intent, repair } = opened;
+        let found = Found {
+            torn_tail,
+            unfinished_install,
+            log_last: restored.log_last,
+            applied: restored.applied,
+            under_repair: restored.repair.is_some(),
+            lost,
+        };
+        let view = MemberView::new(self.id, &restored.membership, &restored.membership, &provisioned.directory);
         self.clock = Clock::new(now, self.drift);
         let local = self.clock.read(now);
         let host = SimHost::default();
@@ -207,7 +262,7 @@ impl Node {
         let driver_config = DriverConfig {
             log_retained_bytes: settings.log_retained_bytes,
             election_timeout: settings.raft.election_timeout,
-            founding: settings.founding_directory(),
+            founding: provisioned.directory,
         };
         let log_reader = log.reader();
         self.process = Some(Process {
@@ -234,6 +289,9 @@ impl Node {
             role: Role::Follower,
             repair,
             desk: Outbox::default(),
+            changes_asked: 0,
+            view: Arc::new(view),
+            leaving: BTreeMap::new(),
         });
         Ok(found)
     }

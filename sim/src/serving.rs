@@ -6,11 +6,8 @@ use crate::workload::Ask;
 use crate::world::{AtClient, AtNode, Happening, World};
 use client::Error;
 use client::policy::{Failure, dial_timeout};
-use raft::NodeId;
 use raftkv::driver::{Input, ReadWaiter, WriteCommand, WriteRequest};
 use raftkv::requests::{SizeLimits, get_reply, read_failed, read_refused, scan_replies, write_refused, write_reply};
-use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 use transport::proto::client as wire;
 use transport::{ConnectError, Request, Response};
@@ -108,9 +105,9 @@ impl World {
         if self.network.is_client_cut(client, node) {
             return;
         }
-        let members = self.members();
         let id = self.nodes[node].id;
         let Some(process) = &mut self.nodes[node].process else { return };
+        let view = process.view.clone();
         process.request_number += 1;
         let number = process.request_number;
         let answers = process.answers.clone();
@@ -131,7 +128,7 @@ impl World {
                         number,
                         Word::Answer(match result {
                             Ok(outcome) => write_reply(outcome, is_put, wants_values),
-                            Err(refusal) => Response::Error(*write_refused(refusal, &members)),
+                            Err(refusal) => Response::Error(*write_refused(refusal, &view.members)),
                         }),
                     ));
                 });
@@ -142,7 +139,7 @@ impl World {
                     number,
                     match allowed {
                         Ok(()) => Word::MayRead,
-                        Err(refusal) => Word::Answer(Response::Error(*read_refused(refusal, &members))),
+                        Err(refusal) => Word::Answer(Response::Error(*read_refused(refusal, &view.members))),
                     },
                 ));
             })),
@@ -267,15 +264,6 @@ impl World {
             state.random.latency(Duration::ZERO, self.settings.think_time_max)
         };
         self.schedule.after(pause, Happening::Client { client, what: AtClient::Begin });
-    }
-
-    fn members(&self) -> Arc<BTreeMap<NodeId, wire::Member>> {
-        let member = |node: usize| {
-            let id = self.nodes[node].id;
-            let client_address = address_of(node);
-            (id, wire::Member { id: id.0, name: format!("n{id}"), client_address, ..wire::Member::default() })
-        };
-        Arc::new((0..self.nodes.len()).map(member).collect())
     }
 }
 

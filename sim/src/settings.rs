@@ -8,13 +8,16 @@ use crate::network::NetworkSettings;
 use crate::random::Random;
 use raft::{Membership, NodeId};
 use raftkv::directory::{DirectoryMember, MemberDirectory};
+use raftkv::recovery::Provisioned;
 use std::time::Duration;
 
 /// See the module.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Nodes in the cluster.
-    pub nodes: usize,
+    /// Nodes that found the cluster.
+    pub founders: usize,
+    /// Nodes that may be added.
+    pub spares: usize,
     /// Clients.
     pub clients: usize,
     /// Operations that the clients do at least.
@@ -49,11 +52,13 @@ impl Settings {
     /// What `random` decides.
     #[must_use]
     pub fn draw(random: &mut Random) -> Settings {
-        let nodes = *random.pick(&[1, 3, 3, 3, 3, 3, 5, 5]);
-        let faults = FaultPlan::draw(random, nodes);
+        let founders = *random.pick(&[1, 3, 3, 3, 3, 3, 5, 5]);
+        let faults = FaultPlan::draw(random, founders);
+        let spares = if faults.is_on(FaultKind::MembershipChanges) { random.index(5) + 1 } else { 0 };
         let election_timeout = Duration::from_millis(*random.pick(&[300, 500, 1000]));
         Settings {
-            nodes,
+            founders,
+            spares,
             clients: random.index(7) + 3,
             operations: 1000,
             duration: Duration::from_secs(60),
@@ -80,24 +85,30 @@ impl Settings {
         }
     }
 
+    /// All nodes that there may ever be.
+    #[must_use]
+    pub fn nodes(&self) -> usize {
+        self.founders + self.spares
+    }
+
     /// Who the members are at the beginning.
     #[must_use]
     pub fn founding_membership(&self) -> Membership {
-        Membership::new((1..=self.nodes as u64).map(NodeId))
+        Membership::new((1..=self.founders as u64).map(NodeId))
     }
 
-    /// What they are called.
+    /// What a node is told about its group before its first start.
     #[must_use]
-    pub fn founding_directory(&self) -> MemberDirectory {
-        let member = |id: u64| DirectoryMember {
-            id,
-            name: format!("n{id}"),
-            peer_address: format!("n{id}:2"),
-            client_address: format!("n{id}:1"),
-            http_address: None,
-        };
-        let count = self.nodes as u64;
-        MemberDirectory { id_max: count, members: (1..=count).map(member).collect() }
+    pub fn provisioned(&self, node: NodeId) -> Provisioned {
+        let founders = self.founders as u64;
+        let joining = node.0 > founders;
+        let members = (1..=founders).map(member_of).collect();
+        Provisioned {
+            node,
+            membership: if joining { Membership::default() } else { self.founding_membership() },
+            directory: MemberDirectory { id_max: if joining { 0 } else { founders }, members },
+            joining,
+        }
     }
 
     fn draw_network(random: &mut Random, faults: &FaultPlan) -> NetworkSettings {
@@ -111,5 +122,17 @@ impl Settings {
             delay: (Duration::from_micros(50), if faults.is_on(FaultKind::Reordering) { far * 10 } else { far }),
             encoded: random.chance(300),
         }
+    }
+}
+
+/// What a node is called and where it is reached.
+#[must_use]
+pub fn member_of(id: u64) -> DirectoryMember {
+    DirectoryMember {
+        id,
+        name: format!("n{id}"),
+        peer_address: format!("n{id}:2"),
+        client_address: format!("n{id}:1"),
+        http_address: None,
     }
 }

@@ -2,11 +2,13 @@
 
 use crate::host::Order;
 use crate::network::{Copy, Fate};
-use crate::node::{LogJob, Node, StateJob};
+use crate::node::{LogJob, Node, StateJob, index_of};
 use crate::schedule::Time;
 use crate::world::{AtNode, Happening, InProcess, Parcel, World};
-use raft::{Changed, FetchSnapshot, Message, NodeId, Role};
+use raft::{Changed, FetchSnapshot, Membership, Message, NodeId, Role};
 use raftkv::driver::Input;
+use raftkv::members::MemberView;
+use std::sync::Arc;
 use std::time::Duration;
 use transport::InboundPermit;
 use transport::{decode_message, encode_message};
@@ -15,6 +17,8 @@ use transport::{decode_message, encode_message};
 const TURN_DELAY: (Duration, Duration) = (Duration::from_micros(2), Duration::from_micros(100));
 /// How long until a link tells that a message did not get through.
 const UNREACHABLE_DELAY: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(500));
+/// How long a removed member is still linked to, so that it learns of its removal.
+const LEAVE_LINKED: Duration = Duration::from_secs(5);
 
 impl World {
     /// Lets something happen in the present life of a node.
@@ -112,6 +116,7 @@ impl World {
             }
             Order::FetchSnapshot(fetch) => self.fetch_snapshot(node, fetch),
             Order::Changed(changed) => self.changed(node, changed),
+            Order::Membership { effective, committed } => self.follow_members(node, &effective, &committed),
             Order::Repaired => {
                 let delay = self.random.latency(Duration::from_micros(100), Duration::from_millis(10));
                 self.later_at_its_speed(node, delay, InProcess::Repaired);
@@ -131,8 +136,32 @@ impl World {
         }
     }
 
+    /// Links go to the members, as the node sees them.
+    fn follow_members(&mut self, node: usize, effective: &Membership, committed: &Membership) {
+        let now = self.schedule.now();
+        let Node { process, id, .. } = &mut self.nodes[node];
+        let Some(process) = process else { return };
+        let founding = self.settings.provisioned(*id).directory;
+        let view = MemberView::new(*id, effective, committed, &founding);
+        let gone = process.view.peers.members.keys().filter(|id| !view.peers.members.contains_key(id));
+        let gone: Vec<(NodeId, Time)> = gone.map(|id| (*id, now + LEAVE_LINKED)).collect();
+        process.leaving.extend(gone);
+        process.view = Arc::new(view);
+        self.say(format_args!("node {}: the members are {effective:?}, committed {committed:?}", node + 1));
+    }
+
+    /// Whether a node has a link to another, or lets it in: members, those that it has not heard of yet, and for a while those that left.
+    fn speaks_to(&self, node: usize, other: NodeId) -> bool {
+        let Some(process) = &self.nodes[node].process else { return false };
+        process.view.peers.admits(other)
+            || process.leaving.get(&other).is_some_and(|until| *until > self.schedule.now())
+    }
+
     fn send(&mut self, from: usize, to: NodeId, message: Message) {
-        let to = usize::try_from(to.0).expect("few nodes") - 1;
+        if !self.speaks_to(from, to) {
+            return self.push(from, Input::Unreachable { peer: to });
+        }
+        let to = index_of(to);
         self.say(format_args!("{} → {}: {message:?}", from + 1, to + 1));
         match self.network.fate(from, to) {
             Fate::Cut => {
@@ -176,6 +205,9 @@ impl World {
         if self.nodes[node].process.is_none() {
             return;
         }
+        if !self.speaks_to(node, self.nodes[from].id) {
+            return self.counters.count("membership: a message of a removed node refused");
+        }
         if from_life != self.nodes[from].life {
             self.counters.count("network: message of a former life of its sender");
         }
@@ -192,7 +224,7 @@ impl World {
 
     fn fetch_snapshot(&mut self, node: usize, fetch: FetchSnapshot) {
         let FetchSnapshot { from, at_least } = fetch;
-        let source = usize::try_from(from.0).expect("few nodes") - 1;
+        let source = index_of(from);
         let id = self.nodes[node].id;
         self.say(format_args!("node {id}: fetches a snapshot from node {from}, at least {at_least}"));
         match self.network.fate(node, source) {

@@ -5,7 +5,11 @@ use crate::node::{LogJob, LogWork, Node, OperatorWord, StateJob};
 use crate::world::{InProcess, World};
 use raft::{InstallSnapshot, Load, LogPosition};
 use raftkv::FatalError;
+use raftkv::amnesia::{DamageNote, Loss};
+use raftkv::directory::MemberDirectory;
 use raftkv::driver::{ApplyEntries, ApplyJob, Input};
+use raftkv::members::Standing;
+use std::sync::Arc;
 use std::time::Duration;
 use storage::state::{MemoryEngine, StateMachine};
 use storage::wal::LogError;
@@ -111,7 +115,19 @@ impl World {
             return self.fail(node, &error);
         }
         self.forward_answers(node);
+        if self.is_removed(node) {
+            return self.leave(node);
+        }
         self.start_state_job(node);
+    }
+
+    /// Whether what a node has applied says that it was removed.
+    fn is_removed(&self, node: usize) -> bool {
+        let Node { id, process, .. } = &self.nodes[node];
+        let Some(process) = process else { return false };
+        let membership = process.machine.membership();
+        let directory = MemberDirectory::of(membership, &self.settings.provisioned(*id).directory);
+        Standing::of(*id, membership, &directory) == Standing::Removed
     }
 
     fn apply(&mut self, node: usize, job: ApplyJob) -> Result<(), FatalError> {
@@ -145,7 +161,7 @@ impl World {
         if install.keep_suffix {
             self.counters.count("snapshot: installed over a log that holds its last entry");
         }
-        let Node { engine, process, id, .. } = &mut self.nodes[node];
+        let Node { disks, process, id, .. } = &mut self.nodes[node];
         let process = process.as_mut().expect("void in later lives");
         if let Err(source) = process.intent.begin(install.position) {
             let path = process.intent.path();
@@ -155,7 +171,7 @@ impl World {
         let machine = StateMachine::open_existing(received.clone()).map_err(FatalError::State)?;
         assert_eq!(machine.applied(), install.position, "node {id}: the snapshot switched to is the one verified");
         self.checks.state(node, install.position, machine.state_hash());
-        *engine = received;
+        disks.engine = received;
         process.machine = machine;
         process.flushed = install.position.index;
         self.add_log_job(node, LogJob::Install(install));
@@ -228,6 +244,7 @@ impl World {
             return self.fail(node, &FatalError::Marker { path, source });
         }
         self.counters.count("repair: a node was repaired");
+        self.nodes[node].damage.lost = self.nodes[node].damage.hidden;
         self.say(format_args!("node {}: is repaired", node + 1));
         self.push(node, Input::Repaired);
     }
@@ -237,16 +254,31 @@ impl World {
         let Some(process) = &mut self.nodes[node].process else { return };
         for word in process.desk.take() {
             match word {
+                OperatorWord::Change(answer) => self.change_answered(node, answer),
                 OperatorWord::Transfer(true) => self.counters.count("leadership: transfer completed"),
                 OperatorWord::Transfer(false) => self.counters.count("leadership: transfer given up"),
             }
         }
     }
 
-    /// The process cannot go on, and ends.
+    /// The process cannot go on, and ends. What it found damaged it notes for its next start, as the server does.
     pub(crate) fn fail(&mut self, node: usize, error: &FatalError) {
         self.say(format_args!("node {}: stops: {error}", node + 1));
-        assert!(self.expects_failures(), "node {} stops, and nothing was done to its disk: {error:?}", node + 1);
+        let damage = self.nodes[node].damage;
+        assert!(damage.hidden || damage.full, "node {} stops, and nothing was done to its disk: {error:?}", node + 1);
+        self.counters.count("process: stopped by its disk");
+        let has_peers = self.nodes[node].process.as_ref().is_some_and(|process| process.view.members.len() > 1);
+        if let Some(loss) = Loss::behind_failure(error).filter(|_| has_peers) {
+            self.counters.count("repair: damage found while running");
+            // If the note fails too, the next start finds out by itself.
+            let _ = DamageNote::new(Arc::new(self.nodes[node].disks.data.clone())).write(loss);
+        }
         self.kill(node);
+        if damage.forgotten {
+            // What passes for flushed is lost at last.
+            let disks = &self.nodes[node].disks;
+            disks.log.crash(&mut self.random);
+            disks.data.crash(&mut self.random);
+        }
     }
 }

@@ -6,6 +6,8 @@
 //!   lives.rs      starts, crashes, pauses
 //!   serving.rs    clients, and nodes answering them
 //!   injection.rs  faults
+//!   damage.rs     disks that lose what they were given
+//!   operator.rs   members that come and go
 //! ```
 //!
 //! A run has three phases. While *faulty*, faults come and go as the plan says, until the clients have done what they were to do.
@@ -17,7 +19,7 @@ use crate::clients::{Client, Reply};
 use crate::counters::Counters;
 use crate::faults::FaultKind;
 use crate::network::Network;
-use crate::node::Node;
+use crate::node::{Node, index_of};
 use crate::random::Random;
 use crate::schedule::{Schedule, Time};
 use crate::settings::Settings;
@@ -136,6 +138,9 @@ pub(crate) enum Mend {
     Links(Vec<(usize, usize)>),
     ClientLinks(Vec<(usize, usize)>),
     Slow(usize),
+    Full(usize),
+    /// A process ends, so that its next start looks at its disk.
+    Restart(usize),
 }
 
 /// A message as it travels.
@@ -206,11 +211,11 @@ impl World {
     fn new(seed: u64, sink: Option<Sink>) -> World {
         let mut random = Random::new(seed);
         let settings = Settings::draw(&mut random);
-        let network = Network::new(settings.network.clone(), random.fork(), settings.nodes, settings.clients);
-        let nodes = (0..settings.nodes).map(|index| Node::new(index, &mut random)).collect();
+        let network = Network::new(settings.network.clone(), random.fork(), settings.nodes(), settings.clients);
+        let nodes = (0..settings.nodes()).map(|index| Node::new(index, settings.founders, &mut random)).collect();
         let origin = std::time::Instant::now();
         let clients = (0..settings.clients)
-            .map(|number| Client::new(number, settings.nodes, settings.keys, random.fork(), origin))
+            .map(|number| Client::new(number, settings.founders, settings.keys, random.fork(), origin))
             .collect();
         World {
             random,
@@ -311,17 +316,20 @@ impl World {
         self.schedule.after(PHASE_INTERVAL, Happening::Phase);
     }
 
-    /// Whether clients have finished and all nodes hold the same.
+    /// Whether clients have finished, all members hold the same, and nobody is left under repair or between two memberships.
     fn agrees(&self) -> bool {
-        let mut states = self.nodes.iter().map(|node| {
+        let membership = self.checks.membership();
+        let mut states = membership.members().map(|id| {
+            let node = &self.nodes[index_of(id)];
             let process = node.process.as_ref()?;
             let status = process.driver.core().status();
             let applied = process.machine.applied();
-            (status.log_last == applied.index && status.commit == applied.index)
-                .then(|| (applied, process.machine.state_hash()))
+            let settled = status.log_last == applied.index && status.commit == applied.index && status.repair.is_none();
+            settled.then(|| (applied, process.machine.state_hash()))
         });
         let first = states.next().flatten();
-        self.operations.is_empty() && first.is_some() && states.all(|state| state == first)
+        let in_between = membership.is_joint() || !membership.repairs().is_empty();
+        self.operations.is_empty() && !in_between && first.is_some() && states.all(|state| state == first)
     }
 
     /// Everybody's state, for messages.
@@ -329,13 +337,17 @@ impl World {
         let mut lines = Vec::new();
         for node in &self.nodes {
             let Some(process) = &node.process else {
-                lines.push(format!("  node {}: down, life {}", node.id, node.life));
+                lines.push(format!(
+                    "  node {}: {:?}, down, life {}, {:?}",
+                    node.id, node.presence, node.life, node.damage
+                ));
                 continue;
             };
             let status = process.driver.core().status();
             lines.push(format!(
-                "  node {}: life {}, {:?} in term {}, leader {:?}, vote {:?}, log {}..={}, durable {}, commit {}, applied {}, hash {:02x?}, paused until {:?}, log jobs {}, state jobs {}, installing {}, membership {:?}, repair {:?}",
+                "  node {}: {:?}, life {}, {:?} in term {}, leader {:?}, vote {:?}, log {}..={}, durable {}, commit {}, applied {}, hash {:02x?}, paused until {:?}, log jobs {}, state jobs {}, installing {}, membership {:?}, repair {:?}",
                 node.id,
+                node.damage,
                 node.life,
                 status.role,
                 status.term,

@@ -91,6 +91,11 @@ impl Reference {
         self.known.get(place).copied()
     }
 
+    /// The membership as of then.
+    pub(crate) fn membership(&self) -> &Membership {
+        self.machine.membership()
+    }
+
     /// The last entry that anybody has applied.
     pub(crate) fn last(&self) -> LogIndex {
         LogIndex(self.known.len() as u64)

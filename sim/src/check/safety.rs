@@ -1,7 +1,7 @@
 //! The properties of Raft Figure 3, and what must never go back, looked at after every turn of a driver.
 
 use super::reference::Reference;
-use raft::{Entry, LogIndex, NodeId, Role, Term};
+use raft::{Entry, EntryKind, LogIndex, Membership, NodeId, Role, Term};
 use std::collections::BTreeMap;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -24,6 +24,8 @@ pub(crate) struct Safety {
     leaders: BTreeMap<Term, (usize, u64)>,
     /// What each entry that anybody wrote holds: by index and term, the hash of its payload.
     written: BTreeMap<(LogIndex, Term), u64>,
+    /// The memberships among them.
+    memberships: BTreeMap<(LogIndex, Term), Membership>,
 }
 
 impl Safety {
@@ -65,7 +67,16 @@ impl Safety {
             let hash = xxh3_64(&entry.payload) ^ entry.kind as u64;
             let known = *self.written.entry((entry.index, entry.term)).or_insert(hash);
             assert!(known == hash, "log matching: node {} writes another entry {}", node + 1, entry.position());
+            if entry.kind == EntryKind::Membership {
+                let membership = Membership::decode(&entry.payload).expect("a leader proposed it");
+                self.memberships.insert((entry.index, entry.term), membership);
+            }
         }
+    }
+
+    /// The memberships that anybody has written at a later place.
+    pub(crate) fn memberships_after(&self, index: LogIndex) -> impl Iterator<Item = &Membership> {
+        self.memberships.range((index.next(), Term::ZERO)..).map(|(_, membership)| membership)
     }
 }
 

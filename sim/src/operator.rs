@@ -1,0 +1,163 @@
+//! An operator who adds members, makes them vote, takes them out, and hands leadership over.
+
+use crate::node::{OperatorWord, Presence, index_of};
+use crate::settings::member_of;
+use crate::world::{AtNode, Happening, World};
+use raft::{MemberRole, Membership, MembershipChange, NodeId};
+use raftkv::driver::{ChangeRefusal, ChangeRequest, Input, MemberEdit, NewMember};
+use std::time::Duration;
+
+/// Voters that an operator wants at most.
+const VOTERS_MAX: usize = 5;
+
+impl World {
+    /// Every membership that may be in effect: the committed one, and those in logs after it.
+    pub(crate) fn memberships(&self) -> Vec<Membership> {
+        let mut memberships = self.checks.memberships();
+        for node in &self.nodes {
+            let Some(process) = &node.process else { continue };
+            let status = process.driver.core().status();
+            if status.log_last > self.checks.applied_last() && !memberships.contains(status.membership) {
+                memberships.push(status.membership.clone());
+            }
+        }
+        memberships
+    }
+
+    /// Whether an operator waits for an answer of a node that runs.
+    pub(crate) fn is_changing_members(&self) -> bool {
+        self.nodes.iter().any(|node| node.process.as_ref().is_some_and(|process| process.changes_asked > 0))
+    }
+
+    /// The operator asks for a change, mostly of the leader.
+    pub(crate) fn change_members(&mut self) {
+        let here: Vec<usize> = self.nodes_here().filter(|node| self.nodes[*node].process.is_some()).collect();
+        if here.is_empty() || self.is_changing_members() {
+            return;
+        }
+        let leader = self.leader().filter(|_| self.random.chance(950));
+        let node = leader.unwrap_or(*self.random.pick(&here));
+        let process = self.nodes[node].process.as_ref().expect("it runs");
+        let membership = process.driver.core().status().membership.clone();
+        let changes = self.draw_change(&membership, node);
+        if changes.is_empty() || !self.leaves_an_intact_quorum(&membership, &changes) {
+            return;
+        }
+        let dry_run = self.random.chance(50);
+        self.say(format_args!("node {}: asked to change the members: {changes:?}, dry run: {dry_run}", node + 1));
+        if !dry_run {
+            self.count_change(node, &changes);
+        }
+        let process = self.nodes[node].process.as_mut().expect("it runs");
+        process.changes_asked += 1;
+        let desk = process.desk.clone();
+        let waiter = Box::new(move |result| desk.put(OperatorWord::Change(result)));
+        self.push(node, Input::ChangeMembership(ChangeRequest { changes, dry_run, waiter }));
+    }
+
+    fn draw_change(&mut self, membership: &Membership, asked: usize) -> Vec<MemberEdit> {
+        let spare = self.nodes.iter().find(|node| node.presence == Presence::Spare).map(|node| node.id);
+        let (voters, learners) = (membership.voters().to_vec(), membership.learners().to_vec());
+        if voters.is_empty() {
+            return Vec::new();
+        }
+        let voter = if self.random.chance(250) { self.nodes[asked].id } else { *self.random.pick(&voters) };
+        let many = voters.len() > 1;
+        match self.random.below(10) {
+            0..=2 if !learners.is_empty() && voters.len() < VOTERS_MAX => {
+                vec![MemberEdit::Promote(*self.random.pick(&learners))]
+            }
+            3 if many => vec![MemberEdit::Demote(voter)],
+            4..=5 if many => vec![MemberEdit::Remove(voter)],
+            6 if !learners.is_empty() => vec![MemberEdit::Remove(*self.random.pick(&learners))],
+            7 if many && spare.is_some() => {
+                // One comes, one goes.
+                let added = spare.map(|id| self.provision(id)).into_iter();
+                added.chain([MemberEdit::Remove(voter)]).collect()
+            }
+            8 if many && !learners.is_empty() => {
+                vec![MemberEdit::Promote(*self.random.pick(&learners)), MemberEdit::Demote(voter)]
+            }
+            _ => spare.map(|id| self.provision(id)).into_iter().collect(),
+        }
+    }
+
+    /// A machine for a new member: it is started some time before or after it is added.
+    fn provision(&mut self, id: NodeId) -> MemberEdit {
+        let node = index_of(id);
+        self.nodes[node].presence = Presence::Here;
+        let delay = self.random.latency(Duration::from_millis(1), Duration::from_secs(5));
+        self.schedule.after(delay, Happening::Node { node, what: AtNode::Start });
+        let member = member_of(id.0);
+        MemberEdit::Add(NewMember {
+            id: Some(id),
+            name: member.name,
+            peer_address: member.peer_address,
+            client_address: member.client_address,
+            http_address: None,
+        })
+    }
+
+    /// An operator does not take out the nodes that still hold the data while others have lost it.
+    fn leaves_an_intact_quorum(&self, membership: &Membership, changes: &[MemberEdit]) -> bool {
+        let role = |edit: &MemberEdit| match edit {
+            MemberEdit::Add(member) => (member.id.expect("numbered by the operator"), MemberRole::Learner),
+            MemberEdit::Promote(id) => (*id, MemberRole::Voter),
+            MemberEdit::Demote(id) => (*id, MemberRole::Learner),
+            MemberEdit::Remove(id) => (*id, MemberRole::Removed),
+        };
+        let roles: Vec<(NodeId, MemberRole)> = changes.iter().map(role).collect();
+        let change = MembershipChange { roles, context: None };
+        let Ok(changed) = membership.changed(&change) else { return true };
+        changed.has_quorum(|id| !self.nodes[index_of(id)].damage.lost) && self.has_intact_quorum(|_| true)
+    }
+
+    fn count_change(&mut self, asked: usize, changes: &[MemberEdit]) {
+        if changes.len() > 1 {
+            self.counters.count("membership: several edits in one change");
+        }
+        if self.network.is_partitioned() {
+            self.counters.count("membership: change asked for during a partition");
+        }
+        let own = self.nodes[asked].id;
+        if changes.iter().any(|edit| matches!(edit, MemberEdit::Remove(id) if *id == own)) {
+            self.counters.count("membership: leader asked to remove itself");
+        }
+    }
+
+    /// What the operator is told.
+    pub(crate) fn change_answered(&mut self, node: usize, answer: Result<raftkv::driver::ChangeReport, ChangeRefusal>) {
+        self.say(format_args!("node {}: the change: {answer:?}", node + 1));
+        if let Some(process) = &mut self.nodes[node].process {
+            process.changes_asked -= 1;
+        }
+        self.counters.count(match answer {
+            Ok(report) if report.index.is_some() => "membership: change done",
+            Ok(_) => "membership: dry run",
+            Err(ChangeRefusal::NotLeader { .. }) => "membership: refused, not the leader",
+            Err(ChangeRefusal::Busy(_)) => "membership: refused, busy",
+            Err(ChangeRefusal::Invalid(_)) => "membership: refused, makes no sense",
+            Err(ChangeRefusal::Unsafe { .. }) => "membership: refused as unsafe",
+            Err(ChangeRefusal::Lagging { .. }) => "membership: refused, learner lags",
+            Err(ChangeRefusal::Stopping) => "membership: refused, stopping",
+            Err(ChangeRefusal::OutcomeUnknown) => "membership: outcome unknown",
+        });
+    }
+
+    /// The node has heard that it was removed: it ends for ever.
+    pub(crate) fn leave(&mut self, node: usize) {
+        self.say(format_args!("node {}: was removed, and ends", node + 1));
+        self.counters.count("membership: a removed node ended");
+        self.end(node, false);
+        self.nodes[node].presence = Presence::Gone;
+        self.tell_clients();
+    }
+
+    /// Somebody gives the clients a list of the nodes there are.
+    pub(crate) fn tell_clients(&mut self) {
+        let here: Vec<usize> = self.nodes_here().collect();
+        for client in &mut self.clients {
+            client.is_told(&here);
+        }
+    }
+}
