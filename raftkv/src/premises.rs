@@ -113,9 +113,9 @@ impl Premises for DirectoryPremises<'_> {
         (machine.applied(), machine.membership().clone())
     }
 
-    fn voters_in_state(&self) -> Option<usize> {
+    fn membership_in_state(&self) -> Option<Membership> {
         let machine = StateStore::open_read_only(&self.state_path(), &self.rocks_options()).ok()?;
-        Some(machine.membership().voters().len())
+        Some(machine.membership().clone())
     }
 
     fn set_aside(&self, loss: Loss) -> Result<PathBuf, StartError> {

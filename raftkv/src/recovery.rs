@@ -53,8 +53,8 @@ pub trait Premises {
     fn open_state(&self) -> Result<Self::State, StartError>;
     /// What a state has applied, durably, and the membership as of then.
     fn applied(state: &Self::State) -> (LogPosition, Membership);
-    /// How many voters the state knows of, if it can be read. Changes nothing.
-    fn voters_in_state(&self) -> Option<usize>;
+    /// The members that the state knows of, if it can be read. Changes nothing.
+    fn membership_in_state(&self) -> Option<Membership>;
     /// Moves what is lost out of the way, durably, and says where it is. Deletes nothing.
     ///
     /// # Errors
@@ -167,15 +167,16 @@ impl<P: Premises> Recovery<'_, P> {
         self.repair.begin(number()).map_err(|source| self.unusable(source))
     }
 
-    /// Whether anybody could repair this node. What the state knows of the members counts, if it is whole.
+    /// Whether anybody could repair this node: a voter other than itself. What the state knows of the members counts, if it is whole.
     fn has_peers(&self, loss: Loss) -> bool {
+        let Provisioned { node, membership, joining, .. } = self.provisioned;
+        let has_others = |membership: &Membership| membership.voters().iter().any(|voter| voter != node);
+        let in_state = match loss {
+            Loss::Log => self.premises.membership_in_state().filter(|membership| !membership.is_empty()),
+            Loss::LogAndState => None,
+        };
         // Who joins or has joined was let in by others.
-        let provisioned = &self.provisioned;
-        let in_configuration = if provisioned.joining { usize::MAX } else { provisioned.membership.voters().len() };
-        match loss {
-            Loss::Log => self.premises.voters_in_state().unwrap_or(in_configuration) > 1,
-            Loss::LogAndState => in_configuration > 1,
-        }
+        in_state.map_or(*joining || has_others(membership), |membership| has_others(&membership))
     }
 
     /// Opens log and state and brings them into line.

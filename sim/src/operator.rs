@@ -106,6 +106,9 @@ impl World {
             MemberEdit::Demote(id) => (*id, MemberRole::Learner),
             MemberEdit::Remove(id) => (*id, MemberRole::Removed),
         };
+        if membership.is_joint() {
+            return true;
+        }
         let roles: Vec<(NodeId, MemberRole)> = changes.iter().map(role).collect();
         let change = MembershipChange { roles, context: None };
         let Ok(changed) = membership.changed(&change) else { return true };

@@ -99,10 +99,10 @@ impl Premises for SimPremises<'_> {
         (state.applied(), state.membership().clone())
     }
 
-    fn voters_in_state(&self) -> Option<usize> {
+    fn membership_in_state(&self) -> Option<Membership> {
         let disks = self.disks.borrow();
         let machine = StateMachine::open_existing(disks.engine.clone()).ok()?;
-        Some(machine.membership().voters().len())
+        Some(machine.membership().clone())
     }
 
     fn set_aside(&self, loss: Loss) -> Result<PathBuf, StartError> {
