@@ -266,3 +266,24 @@ async fn leadership_is_shown_and_handed_over() {
     assert_ne!(anywhere["name"].as_str(), Some(&*target));
     tokio::time::timeout(Duration::from_secs(60), cluster.agreed_leader()).await.unwrap();
 }
+
+/// With one voter in the group, a learner that has lost its log is not alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_learner_that_lost_its_log_is_repaired_by_the_only_voter() {
+    let mut cluster = Cluster::start(1).await;
+    add_and_start(&mut cluster, "n2").await;
+    cluster.client().put(("color", "green")).await.unwrap();
+    let learner = cluster.client_at(1);
+    eventually("the learner has what was written", || async {
+        let get = client::Get::new("color").level(Level::Stale { age_max: None });
+        learner.get(get).await.ok()?.kv.map(drop)
+    })
+    .await;
+    // In order, so that its state knows the members.
+    assert!(cluster.nodes[1].stop().success(), "{}", cluster.nodes[1].log());
+    std::fs::remove_dir_all(cluster.nodes[1].data().join("wal")).unwrap();
+    cluster.nodes[1].start();
+    promote(&cluster, "n2");
+    voters_are(&cluster, &["n1", "n2"]).await;
+    assert!(cluster.nodes[1].log().contains("this node is repaired"), "{}", cluster.nodes[1].log());
+}

@@ -154,6 +154,12 @@ pub enum ChangeBusy {
     /// The leader has committed nothing in its term yet.
     #[error("the leader was elected only now")]
     TooEarly,
+    /// A member that is to vote has lost its log, and its peers are repairing it.
+    #[error("node {node} has lost its log and is being repaired")]
+    UnderRepair {
+        /// The member.
+        node: NodeId,
+    },
     /// Another change is under way.
     #[error("another change is under way, at entry {index}")]
     Pending {
@@ -292,9 +298,8 @@ impl<H: Host> Driver<H> {
 
     fn refuse_laggard(&self, node: NodeId) -> Result<(), ChangeRefusal> {
         let Some(progress) = self.node.peer_progress().find(|peer| peer.id == node) else { return Ok(()) };
-        // Who is under repair is refused by the core, with that reason.
-        if progress.repair.is_some() {
-            return Ok(());
+        if progress.repair.is_some() || self.node.status().membership.repair_of(node).is_some() {
+            return Err(ChangeRefusal::Busy(ChangeBusy::UnderRepair { node }));
         }
         let answers = progress.silent_for < self.config.election_timeout;
         let behind = self.node.status().commit.0.saturating_sub(progress.matched.0);
