@@ -7,6 +7,9 @@
 //! **Numbers are never given out twice** (scenario 34): a message, a vote or a data directory of a node that was removed must not pass for
 //! one of a later node. So the directory keeps the highest number ever given out, also when the member that had it is gone.
 //!
+//! A voter that is removed has its entry until the change after that one: it decides until the joint membership is left, and must be
+//! reached until then.
+//!
 //! The bytes are protobuf, fields only ever added: `docs/formats.md`.
 
 use crate::config::Config;
@@ -101,6 +104,11 @@ impl MemberDirectory {
         assert!(member.id > self.id_max, "number {} was given out before: the highest is {}", member.id, self.id_max);
         self.id_max = member.id;
         self.members.push(member);
+    }
+
+    /// Forgets those who are no members of `membership` any more. Their numbers stay taken.
+    pub(crate) fn keep_members_of(&mut self, membership: &Membership) {
+        self.members.retain(|member| membership.contains(NodeId(member.id)));
     }
 
     /// Takes a member out. Its number stays taken.

@@ -8,6 +8,7 @@ use driver_world::World;
 use raft::{LogIndex, NodeId, Role};
 use raftkv::directory::MemberDirectory;
 use raftkv::driver::{ChangeBusy, ChangeRefusal, ChangeReport, MemberEdit, NewMember, Quorum, TransferRefusal};
+use raftkv::members::MemberView;
 use std::time::Duration;
 
 fn ids(numbers: &[u64]) -> Vec<NodeId> {
@@ -223,6 +224,29 @@ fn a_leader_that_is_removed_answers_and_another_leads() {
     world.pass(Duration::from_secs(5));
     assert_eq!(world.nodes[leader].driver.status().role, Role::Follower, "and leaves the others alone");
     assert_eq!(world.leader(), Some(next));
+}
+
+/// A voter that is removed decides until the joint membership is left, however long that takes.
+#[test]
+fn a_voter_that_is_removed_is_linked_to_as_long_as_it_decides() {
+    let (mut world, leader) = world_with(2);
+    changed(&mut world, leader, &[add(4)]);
+    let removed = (leader + 1) % 3;
+    let outcome = world.change(leader, &[remove(number(removed))]);
+    let (joint, _) = world.nodes[leader].host.0.borrow().memberships.clone();
+    assert!(joint.is_joint(), "{joint:?}");
+    let founding = MemberDirectory::default();
+    let own = NodeId(number(leader));
+    let view = MemberView::new(own, &joint, &joint, &founding);
+    assert_eq!(view.peers.members.keys().copied().collect::<Vec<_>>(), ids(&[1, 2, 3, 4]));
+    // Its name and address are free for whoever takes its place.
+    world.pass(Duration::from_millis(500));
+    assert!(outcome.try_recv().unwrap().is_ok());
+    let after = world.nodes[leader].host.0.borrow().memberships.0.clone();
+    let view = MemberView::new(own, &after, &after, &founding);
+    assert_eq!(view.peers.members.len(), 3, "{view:?}");
+    let successor = MemberEdit::Add(NewMember { id: Some(NodeId(5)), ..new_member(number(removed)) });
+    changed(&mut world, leader, &[successor]);
 }
 
 #[test]

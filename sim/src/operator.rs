@@ -11,8 +11,23 @@ use std::time::Duration;
 const VOTERS_MAX: usize = 5;
 
 impl World {
-    /// Every membership that may be in effect: the committed one, and those in logs after it.
+    /// Every membership that may be in effect, now or when repairs under way are done: the committed one, and those in logs after it.
     pub(crate) fn memberships(&self) -> Vec<Membership> {
+        let mut memberships = self.memberships_in_logs();
+        for membership in memberships.clone() {
+            // Who voted before it lost its log votes again as soon as it is repaired.
+            let mut repaired = membership.left();
+            for repair in membership.repairs() {
+                repaired = repaired.with_repair_done(repair.node).expect("it is under repair").left();
+            }
+            if !memberships.contains(&repaired) {
+                memberships.push(repaired);
+            }
+        }
+        memberships
+    }
+
+    fn memberships_in_logs(&self) -> Vec<Membership> {
         let mut memberships = self.checks.memberships();
         for node in &self.nodes {
             let Some(process) = &node.process else { continue };
@@ -27,6 +42,12 @@ impl World {
     /// Whether an operator waits for an answer of a node that runs.
     pub(crate) fn is_changing_members(&self) -> bool {
         self.nodes.iter().any(|node| node.process.as_ref().is_some_and(|process| process.changes_asked > 0))
+    }
+
+    /// Whether a node has a change before it that it has not looked at.
+    pub(crate) fn is_change_on_its_way(&self) -> bool {
+        let inboxes = self.nodes.iter().filter_map(|node| Some(&node.process.as_ref()?.inbox));
+        inboxes.flatten().any(|input| matches!(input, Input::ChangeMembership(_)))
     }
 
     /// The operator asks for a change, mostly of the leader.

@@ -281,7 +281,7 @@ impl World {
         match self.phase {
             Phase::Faulty => {
                 let enough = self.operations_done >= self.settings.operations;
-                if enough && now >= Time::START + self.settings.duration {
+                if enough && now >= Time::START + self.settings.duration && !self.is_change_on_its_way() {
                     self.heal_majority();
                     self.phase = Phase::Progress(now);
                 }
@@ -345,7 +345,7 @@ impl World {
             };
             let status = process.driver.core().status();
             lines.push(format!(
-                "  node {}: {:?}, life {}, {:?} in term {}, leader {:?}, vote {:?}, log {}..={}, durable {}, commit {}, applied {}, hash {:02x?}, paused until {:?}, log jobs {}, state jobs {}, installing {}, membership {:?}, repair {:?}",
+                "  node {}: {:?}, life {}, {:?} in term {}, leader {:?}, vote {:?}, log {}..={}, durable {}, commit {}, applied {}, hash {:02x?}, paused until {:?}, log jobs {}, state jobs {}, installing {}, membership {:?}, repair {:?}, next turn {:?}, its deadline {:?} by its clock {:?}, leaving {:?}, peers {:?}",
                 node.id,
                 node.damage,
                 node.life,
@@ -365,6 +365,11 @@ impl World {
                 status.installing_snapshot,
                 status.membership,
                 status.repair,
+                process.turn,
+                process.driver.next_deadline(),
+                node.clock,
+                process.leaving,
+                process.view.peers,
             ));
         }
         lines.push(format!("  operations under way: {:?}", self.operations));

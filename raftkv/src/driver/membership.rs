@@ -279,7 +279,8 @@ impl<H: Host> Driver<H> {
             // As good a place as any in the log to point at: the core knows the exact one.
             return Err(ChangeRefusal::Busy(ChangeBusy::Pending { index: status.log_last }));
         }
-        let directory = MemberDirectory::of(membership, &self.config.founding);
+        let mut directory = MemberDirectory::of(membership, &self.config.founding);
+        directory.keep_members_of(membership);
         let mut draft = Draft { membership, directory, roles: Vec::new(), added: Vec::new() };
         for edit in edits {
             draft.edit(edit).map_err(ChangeRefusal::Invalid)?;
@@ -461,7 +462,8 @@ impl Draft<'_> {
         if role == MemberRole::Learner && self.membership.is_learner(node) {
             return Err(format!("node {node} is a learner already"));
         }
-        if role == MemberRole::Removed {
+        // A voter decides until the joint membership is left, so its address is kept until the next change.
+        if role == MemberRole::Removed && !self.membership.is_voter(node) {
             self.directory.remove(node);
         }
         self.roles.push((node, role));
@@ -487,7 +489,8 @@ impl Draft<'_> {
         if new.peer_address == new.client_address {
             return Err(format!("the address {} is given twice; each port serves one purpose", new.peer_address));
         }
-        for other in &self.directory.members {
+        let removed = |id: u64| self.roles.contains(&(NodeId(id), MemberRole::Removed));
+        for other in self.directory.members.iter().filter(|other| !removed(other.id)) {
             if other.name == new.name {
                 return Err(format!("node {} has the name `{}` already", other.id, new.name));
             }
