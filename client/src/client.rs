@@ -255,7 +255,7 @@ impl Client {
             let remaining = deadline.saturating_duration_since(Instant::now());
             let patience = match purpose {
                 Purpose::Write => remaining,
-                Purpose::Read | Purpose::StaleRead => policy::read_attempt_timeout(remaining),
+                Purpose::Read | Purpose::LeaseRead | Purpose::StaleRead => policy::read_attempt_timeout(remaining),
             };
             let outcome = match work {
                 Work::Call(request) => call(&connected, request, patience).await.map(Done::Call),
@@ -373,6 +373,7 @@ pub(crate) fn scan_failure(error: ScanError, broken: impl FnOnce(String) -> Fail
 pub(crate) fn read_purpose(level: Level) -> Purpose {
     match level {
         Level::Linearizable => Purpose::Read,
+        Level::Lease => Purpose::LeaseRead,
         Level::Stale { .. } => Purpose::StaleRead,
     }
 }

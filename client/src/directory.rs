@@ -52,7 +52,7 @@ impl Directory {
     pub fn first(&self, purpose: Purpose, now: Instant) -> Address {
         if self.suspects.is_empty() {
             return match purpose {
-                Purpose::Write => self.leader.as_ref().unwrap_or(&self.preferred).clone(),
+                Purpose::Write | Purpose::LeaseRead => self.leader.as_ref().unwrap_or(&self.preferred).clone(),
                 Purpose::Read => self.preferred.clone(),
                 Purpose::StaleRead => self.configured[0].clone(),
             };
@@ -70,7 +70,7 @@ impl Directory {
             }
         };
         match purpose {
-            Purpose::Write => self.leader.iter().for_each(&mut add),
+            Purpose::Write | Purpose::LeaseRead => self.leader.iter().for_each(&mut add),
             Purpose::Read => add(&self.preferred),
             Purpose::StaleRead => {}
         }
@@ -103,7 +103,7 @@ impl Directory {
         }
         match purpose {
             Purpose::Write => self.leader.as_ref() == Some(address),
-            Purpose::Read => self.preferred == *address,
+            Purpose::Read | Purpose::LeaseRead => self.preferred == *address,
             Purpose::StaleRead => true,
         }
     }
@@ -113,7 +113,7 @@ impl Directory {
         self.suspects.retain(|(suspect, until)| suspect != address && now < *until);
         match purpose {
             Purpose::Write => self.leader = Some(address.clone()),
-            Purpose::Read => self.preferred = address.clone(),
+            Purpose::Read | Purpose::LeaseRead => self.preferred = address.clone(),
             Purpose::StaleRead => {}
         }
     }

@@ -34,6 +34,8 @@ pub enum Purpose {
     Write,
     /// Changes nothing: to any node.
     Read,
+    /// Changes nothing: to the leader if it is known, to any other node otherwise.
+    LeaseRead,
     /// Changes nothing, and the caller chose the node.
     StaleRead,
 }
@@ -96,7 +98,7 @@ pub fn judge(purpose: Purpose, endpoint: &str, failure: Failure) -> Verdict {
                 endpoint: endpoint_owned(),
                 cause: format!("no answer within {}", Human(after)),
             }),
-            Purpose::Read | Purpose::StaleRead => {
+            Purpose::Read | Purpose::LeaseRead | Purpose::StaleRead => {
                 let cause = "the node did not answer".to_owned();
                 retry(Error::TimedOut { endpoint: endpoint_owned(), after, cause }, Weight::Silence)
             }
@@ -109,7 +111,7 @@ pub fn judge(purpose: Purpose, endpoint: &str, failure: Failure) -> Verdict {
             let cause = "the answer is of another kind than the request".to_owned();
             match purpose {
                 Purpose::Write => Verdict::Fail(Error::OutcomeUnknown { endpoint: endpoint_owned(), cause }),
-                Purpose::Read | Purpose::StaleRead => {
+                Purpose::Read | Purpose::LeaseRead | Purpose::StaleRead => {
                     Verdict::Fail(Error::Internal { endpoint: endpoint_owned(), cause })
                 }
             }
@@ -126,7 +128,9 @@ fn arrived_maybe(purpose: Purpose, endpoint: &str, cause: String) -> Verdict {
     let endpoint = endpoint.to_owned();
     match purpose {
         Purpose::Write => Verdict::Fail(Error::OutcomeUnknown { endpoint, cause }),
-        Purpose::Read | Purpose::StaleRead => retry(Error::Unavailable { endpoint, cause }, Weight::Silence),
+        Purpose::Read | Purpose::LeaseRead | Purpose::StaleRead => {
+            retry(Error::Unavailable { endpoint, cause }, Weight::Silence)
+        }
     }
 }
 
@@ -143,7 +147,7 @@ fn node_error(purpose: Purpose, endpoint: &str, error: wire::Error) -> Verdict {
         // Nothing says that the write had not entered the log before things went wrong.
         Ok(ErrorCode::OutcomeUnknown | ErrorCode::Timeout) => match purpose {
             Purpose::Write => Verdict::Fail(Error::OutcomeUnknown { endpoint: endpoint_owned, cause }),
-            Purpose::Read | Purpose::StaleRead => {
+            Purpose::Read | Purpose::LeaseRead | Purpose::StaleRead => {
                 retry(Error::Unavailable { endpoint: endpoint_owned, cause }, Weight::Word)
             }
         },
@@ -152,7 +156,9 @@ fn node_error(purpose: Purpose, endpoint: &str, error: wire::Error) -> Verdict {
                 let cause = format!("internal error: {cause}");
                 Verdict::Fail(Error::OutcomeUnknown { endpoint: endpoint_owned, cause })
             }
-            Purpose::Read | Purpose::StaleRead => Verdict::Fail(Error::Internal { endpoint: endpoint_owned, cause }),
+            Purpose::Read | Purpose::LeaseRead | Purpose::StaleRead => {
+                Verdict::Fail(Error::Internal { endpoint: endpoint_owned, cause })
+            }
         },
         Ok(ErrorCode::TooLarge) => Verdict::Fail(match keys_limit {
             Some(keys_max) => Error::RangeTooLarge { endpoint: endpoint_owned, keys_max, bytes_max: limit },
@@ -169,7 +175,7 @@ fn node_error(purpose: Purpose, endpoint: &str, error: wire::Error) -> Verdict {
             let cause = format!("the node answered with error {code}, which this version does not know: {cause}");
             match purpose {
                 Purpose::Write => Verdict::Fail(Error::OutcomeUnknown { endpoint: endpoint_owned, cause }),
-                Purpose::Read | Purpose::StaleRead => {
+                Purpose::Read | Purpose::LeaseRead | Purpose::StaleRead => {
                     Verdict::Fail(Error::Internal { endpoint: endpoint_owned, cause })
                 }
             }
@@ -235,7 +241,7 @@ pub fn read_attempt_timeout(remaining: Duration) -> Duration {
 mod tests {
     use super::*;
 
-    const READS: [Purpose; 2] = [Purpose::Read, Purpose::StaleRead];
+    const READS: [Purpose; 3] = [Purpose::Read, Purpose::LeaseRead, Purpose::StaleRead];
 
     fn answered(code: ErrorCode) -> Failure {
         Failure::Node(wire::Error {

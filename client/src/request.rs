@@ -12,6 +12,9 @@ pub enum Level {
     /// Sees every write that was acknowledged before it began.
     #[default]
     Linearizable,
+    /// The same, on the word of the leader's lease if the cluster has leases on (`[cluster] lease_reads`): the leader answers without asking a
+    /// majority. Then it is as good as the nodes' clocks; otherwise it is as [`Level::Linearizable`].
+    Lease,
     /// Whatever the node asked has applied.
     Stale {
         /// Refuse to answer with state older than this; milliseconds count.
@@ -23,6 +26,7 @@ impl Level {
     fn wire(self) -> (i32, Option<u64>) {
         match self {
             Level::Linearizable => (wire::ReadLevel::Linearizable.into(), None),
+            Level::Lease => (wire::ReadLevel::Lease.into(), None),
             Level::Stale { age_max } => {
                 let age_ms_max = age_max.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
                 (wire::ReadLevel::Stale.into(), age_ms_max)

@@ -58,7 +58,7 @@ impl Core {
             Body::Vote { .. } => self.send(from, Body::VoteReply { granted: false }, actions),
             Body::Append { .. } | Body::SnapshotOffer { .. } => {
                 let outcome = AppendOutcome::Durable { match_index: LogIndex::ZERO };
-                self.send(from, Body::AppendReply { outcome, read_round: 0, repair: self.repair }, actions);
+                self.send(from, Body::AppendReply { outcome, read_round: 0, repair: self.repair_report() }, actions);
             }
             Body::ReadIndex { request } => {
                 self.send(from, Body::ReadIndexReply { request: *request, index: None }, actions);

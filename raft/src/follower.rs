@@ -102,7 +102,11 @@ impl Follower {
             return;
         }
         let outcome = AppendOutcome::Durable { match_index };
-        core.send(leader, Body::AppendReply { outcome, read_round: self.read_round, repair: core.repair }, actions);
+        core.send(
+            leader,
+            Body::AppendReply { outcome, read_round: self.read_round, repair: core.repair_report() },
+            actions,
+        );
         self.owed = false;
         self.told = Some(match_index);
         self.told_at = core.now;
@@ -125,7 +129,11 @@ impl Follower {
         let hint = core.log.newest_not_above(previous.index, previous.term).unwrap_or(core.log.start());
         let outcome = AppendOutcome::Mismatch { previous: previous.index, hint };
         let Some(leader) = core.leader else { return };
-        core.send(leader, Body::AppendReply { outcome, read_round: self.read_round, repair: core.repair }, actions);
+        core.send(
+            leader,
+            Body::AppendReply { outcome, read_round: self.read_round, repair: core.repair_report() },
+            actions,
+        );
         self.read_round_told = self.read_round;
     }
 }

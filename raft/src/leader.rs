@@ -14,7 +14,7 @@ use crate::progress::Progress;
 use crate::state::{Core, drop_message};
 use crate::{
     Actions, AppendOutcome, Body, DropReason, Entry, EntryKind, Instant, LogIndex, LogPosition, LogRange, NodeId,
-    ProposeError, ReadReady, RepairId, TransferError,
+    ProposeError, ReadReady, RepairReport, TransferError,
 };
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -112,7 +112,7 @@ impl Leader {
         from: NodeId,
         outcome: AppendOutcome,
         read_round: u64,
-        repair: Option<RepairId>,
+        repair: Option<RepairReport>,
         actions: &mut Actions,
     ) {
         let newest_round = self.read_round;

@@ -57,7 +57,7 @@ pub use event::Event;
 pub use log::LogView;
 pub use membership::{
     CONTEXT_BYTES_MAX, ChangeInvalid, MEMBERS_MAX, MemberRole, Membership, MembershipChange, MembershipError, Repair,
-    RepairId,
+    RepairId, RepairReport,
 };
 pub use message::{AppendOutcome, Body, Message};
 pub use node::Node;

@@ -33,6 +33,15 @@ const FORMAT: u8 = 1;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RepairId(pub u64);
 
+/// What a member that has lost what it had promised says of that loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RepairReport {
+    /// The number of the loss.
+    pub id: RepairId,
+    /// It is repaired, and knows the committed membership that says so: what it says counts again.
+    pub done: bool,
+}
+
 /// A member that is being repaired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Repair {

@@ -1,6 +1,6 @@
 //! What nodes say to each other. Every variant is documented here, once.
 
-use crate::{Entry, LogIndex, LogPosition, RepairId, Term};
+use crate::{Entry, LogIndex, LogPosition, RepairReport, Term};
 use alloc::vec::Vec;
 
 /// One message between two members. Sender and receiver travel beside it: the transport knows both from the certificate.
@@ -57,9 +57,9 @@ pub enum Body {
         outcome: AppendOutcome,
         /// Echo of the append's `read_round`: the sender still takes the receiver for its leader.
         read_round: u64,
-        /// The sender has lost what it had promised: nothing that it says counts towards a majority, and the leader takes its vote
-        /// away until it is repaired. Its log may be shorter than it once said.
-        repair: Option<RepairId>,
+        /// The sender has lost what it had promised. Until it is repaired, nothing that it says counts towards a majority, and the leader
+        /// takes its vote away; its log may be shorter than it once said. Afterwards it says so until it has its vote back.
+        repair: Option<RepairReport>,
     },
     /// The entries the receiver needs are compacted away: it should fetch a snapshot from the sender.
     SnapshotOffer {

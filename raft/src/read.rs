@@ -14,7 +14,7 @@
 //!
 //! Every read ends: with an index, or refused when role or leader change, or refused after an election timeout.
 //!
-//! Absent: lease reads.
+//! Absent: reads from the leader's lease, which need no round: see `lease.rs`.
 
 use crate::{Actions, random::Random};
 use crate::{Body, Instant, LogIndex, LogRange, Message, NodeId, ReadReady, Send, Term};

@@ -9,7 +9,8 @@
 //!   node: neither votes nor campaigns; every answer to an append carries the number
 //!   leader: does not count such answers; appends a membership in which the node is a learner under that number
 //!   ... committed by a majority of which the node is no part ...
-//!   node: has applied a committed membership with its own number: it is a plain learner, and notes that durably
+//!   node: has applied a committed membership with its own number: it is a plain learner, and notes that durably; from then on
+//!         its answers say that it is repaired, with the number, for as long as the membership has it
 //!   leader: makes it a voter again, if it was one, once it has the log
 //! ```
 //!
@@ -21,16 +22,28 @@
 //! leaders to come as long as one other node that holds them is not lost too. The number tells this loss from an earlier one: a
 //! membership from an earlier repair, met again while the log is sent anew, does not end this one.
 //!
+//! That it is repaired is said with the number too: an answer without one may be a late one of the node's former life, which tells of a log that
+//! is not there any more.
+//!
 //! Caveat: a loss that a node does not notice cannot be repaired. What notices it is storage and recovery, not the core.
 
 use crate::leader::Leader;
 use crate::state::Core;
-use crate::{Actions, LogIndex, NodeId, RepairId};
+use crate::{Actions, LogIndex, NodeId, RepairId, RepairReport};
 
 impl Core {
     /// Whether this node has lost what it had promised and is not repaired yet.
     pub(crate) fn is_amnesiac(&self) -> bool {
         self.repair.is_some()
+    }
+
+    /// What this node says of its loss with every answer to an append.
+    pub(crate) fn repair_report(&self) -> Option<RepairReport> {
+        let pending = self.repair.map(|id| RepairReport { id, done: false });
+        pending.or_else(|| {
+            let repair = self.configurations.committed().repair_of(self.id())?;
+            Some(RepairReport { id: repair.id, done: true })
+        })
     }
 
     /// Asks to note that this node is repaired, once it has applied the proof: a committed membership with the number of its loss.
@@ -60,7 +73,7 @@ impl Leader {
         &mut self,
         core: &Core,
         from: NodeId,
-        repair: Option<RepairId>,
+        repair: Option<RepairReport>,
         from_index: LogIndex,
     ) -> bool {
         let committed = core.configurations.committed();
@@ -68,20 +81,18 @@ impl Leader {
             |id: RepairId| committed.repair_of(from).is_some_and(|repair| repair.id == id) && !committed.is_voter(from);
         let Some(progress) = self.progress_mut(from) else { return false };
         match (progress.repair, repair) {
-            (None, None) => true,
-            // It can be repaired only after its vote was taken: otherwise the answer is of its former life.
-            (Some(known), None) => {
-                if is_known_as_learner(known) {
-                    progress.repaired();
-                    true
-                } else {
-                    false
-                }
+            (None, None | Some(RepairReport { done: true, .. })) => true,
+            // It can be repaired only after its vote was taken.
+            (Some(known), Some(RepairReport { id, done: true })) if known == id && is_known_as_learner(known) => {
+                progress.repaired();
+                true
             }
+            // Of a former life, before this loss: it tells of a log that is not there any more.
+            (Some(_), None | Some(RepairReport { done: true, .. })) => false,
             // An answer from before it was repaired, overtaken by later ones.
-            (_, Some(id)) if progress.last_repair == Some(id) => false,
-            (Some(known), Some(id)) if known == id => true,
-            (_, Some(id)) => {
+            (_, Some(RepairReport { id, .. })) if progress.last_repair == Some(id) => false,
+            (Some(known), Some(RepairReport { id, .. })) if known == id => true,
+            (_, Some(RepairReport { id, .. })) => {
                 progress.forget(from_index.next(), id, core.now, &core.config);
                 true
             }

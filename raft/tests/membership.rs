@@ -10,8 +10,8 @@ use common::rig::{HEARTBEAT, Rig, TIMEOUT, position};
 use common::small_config;
 use raftkv_raft::{
     AppendOutcome, Body, ChangeError, ChangeInvalid, Config, DropReason, Entry, EntryKind, Event, HardState, LogIndex,
-    MemberRole, Membership, MembershipChange, NodeId, ReadReady, RepairId, Replication, Restored, Role, Term,
-    TransferError,
+    MemberRole, Membership, MembershipChange, NodeId, ReadReady, RepairId, RepairReport, Replication, Restored, Role,
+    Term, TransferError,
 };
 
 const VOTER: MemberRole = MemberRole::Voter;
@@ -339,7 +339,10 @@ fn amnesiac() -> Rig {
     Rig::with(small_config(NodeId(1)), Restored { repair: Some(LOSS), ..Restored::new(three()) })
 }
 
-fn answer(match_index: u64, repair: Option<RepairId>) -> Body {
+const PENDING: Option<RepairReport> = Some(RepairReport { id: LOSS, done: false });
+const DONE: Option<RepairReport> = Some(RepairReport { id: LOSS, done: true });
+
+fn answer(match_index: u64, repair: Option<RepairReport>) -> Body {
     let outcome = AppendOutcome::Durable { match_index: LogIndex(match_index) };
     Body::AppendReply { outcome, read_round: 0, repair }
 }
@@ -365,11 +368,11 @@ fn amnesiac_says_so_with_every_answer() {
     let mut rig = amnesiac();
     rig.append(2, 5, position(0, 0), &[5], 0);
     rig.durable();
-    assert_eq!(rig.sent_to(2), [&answer(1, Some(LOSS))]);
+    assert_eq!(rig.sent_to(2), [&answer(1, PENDING)]);
     rig.append(2, 5, position(8, 5), &[5], 0);
     assert!(matches!(
         rig.sent_to(2)[..],
-        [Body::AppendReply { outcome: AppendOutcome::Mismatch { .. }, repair: Some(LOSS), .. }]
+        [Body::AppendReply { outcome: AppendOutcome::Mismatch { .. }, repair: PENDING, .. }]
     ));
 }
 
@@ -379,15 +382,15 @@ fn answers_of_an_amnesiac_do_not_count() {
     let (mut rig, term) = leader();
     rig.propose("x");
     rig.durable();
-    rig.receive(3, term, answer(2, Some(LOSS)));
+    rig.receive(3, term, answer(2, PENDING));
     assert_eq!(rig.commit(), 1);
     rig.step(Event::Read { token: 1 });
     let outcome = AppendOutcome::Durable { match_index: LogIndex(2) };
-    rig.receive(3, term, Body::AppendReply { outcome, read_round: 1, repair: Some(LOSS) });
+    rig.receive(3, term, Body::AppendReply { outcome, read_round: 1, repair: PENDING });
     assert!(rig.actions.reads.is_empty());
     for _ in 0..11 {
         rig.now = rig.now + HEARTBEAT;
-        rig.receive(3, term, answer(2, Some(LOSS)));
+        rig.receive(3, term, answer(2, PENDING));
     }
     assert_eq!(rig.role(), Role::Follower);
 }
@@ -397,7 +400,7 @@ fn answers_of_an_amnesiac_do_not_count() {
 fn leader_forgets_what_an_amnesiac_once_held() {
     let (mut rig, term) = leader();
     rig.acknowledge(3, 1, 0);
-    rig.receive(3, term, answer(0, Some(LOSS)));
+    rig.receive(3, term, answer(0, PENDING));
     let progress = rig.node.peer_progress().find(|peer| peer.id == NodeId(3)).unwrap();
     assert_eq!((progress.matched, progress.next, progress.repair), (LogIndex(0), LogIndex(2), Some(LOSS)));
     assert_eq!(progress.replication, Replication::Replicate);
@@ -410,24 +413,29 @@ fn leader_forgets_what_an_amnesiac_once_held() {
 #[test]
 fn amnesiac_is_demoted_repaired_and_promoted() {
     let (mut rig, term) = leader();
-    rig.receive(3, term, answer(0, Some(LOSS)));
+    rig.receive(3, term, answer(0, PENDING));
     rig.wait(HEARTBEAT);
     assert_eq!(voters(&rig), (vec![1, 2], vec![1, 2, 3]));
     rig.durable();
-    rig.receive(3, term, answer(2, Some(LOSS)));
+    rig.receive(3, term, answer(2, PENDING));
     assert_eq!(rig.commit(), 1, "its own answer does not help to take its vote");
     rig.acknowledge(2, 2, 0);
     rig.durable();
     rig.acknowledge(2, 3, 0);
     assert_eq!((rig.commit(), voters(&rig)), (3, (vec![1, 2], vec![])));
-    rig.receive(3, term, answer(3, Some(LOSS)));
+    rig.receive(3, term, answer(3, PENDING));
     rig.wait(HEARTBEAT);
     assert_eq!(voters(&rig), (vec![1, 2], vec![]), "it has not said that it is repaired");
+    // A late answer of its former life tells of a log that it has lost.
     rig.receive(3, term, answer(3, None));
+    assert_eq!(rig.actions.dropped, Some(DropReason::Unexpected));
+    rig.wait(HEARTBEAT);
+    assert_eq!(voters(&rig), (vec![1, 2], vec![]), "it has not said that it is repaired");
+    rig.receive(3, term, answer(3, DONE));
     rig.wait(HEARTBEAT);
     assert_eq!(voters(&rig), (vec![1, 2, 3], vec![1, 2]));
     // An answer from before it was repaired comes late: it is not taken for a new loss.
-    rig.receive(3, term, answer(3, Some(LOSS)));
+    rig.receive(3, term, answer(3, PENDING));
     assert_eq!(rig.actions.dropped, Some(DropReason::Unexpected));
 }
 
@@ -450,14 +458,14 @@ fn amnesiac_is_repaired_by_its_own_number_only() {
     assert_eq!(rig.node.status().repair, None);
     rig.append(2, 5, position(3, 5), &[5], 3);
     rig.durable();
-    assert_eq!(rig.sent_to(2), [&answer(4, None)]);
+    assert_eq!(rig.sent_to(2), [&answer(4, DONE)]);
 }
 
 /// Nobody under repair is given a vote.
 #[test]
 fn amnesiac_is_not_promoted_by_request() {
     let (mut rig, term) = leader();
-    rig.receive(3, term, answer(0, Some(LOSS)));
+    rig.receive(3, term, answer(0, PENDING));
     rig.step(change(&[(3, VOTER), (4, LEARNER)]));
     assert_eq!(refused(&rig), ChangeError::Invalid(ChangeInvalid::UnderRepair(NodeId(3))));
     rig.step(Event::TransferLeadership { target: Some(NodeId(3)) });

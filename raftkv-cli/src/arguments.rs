@@ -115,13 +115,14 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|cause| format!("{cause}; write it like 500ms, 5s or 1m"))
 }
 
-/// `linearizable`, `stale` or `stale=AGE`.
+/// `linearizable`, `lease`, `stale` or `stale=AGE`.
 pub(crate) fn level(text: &str) -> Result<Level, String> {
     match text.split_once('=') {
         None if text == "linearizable" => Ok(Level::Linearizable),
+        None if text == "lease" => Ok(Level::Lease),
         None if text == "stale" => Ok(Level::Stale { age_max: None }),
         Some(("stale", age)) => Ok(Level::Stale { age_max: Some(duration(age)?) }),
-        None | Some(_) => Err("it is one of linearizable, stale, stale=AGE (such as stale=2s)".to_owned()),
+        None | Some(_) => Err("it is one of linearizable, lease, stale, stale=AGE (such as stale=2s)".to_owned()),
     }
 }
 
@@ -154,7 +155,8 @@ mod tests {
         assert_eq!(level("linearizable"), Ok(Level::Linearizable));
         assert_eq!(level("stale"), Ok(Level::Stale { age_max: None }));
         assert_eq!(level("stale=1500ms"), Ok(Level::Stale { age_max: Some(Duration::from_millis(1500)) }));
-        for bad in ["", "lease", "stale=", "stale=5", "linearizable=1s"] {
+        assert_eq!(level("lease"), Ok(Level::Lease));
+        for bad in ["", "lease=1s", "stale=", "stale=5", "linearizable=1s"] {
             assert!(level(bad).is_err(), "{bad:?} was taken for a level");
         }
     }

@@ -53,6 +53,11 @@ pub struct ClusterConfig {
     /// An idle leader speaks this often, in milliseconds. 5 to a third of the election timeout; default 100.
     #[serde(default = "default_heartbeat_interval_ms")]
     pub heartbeat_interval_ms: u64,
+    /// Whether a read of level `lease` may be answered on the word of the leader's lease, without asking a majority. It trusts the nodes' monotonic
+    /// clocks: their speeds must differ by less than a quarter, and none may stand still or jump. Without it such a read is linearizable like
+    /// any other. Default false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lease_reads: bool,
     /// This node joins a cluster that runs already: it starts without members and waits for the leader to reach it. Written by
     /// `raftkv-cli member add`; of no meaning once the node has joined. Default false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -282,6 +287,7 @@ impl Config {
             inflight_bytes_max: defaults.inflight_bytes_max.max(2 * value_bytes_max),
             // What waits for the disk must not take an election timeout to write: then it is refused, not queued.
             uncommitted_bytes_max: UNCOMMITTED_BYTES_MAX.max(2 * value_bytes_max),
+            lease_reads: self.cluster.lease_reads,
             ..defaults
         }
     }
@@ -292,12 +298,13 @@ impl Config {
     pub fn cluster_digest(&self) -> u64 {
         let cluster = &self.cluster;
         let text = format!(
-            "{}\n{}\n{}\n{}\n{}\n",
+            "{}\n{}\n{}\n{}\n{}\n{}\n",
             cluster.id,
             cluster.key_bytes_max,
             cluster.value_bytes_max,
             cluster.election_timeout_ms,
-            cluster.heartbeat_interval_ms
+            cluster.heartbeat_interval_ms,
+            cluster.lease_reads
         );
         xxhash_rust::xxh3::xxh3_64(text.as_bytes())
     }

@@ -114,6 +114,7 @@ pub struct Driver<H> {
     batch_waiters: Vec<WriteWaiter>,
     proposed: VecDeque<EntryWaiters>,
     reads_gathered: Vec<ReadWaiter>,
+    lease_reads_gathered: Vec<ReadWaiter>,
     reads_asked: BTreeMap<u64, Vec<ReadWaiter>>,
     reads_indexed: BTreeMap<LogIndex, Vec<ReadWaiter>>,
     read_token: u64,
@@ -177,6 +178,7 @@ impl<H: Host> Driver<H> {
             batch_waiters: Vec::new(),
             proposed: VecDeque::new(),
             reads_gathered: Vec::new(),
+            lease_reads_gathered: Vec::new(),
             reads_asked: BTreeMap::new(),
             reads_indexed: BTreeMap::new(),
             read_token: 0,
@@ -209,6 +211,7 @@ impl<H: Host> Driver<H> {
             Input::Unreachable { peer } => self.step(now, Event::Unreachable { peer }),
             Input::Write(request) => self.gather_write(now, request),
             Input::Read(waiter) => self.reads_gathered.push(waiter),
+            Input::LeaseRead(waiter) => self.lease_reads_gathered.push(waiter),
             Input::Durable { mark, hard_state_sequence, log_bytes } => {
                 self.log_bytes = log_bytes;
                 self.step(now, Event::Durable { mark, hard_state_sequence });
@@ -242,9 +245,13 @@ impl<H: Host> Driver<H> {
         self.propose_batch(now);
         if !self.reads_gathered.is_empty() {
             let reads = std::mem::take(&mut self.reads_gathered);
-            self.read_token += 1;
-            self.reads_asked.insert(self.read_token, reads);
-            self.step(now, Event::Read { token: self.read_token });
+            let token = self.note_reads(reads);
+            self.step(now, Event::Read { token });
+        }
+        if !self.lease_reads_gathered.is_empty() {
+            let reads = std::mem::take(&mut self.lease_reads_gathered);
+            let token = self.note_reads(reads);
+            self.step(now, Event::LeaseRead { token });
         }
         if self.node.next_deadline().is_some_and(|deadline| deadline <= now) {
             self.step(now, Event::Wake);
@@ -301,7 +308,12 @@ impl<H: Host> Driver<H> {
         }
         let asked = std::mem::take(&mut self.reads_asked).into_values();
         let indexed = std::mem::take(&mut self.reads_indexed).into_values();
-        for waiter in asked.chain(indexed).flatten().chain(self.reads_gathered.drain(..)) {
+        for waiter in asked
+            .chain(indexed)
+            .flatten()
+            .chain(self.reads_gathered.drain(..))
+            .chain(self.lease_reads_gathered.drain(..))
+        {
             waiter(Err(ReadRefusal::Stopping));
         }
         self.close_desk();
@@ -336,6 +348,13 @@ impl<H: Host> Driver<H> {
             let at = Instant::from_nanos(now.as_nanos().saturating_sub(nanos));
             self.freshness.heard(at, status.commit, self.applied);
         }
+    }
+
+    /// Remembers who waits for the next read index. Returns its token.
+    fn note_reads(&mut self, reads: Vec<ReadWaiter>) -> u64 {
+        self.read_token += 1;
+        self.reads_asked.insert(self.read_token, reads);
+        self.read_token
     }
 
     fn gather_write(&mut self, now: Instant, request: WriteRequest) {

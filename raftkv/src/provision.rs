@@ -245,6 +245,7 @@ fn node_config(
             value_bytes_max: settings.value_bytes_max,
             election_timeout_ms: settings.election_timeout_ms,
             heartbeat_interval_ms: settings.heartbeat_interval_ms,
+            lease_reads: false,
             members: members.to_vec(),
         },
         node: NodeConfig {

@@ -42,6 +42,8 @@ pub type Refused = Box<wire::Error>;
 pub enum ReadLevel {
     /// As fresh as the last write acknowledged before it was asked.
     Linearizable,
+    /// The same, but the leader's lease will do, if the cluster has leases on.
+    Lease,
     /// Whatever the node has, up to an age.
     Stale {
         /// How old it may be; `None`: any age.
@@ -57,8 +59,9 @@ impl ReadLevel {
     pub fn of(level: wire::ReadLevel, age_ms_max: Option<u64>) -> Result<ReadLevel, Refused> {
         match (level, age_ms_max) {
             (wire::ReadLevel::Linearizable, None) => Ok(ReadLevel::Linearizable),
-            (wire::ReadLevel::Linearizable, Some(_)) => {
-                Err(error(ErrorCode::Invalid, "an age is given for a linearizable read; ask for level stale"))
+            (wire::ReadLevel::Lease, None) => Ok(ReadLevel::Lease),
+            (wire::ReadLevel::Linearizable | wire::ReadLevel::Lease, Some(_)) => {
+                Err(error(ErrorCode::Invalid, "an age is given for a read that is never old; ask for level stale"))
             }
             (wire::ReadLevel::Stale, age) => Ok(ReadLevel::Stale { age_max: age.map(Duration::from_millis) }),
         }

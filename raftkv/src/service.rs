@@ -194,6 +194,7 @@ impl Service {
     fn read(&self, level: ReadLevel, waiter: ReadWaiter) {
         match level {
             ReadLevel::Linearizable => self.inbox.push(Input::Read(waiter)),
+            ReadLevel::Lease => self.inbox.push(Input::LeaseRead(waiter)),
             ReadLevel::Stale { age_max } => {
                 let age = self.freshness.age();
                 if age_max.is_some_and(|age_max| age.is_none_or(|age| age > age_max)) {

@@ -125,7 +125,7 @@ impl Client {
         self.attempts += 1;
         let patience = match current.ask.purpose() {
             Purpose::Write => remaining,
-            Purpose::Read | Purpose::StaleRead => client::policy::read_attempt_timeout(remaining),
+            Purpose::Read | Purpose::LeaseRead | Purpose::StaleRead => client::policy::read_attempt_timeout(remaining),
         };
         let node = node_at(&address);
         current.address = Some(address);

@@ -79,6 +79,12 @@ impl World {
         }
         let found = match started {
             Ok(found) => found,
+            Err(StartError::NeverStarted { .. }) if self.nodes[node].damage.lost => {
+                self.counters.count("recovery: an operator says that a lost founder has peers");
+                self.nodes[node].told_to_join = true;
+                self.end(node, false);
+                return self.schedule_start(node);
+            }
             Err(error) => {
                 let damage = self.nodes[node].damage;
                 assert!(

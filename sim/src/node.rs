@@ -36,6 +36,8 @@ pub(crate) struct Node {
     pub(crate) id: NodeId,
     pub(crate) disks: Disks,
     pub(crate) presence: Presence,
+    /// An operator wrote `joining = true` into its configuration, because it founded the group alone and has lost its disk since.
+    pub(crate) told_to_join: bool,
     /// What was done to its disk.
     pub(crate) damage: Damage,
     /// Lives of the process so far.
@@ -209,6 +211,7 @@ impl Node {
             id: NodeId(index as u64 + 1),
             disks: Disks { log, data, engine: MemoryEngine::new(), has_log: false, has_state: false },
             presence: if index < founders { Presence::Here } else { Presence::Spare },
+            told_to_join: false,
             damage: Damage::default(),
             life: 0,
             process: None,
@@ -224,7 +227,7 @@ impl Node {
     /// Starts the process: the production recovery, then the driver.
     pub(crate) fn start(&mut self, now: Time, settings: &Settings, seed: u64) -> Result<Found, StartError> {
         assert!(self.process.is_none(), "node {} runs already", self.id);
-        let provisioned = settings.provisioned(self.id);
+        let provisioned = settings.provisioned(self.id, self.told_to_join);
         let premises = SimPremises {
             log_config: LogConfig {
                 segment_bytes: settings.segment_bytes,

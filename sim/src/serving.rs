@@ -5,7 +5,7 @@ use crate::node::{Pending, Word};
 use crate::workload::Ask;
 use crate::world::{AtClient, AtNode, Happening, World};
 use client::Error;
-use client::policy::{Failure, dial_timeout};
+use client::policy::{Failure, Purpose, dial_timeout};
 use raftkv::driver::{Input, ReadWaiter, WriteCommand, WriteRequest};
 use raftkv::requests::{SizeLimits, get_reply, read_failed, read_refused, scan_replies, write_refused, write_reply};
 use std::time::Duration;
@@ -111,6 +111,10 @@ impl World {
         process.request_number += 1;
         let number = process.request_number;
         let answers = process.answers.clone();
+        let is_lease_read = ask.purpose() == Purpose::LeaseRead;
+        if is_lease_read && self.settings.raft.lease_reads && process.role == raft::Role::Leader {
+            self.counters.count("client: lease read at a leader");
+        }
         process.requests.insert(number, Pending { client, attempt, ask: ask.clone() });
         let command = if let Ask::Call(Request::Put(put)) = ask {
             Some((put.previous, LIMITS.put_command(put)))
@@ -134,15 +138,18 @@ impl World {
                 });
                 Input::Write(WriteRequest { command, waiter })
             }
-            None => Input::Read(Box::new(move |allowed| {
-                answers.put((
-                    number,
-                    match allowed {
-                        Ok(()) => Word::MayRead,
-                        Err(refusal) => Word::Answer(Response::Error(*read_refused(refusal, &view.members))),
-                    },
-                ));
-            })),
+            None => {
+                let waiter: ReadWaiter = Box::new(move |allowed| {
+                    answers.put((
+                        number,
+                        match allowed {
+                            Ok(()) => Word::MayRead,
+                            Err(refusal) => Word::Answer(Response::Error(*read_refused(refusal, &view.members))),
+                        },
+                    ));
+                });
+                if is_lease_read { Input::LeaseRead(waiter) } else { Input::Read(waiter) }
+            }
         };
         self.push(node, input);
     }

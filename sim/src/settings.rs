@@ -73,6 +73,8 @@ impl Settings {
                 append_bytes_max: *random.pick(&[512, 4 << 10, 1 << 20]),
                 uncommitted_bytes_max: *random.pick(&[8 << 10, 64 << 20]),
                 cache_bytes_max: *random.pick(&[1 << 10, 16 << 10, 32 << 20]),
+                // A lease is as good as the clocks.
+                lease_reads: random.chance(500) && !faults.is_on(FaultKind::ClockJumps),
                 ..raft::Config::new(NodeId(1))
             },
             segment_bytes: *random.pick(&[16 << 10, 32 << 10]),
@@ -97,11 +99,11 @@ impl Settings {
         Membership::new((1..=self.founders as u64).map(NodeId))
     }
 
-    /// What a node is told about its group before its first start.
+    /// What a node is told about its group before its first start, or when an operator has told it that it has peers.
     #[must_use]
-    pub fn provisioned(&self, node: NodeId) -> Provisioned {
+    pub fn provisioned(&self, node: NodeId, told_to_join: bool) -> Provisioned {
         let founders = self.founders as u64;
-        let joining = node.0 > founders;
+        let joining = node.0 > founders || told_to_join;
         let members = (1..=founders).map(member_of).collect();
         Provisioned {
             node,

@@ -139,9 +139,9 @@ impl World {
     /// Links go to the members, as the node sees them.
     fn follow_members(&mut self, node: usize, effective: &Membership, committed: &Membership) {
         let now = self.schedule.now();
-        let Node { process, id, .. } = &mut self.nodes[node];
+        let Node { process, id, told_to_join, .. } = &mut self.nodes[node];
         let Some(process) = process else { return };
-        let founding = self.settings.provisioned(*id).directory;
+        let founding = self.settings.provisioned(*id, *told_to_join).directory;
         let view = MemberView::new(*id, effective, committed, &founding);
         let gone = process.view.peers.members.keys().filter(|id| !view.peers.members.contains_key(id));
         let gone: Vec<(NodeId, Time)> = gone.map(|id| (*id, now + LEAVE_LINKED)).collect();

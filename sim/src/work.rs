@@ -123,10 +123,10 @@ impl World {
 
     /// Whether what a node has applied says that it was removed.
     fn is_removed(&self, node: usize) -> bool {
-        let Node { id, process, .. } = &self.nodes[node];
+        let Node { id, process, told_to_join, .. } = &self.nodes[node];
         let Some(process) = process else { return false };
         let membership = process.machine.membership();
-        let directory = MemberDirectory::of(membership, &self.settings.provisioned(*id).directory);
+        let directory = MemberDirectory::of(membership, &self.settings.provisioned(*id, *told_to_join).directory);
         Standing::of(*id, membership, &directory) == Standing::Removed
     }
 

@@ -23,9 +23,16 @@ impl Ask {
     pub fn purpose(&self) -> Purpose {
         match self {
             Ask::Call(request) if request.is_write() => Purpose::Write,
+            Ask::Call(Request::Get(get)) if get.level() == wire::ReadLevel::Lease => Purpose::LeaseRead,
+            Ask::Scan(scan) if scan.level() == wire::ReadLevel::Lease => Purpose::LeaseRead,
             Ask::Call(_) | Ask::Scan(_) => Purpose::Read,
         }
     }
+}
+
+/// Reads of both levels must see everything that was acknowledged before.
+fn level(random: &mut Random) -> i32 {
+    random.pick(&[wire::ReadLevel::Linearizable, wire::ReadLevel::Lease]).to_owned().into()
 }
 
 /// Draws one client's operations.
@@ -62,7 +69,7 @@ impl Workload {
             54..=89 => Ask::Call(Request::Get(wire::GetRequest {
                 key: self.key(random),
                 revision: None,
-                level: wire::ReadLevel::Linearizable.into(),
+                level: level(random),
                 age_ms_max: None,
             })),
             _ => Ask::Scan(wire::ScanRequest {
@@ -72,7 +79,7 @@ impl Workload {
                 keys_only: false,
                 count_only: false,
                 revision: None,
-                level: wire::ReadLevel::Linearizable.into(),
+                level: level(random),
                 age_ms_max: None,
             }),
         }

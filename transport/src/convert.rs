@@ -7,7 +7,7 @@
 use crate::proto::peer as wire;
 use bytes::Bytes;
 use prost::Message as _;
-use raft::{AppendOutcome, Body, Entry, EntryKind, LogIndex, LogPosition, Message, RepairId, Term};
+use raft::{AppendOutcome, Body, Entry, EntryKind, LogIndex, LogPosition, Message, RepairId, RepairReport, Term};
 
 /// Why bytes are not a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -69,7 +69,8 @@ pub(crate) fn to_wire(message: Message) -> wire::Message {
         Body::AppendReply { outcome, read_round, repair } => Wire::AppendReply(wire::AppendReply {
             outcome: Some(outcome_to_wire(outcome)),
             read_round,
-            repair: repair.map(|repair| repair.0),
+            repair: repair.map(|report| report.id.0),
+            repaired: repair.is_some_and(|report| report.done),
         }),
         Body::SnapshotOffer { position } => {
             Wire::SnapshotOffer(wire::SnapshotOffer { position: Some(position_to_wire(position)) })
@@ -98,7 +99,7 @@ pub(crate) fn from_wire(message: wire::Message) -> Result<Message, MalformedMess
         Wire::AppendReply(body) => Body::AppendReply {
             outcome: outcome(body.outcome)?,
             read_round: body.read_round,
-            repair: body.repair.map(RepairId),
+            repair: body.repair.map(|id| RepairReport { id: RepairId(id), done: body.repaired }),
         },
         Wire::SnapshotOffer(body) => Body::SnapshotOffer { position: position(body.position, "position")? },
         Wire::ReadIndex(body) => Body::ReadIndex { request: body.request },
@@ -218,7 +219,7 @@ mod tests {
             Body::AppendReply {
                 outcome: AppendOutcome::Durable { match_index: LogIndex(5) },
                 read_round: 4,
-                repair: Some(RepairId(u64::MAX)),
+                repair: Some(RepairReport { id: RepairId(u64::MAX), done: true }),
             },
             Body::AppendReply {
                 outcome: AppendOutcome::Mismatch { previous: LogIndex(5), hint: at(1, 3) },

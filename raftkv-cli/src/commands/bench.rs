@@ -46,7 +46,7 @@ pub(crate) enum BenchCommand {
     Get {
         #[command(flatten)]
         arguments: BenchArguments,
-        /// How current answers have to be: linearizable, stale or stale=AGE
+        /// How current answers have to be: linearizable, lease, stale or stale=AGE
         ///
         /// Linearizable gets go to the leader, which saves the question who it is; stale ones to the first endpoint given.
         #[arg(long, value_name = "LEVEL", default_value = "linearizable", value_parser = arguments::level)]
@@ -86,7 +86,7 @@ pub(crate) async fn run(command: BenchCommand, globals: &Globals) -> Result<(), 
         BenchCommand::Get { arguments, level } => (Operation::Get(level), arguments),
     };
     let client = match operation {
-        Operation::Get(Level::Linearizable) => client_of_leader(globals, load.conns as usize).await?,
+        Operation::Get(Level::Linearizable | Level::Lease) => client_of_leader(globals, load.conns as usize).await?,
         Operation::Get(Level::Stale { .. }) | Operation::Put => {
             connect::client_with_connections(globals, load.conns as usize)?
         }
@@ -308,6 +308,7 @@ impl Bench {
             operation: match self.operation {
                 Operation::Put => "put",
                 Operation::Get(Level::Linearizable) => "get linearizable",
+                Operation::Get(Level::Lease) => "get lease",
                 Operation::Get(Level::Stale { .. }) => "get stale",
             },
             clients: load.clients,

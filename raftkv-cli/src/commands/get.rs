@@ -35,7 +35,7 @@ pub(crate) struct GetArguments {
     /// As it was at this revision
     #[arg(long, value_name = "REVISION")]
     pub(crate) rev: Option<u64>,
-    /// How current the answer has to be: linearizable, stale or stale=AGE
+    /// How current the answer has to be: linearizable, lease, stale or stale=AGE
     #[arg(long, value_name = "LEVEL", default_value = "linearizable", value_parser = arguments::level)]
     pub(crate) level: Level,
     /// Print revisions and version to standard error

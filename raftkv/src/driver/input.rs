@@ -26,6 +26,8 @@ pub enum Input {
     Write(WriteRequest),
     /// A client wants a linearizable read.
     Read(ReadWaiter),
+    /// A client wants a read for which the leader's lease will do. Where there is none it is a linearizable read like others.
+    LeaseRead(ReadWaiter),
     /// The log thread has made writes durable.
     Durable {
         /// The newest append that is durable.
