@@ -72,15 +72,22 @@ impl ApplyThread {
 
     fn install(&mut self, position: LogPosition, done: Box<dyn FnOnce() + Send>) -> Result<(), FatalError> {
         self.state.switch_to_received(position).map_err(FatalError::Install)?;
+        self.driver.push(Input::FormatInEffect { format: self.state.machine().format() });
         done();
         Ok(())
     }
 
     fn apply(&mut self, job: ApplyJob, flushed: &mut (LogIndex, Option<Instant>)) -> Result<(), FatalError> {
         let (machine, shared) = self.state.parts();
+        let format = machine.format();
         let index = self.worker.apply(machine, job, |machine, _| shared.publish(published(machine)))?;
         if flushed.1.is_none_or(|asked| asked.elapsed() >= FLUSHED_INTERVAL) {
             *flushed = (self.state.machine().flushed().map_err(FatalError::State)?.index, Some(Instant::now()));
+        }
+        let raised = self.state.machine().format();
+        if raised != format {
+            tracing::info!(format = raised, "the format was raised: every member knows it");
+            self.driver.push(Input::FormatInEffect { format: raised });
         }
         self.driver.push(Input::Applied { index, flushed: flushed.0 });
         Ok(())

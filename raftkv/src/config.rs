@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use storage::state::{STATE_FORMAT, STATE_FORMAT_OLDEST};
 
 /// Bytes proposed and not yet committed, unless two of the largest values need more.
 const UNCOMMITTED_BYTES_MAX: usize = 16 << 20;
@@ -90,6 +91,10 @@ pub struct NodeConfig {
     /// Where it keeps its data. Default `data`.
     #[serde(default = "default_data_dir")]
     pub data_dir: PathBuf,
+    /// The newest format of log and state that this node is to know, 2 to the newest that the program knows, which is the default. A member that is held
+    /// back holds all back: no format above it comes into effect, and the way back to the program that knows no more stays open.
+    #[serde(default = "default_format_max", skip_serializing_if = "is_default_format_max")]
+    pub format_max: u32,
     /// The address its client port is bound to, UDP. Default: the port of this member's `client`, on every IPv4 interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listen_client: Option<SocketAddr>,
@@ -168,6 +173,15 @@ fn default_key_bytes_max() -> u64 {
 fn default_value_bytes_max() -> u64 {
     8 << 20
 }
+fn default_format_max() -> u32 {
+    STATE_FORMAT
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+fn is_default_format_max(format_max: &u32) -> bool {
+    *format_max == STATE_FORMAT
+}
+
 fn default_election_timeout_ms() -> u64 {
     1000
 }
@@ -314,6 +328,8 @@ impl Config {
         let cluster = &self.cluster;
         within("cluster.key_bytes_max", cluster.key_bytes_max, 1, 64 << 10)?;
         within("cluster.value_bytes_max", cluster.value_bytes_max, 1, 30 << 20)?;
+        let format_max = u64::from(self.node.format_max);
+        within("node.format_max", format_max, u64::from(STATE_FORMAT_OLDEST), u64::from(STATE_FORMAT))?;
         within("cluster.election_timeout_ms", cluster.election_timeout_ms, 50, 60_000)?;
         within("cluster.heartbeat_interval_ms", cluster.heartbeat_interval_ms, 5, cluster.election_timeout_ms / 3)?;
         within("storage.log_segment_mib", self.storage.log_segment_mib, 1, 1024)?;

@@ -15,6 +15,7 @@
 //! - One apply job is under way at a time, and jobs are consecutive.
 //! - A read is served only once its read index is applied.
 
+mod format;
 mod freshness;
 mod input;
 mod jobs;
@@ -30,6 +31,7 @@ pub use membership::{
 pub use waiting::{ReadRefusal, ReadWaiter, WriteOutcome, WriteRefusal, WriteWaiter};
 
 use crate::directory::MemberDirectory;
+use format::Formats;
 use freshness::FreshnessTracker;
 use membership::OperatorDesk;
 use raft::{
@@ -80,6 +82,8 @@ pub trait Host {
     /// Who is a member: the membership in effect, and the newest one known to be committed. Called when the driver is made, and whenever either
     /// changes. Links go to the members of both.
     fn membership(&mut self, effective: &Membership, committed: &Membership);
+    /// The wall clock, in milliseconds since 1970, for what a leader writes. It may be wrong and may jump: what is applied takes the greatest.
+    fn wall_clock_ms(&mut self) -> u64;
     /// Notes durably that this node is repaired: the number of its loss is void. Report with [`Input::Repaired`].
     fn repaired(&mut self);
 }
@@ -91,6 +95,8 @@ pub struct DriverConfig {
     pub log_retained_bytes: u64,
     /// The core's. A voter that was not heard from for this long is not reachable.
     pub election_timeout: Duration,
+    /// The newest format that this node knows: see `driver/format.rs`.
+    pub format_max: u32,
     /// What the members are called until the membership says so itself.
     pub founding: MemberDirectory,
 }
@@ -102,6 +108,8 @@ pub struct RestoredDisk {
     pub applied: LogIndex,
     /// Bytes of log on disk.
     pub log_bytes: u64,
+    /// The format in effect.
+    pub format: u32,
 }
 
 /// See the module.
@@ -128,6 +136,7 @@ pub struct Driver<H> {
     dropped_messages: u64,
     freshness: FreshnessTracker,
     desk: OperatorDesk,
+    formats: Formats,
     /// The membership in effect is not known to be committed.
     membership_open: bool,
 }
@@ -161,6 +170,8 @@ pub struct DriverStatus {
     pub membership: Membership,
     /// The node has lost what it had promised and is not repaired yet.
     pub repair: Option<RepairId>,
+    /// The format in effect.
+    pub format: u32,
     /// What a leader knows of its peers; empty on other nodes.
     pub peers: Vec<PeerProgress>,
 }
@@ -168,7 +179,8 @@ pub struct DriverStatus {
 impl<H: Host> Driver<H> {
     /// A driver around `node`, with what was found on disk.
     pub fn new(node: Node, host: H, config: DriverConfig, restored: RestoredDisk, now: Instant) -> Driver<H> {
-        let RestoredDisk { applied, log_bytes } = restored;
+        let RestoredDisk { applied, log_bytes, format } = restored;
+        let formats = Formats::new(config.format_max, format);
         let mut driver = Driver {
             node,
             host,
@@ -192,6 +204,7 @@ impl<H: Host> Driver<H> {
             dropped_messages: 0,
             freshness: FreshnessTracker::default(),
             desk: OperatorDesk::default(),
+            formats,
             membership_open: false,
         };
         driver.follow_membership(true);
@@ -235,6 +248,8 @@ impl<H: Host> Driver<H> {
             }
             Input::TransferLeadership { target, waiter } => self.on_transfer_request(now, target, waiter),
             Input::ChangeMembership(request) => self.on_change_request(now, request),
+            Input::PeerFormat { peer, format_max } => self.formats.heard(peer, format_max),
+            Input::FormatInEffect { format } => self.formats.in_effect = self.formats.in_effect.max(format),
             Input::Repaired => self.step(now, Event::Repaired),
             Input::Status(answer) => answer(self.status()),
         }
@@ -264,6 +279,7 @@ impl<H: Host> Driver<H> {
             self.housekeeping_at = now + HOUSEKEEPING_INTERVAL;
             self.call_orphans_unknown(now);
             self.settle_desk(now);
+            self.raise_format(now);
             self.compact_log();
         }
     }
@@ -286,6 +302,7 @@ impl<H: Host> Driver<H> {
             dropped_messages: self.dropped_messages,
             membership: status.membership.clone(),
             repair: status.repair,
+            format: self.formats.in_effect,
             peers: self.node.peer_progress().collect(),
         }
     }
@@ -374,7 +391,10 @@ impl<H: Host> Driver<H> {
         if self.batch.is_empty() {
             return;
         }
-        let payload = self.batch.take();
+        let payload = match self.batch_time() {
+            Some(time_ms) => self.batch.take_at(time_ms),
+            None => self.batch.take(),
+        };
         self.step(now, Event::Propose { payload });
         // Only Event::Propose fills the waiters' fate, and it always does: a proposal is answered in the step that makes it.
         assert!(

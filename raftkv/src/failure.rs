@@ -3,7 +3,7 @@
 //! After one of these nothing is acknowledged any more: the thread that met it has stopped, so the events that an
 //! acknowledgement needs cannot come. The server's owner learns of it from [`Server::failed`](crate::Server::failed) and ends the process.
 
-use crate::exit::{CORRUPTION, ExitStatus, OTHER, SUCCESS, log_failure_is_damage, state_is_damaged};
+use crate::exit::{CORRUPTION, ExitStatus, OTHER, SUCCESS, UNSAFE, log_failure_is_damage, state_is_damaged};
 use crate::state::InstallError;
 use raft::NodeId;
 use std::path::PathBuf;
@@ -54,6 +54,7 @@ impl FatalError {
         match self {
             FatalError::Log(error) if log_failure_is_damage(error) => CORRUPTION,
             FatalError::State(error) if state_is_damaged(error) => CORRUPTION,
+            FatalError::State(StateError::UnknownFormat { .. } | StateError::UnknownFeature { .. }) => UNSAFE,
             FatalError::Removed { .. } => SUCCESS,
             FatalError::Log(_)
             | FatalError::State(_)

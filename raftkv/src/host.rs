@@ -137,6 +137,11 @@ impl Host for ThreadHost {
         hand_over(&self.reads, vec![flush]);
     }
 
+    fn wall_clock_ms(&mut self) -> u64 {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+
     fn repaired(&mut self) {
         let (repair, inbox, failures) = (self.repair.clone(), self.inbox.clone(), self.failures.clone());
         // On a thread that may wait for the disk.

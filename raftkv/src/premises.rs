@@ -12,7 +12,7 @@ use raft::{LogPosition, Membership, NodeId, RepairId, Restored};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use storage::identity::{DataDirectory, Identity};
-use storage::state::{Bootstrap, RocksEngine, RocksOptions, StateMachine, StateStore};
+use storage::state::{Bootstrap, RocksEngine, RocksOptions, StateMachine, StateStore, StoreError};
 use storage::wal::disk::{Disk, RealDisk};
 use storage::wal::{LogConfig, RecoveredLog, SegmentedLog};
 
@@ -106,7 +106,11 @@ impl Premises for DirectoryPremises<'_> {
 
     fn open_state(&self) -> Result<Self::State, StartError> {
         let bootstrap = Bootstrap { cluster: self.config.cluster.id.clone(), membership: self.config.membership() };
-        Ok(StateStore::open(&self.state_path(), self.rocks_options(), &bootstrap)?)
+        let path = self.state_path();
+        let (store, mut machine) = StateStore::open(&path, self.rocks_options(), &bootstrap)?;
+        let held = machine.hold_format(self.config.node.format_max);
+        held.map_err(|source| StoreError::State { path, source })?;
+        Ok((store, machine))
     }
 
     fn applied((_, machine): &Self::State) -> (LogPosition, Membership) {

@@ -22,6 +22,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use storage::state::STATE_FORMAT;
 use transport::ClusterId;
 use transport::{Authority, IssuedCertificate, LEAF_VALIDITY, Validity};
 
@@ -251,6 +252,7 @@ fn node_config(
         node: NodeConfig {
             id: member.id,
             data_dir: PathBuf::from("data"),
+            format_max: STATE_FORMAT,
             listen_client: Some(SocketAddr::new(listen, node.port)),
             listen_peer: Some(SocketAddr::new(listen, node.port + 1)),
             listen_http: Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), node.port + 2)),
@@ -284,6 +286,7 @@ pub fn joining_files(
         node: NodeConfig {
             id: member.id,
             data_dir: PathBuf::from("data"),
+            format_max: STATE_FORMAT,
             listen_client: Some(client),
             listen_peer: Some(peer),
             listen_http: Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), http_port)),

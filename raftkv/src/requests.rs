@@ -149,6 +149,7 @@ pub fn write_reply(done: WriteOutcome, is_put: bool, wants_values: bool) -> Resp
             deleted: count,
             previous: previous.into_iter().map(key_value).collect(),
         }),
+        CommandOutcome::FormatRaised { .. } => unreachable!("clients cannot ask for a raise of the format"),
         CommandOutcome::RangeTooLarge { keys_max, bytes_max } => Response::Error(*range_too_large(keys_max, bytes_max)),
         CommandOutcome::Invalid { reason } => {
             let what = if is_put { "put" } else { "delete" };

@@ -138,9 +138,10 @@ impl Server {
         let driver_config = DriverConfig {
             log_retained_bytes: config.storage.log_retained_mib << 20,
             election_timeout: config.raft().election_timeout,
+            format_max: config.node.format_max,
             founding: MemberDirectory::founding(&config),
         };
-        let on_disk = RestoredDisk { applied, log_bytes: log.bytes() };
+        let on_disk = RestoredDisk { applied, log_bytes: log.bytes(), format: state.format() };
         let driver = Driver::new(node, host, driver_config, on_disk, clock.now());
 
         let mut threads = Vec::new();
@@ -363,6 +364,7 @@ fn start_links(
 ) -> Result<PeerLinks, StartError> {
     let handler: InboundHandler = Arc::new(move |inbound| match inbound {
         Inbound::Message { from, message, permit } => inbox.push(Input::Message { from, message, permit }),
+        Inbound::Format { peer, format_max } => inbox.push(Input::PeerFormat { peer, format_max }),
         Inbound::Connected(_) => {}
         Inbound::Disconnected(peer) => inbox.push(Input::Unreachable { peer }),
     });
@@ -371,6 +373,7 @@ fn start_links(
         peers: parts.members.view().peers.clone(),
         address: config.own_member().peer.clone(),
         settings_digest: config.cluster_digest(),
+        format_max: config.node.format_max,
         agent: agent(),
         credentials: credentials.clone(),
         limits: peer_limits(config),
@@ -430,6 +433,7 @@ fn snapshot_client(config: &Config, credentials: &Credentials) -> SnapshotClient
     SnapshotClient::new(FetchConfig {
         credentials: credentials.clone(),
         settings_digest: config.cluster_digest(),
+        format_max: config.node.format_max,
         agent: agent(),
         bytes_max: SNAPSHOT_BYTES_MAX,
         bytes_per_second: None,

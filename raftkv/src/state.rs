@@ -9,7 +9,7 @@ use raft::LogPosition;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use storage::state::{Engine, StateMachine, StateStore, StoreError};
+use storage::state::{Engine, StateError, StateMachine, StateStore, StoreError};
 
 /// See the module.
 pub(crate) struct NodeState {
@@ -30,6 +30,9 @@ pub enum InstallError {
         /// Why not.
         source: io::Error,
     },
+    /// The snapshot is of a format that this node does not know.
+    #[error(transparent)]
+    Format(StateError),
     /// The state could not be switched.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -51,6 +54,11 @@ impl NodeState {
         &mut self.machine
     }
 
+    /// The format in effect.
+    pub(crate) fn format(&self) -> u32 {
+        self.machine.format()
+    }
+
     /// The state machine, and what readers see of it.
     pub(crate) fn parts(&mut self) -> (&mut StateMachine, &SharedState) {
         (&mut self.machine, &self.shared)
@@ -62,7 +70,8 @@ impl NodeState {
         let begun = self.intent.begin(position);
         begun.map_err(|source| InstallError::Intent { path: self.intent.path(), source })?;
         let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
-        let machine = store.switch_to_incoming(&self.machine)?;
+        let mut machine = store.switch_to_incoming(&self.machine)?;
+        machine.hold_format(self.machine.format_max()).map_err(InstallError::Format)?;
         assert_eq!(machine.applied(), position, "the snapshot switched to is the one that was verified");
         self.shared.replace(machine.reader(), published(&machine));
         self.machine = machine;

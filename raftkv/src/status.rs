@@ -58,6 +58,8 @@ pub struct NodeStatus {
     pub voters: Vec<u64>,
     /// It has lost what it had promised, and neither votes nor acknowledges until its peers have repaired it.
     pub under_repair: bool,
+    /// The format in effect: what the members may write, because all of them know it.
+    pub format: u32,
 }
 
 /// Called with a status.
@@ -144,6 +146,7 @@ impl StatusReporter {
             dropped_messages: driver.dropped_messages,
             voters: driver.membership.voters().iter().map(|id| id.0).collect(),
             under_repair: driver.repair.is_some(),
+            format: driver.format,
         }
     }
 }

@@ -11,6 +11,7 @@ use raftkv::directory::MemberDirectory;
 use raftkv::driver::{Driver, DriverConfig, ReadRefusal, RestoredDisk, WriteCommand, WriteRefusal};
 use std::time::Duration;
 use storage::command::DeleteLimits;
+use storage::state::{STATE_FORMAT, STATE_FORMAT_OLDEST};
 
 #[test]
 fn writes_that_come_together_become_one_entry_and_each_is_answered_once() {
@@ -166,8 +167,13 @@ fn an_empty_log_that_is_large_on_disk_is_left_alone() {
     };
     let node = Node::new(core, restored, Instant::ORIGIN, 1);
     let founding = MemberDirectory::default();
-    let config = DriverConfig { log_retained_bytes: 0, election_timeout: core.election_timeout, founding };
-    let on_disk = RestoredDisk { applied: position.index, log_bytes: 1 << 20 };
+    let config = DriverConfig {
+        log_retained_bytes: 0,
+        election_timeout: core.election_timeout,
+        format_max: STATE_FORMAT,
+        founding,
+    };
+    let on_disk = RestoredDisk { applied: position.index, log_bytes: 1 << 20, format: STATE_FORMAT_OLDEST };
     let mut driver = Driver::new(node, SharedHost::default(), config, on_disk, Instant::ORIGIN);
     // The host panics when it is asked to drop anything.
     driver.flush(Instant::ORIGIN + Duration::from_secs(1));

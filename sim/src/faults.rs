@@ -55,11 +55,13 @@ pub enum FaultKind {
     FullDisk,
     /// Members come and go.
     MembershipChanges,
+    /// Programs are upgraded one after the other, and sometimes back.
+    Upgrades,
 }
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [FaultKind; 23] = [
+    pub const ALL: [FaultKind; 24] = [
         FaultKind::Loss,
         FaultKind::Duplicates,
         FaultKind::Reordering,
@@ -83,6 +85,7 @@ impl FaultKind {
         FaultKind::DiskErrors,
         FaultKind::FullDisk,
         FaultKind::MembershipChanges,
+        FaultKind::Upgrades,
     ];
 
     /// How long it is between two of them, about, if they come one by one.
@@ -103,6 +106,7 @@ impl FaultKind {
             | FaultKind::Transfers
             | FaultKind::DiskErrors
             | FaultKind::MembershipChanges => 6,
+            FaultKind::Upgrades => 8,
             FaultKind::BitRot => 12,
             FaultKind::DiskLoss | FaultKind::FullDisk => 15,
             FaultKind::Blackout => 25,

@@ -4,7 +4,7 @@ use raft::{
     Changed, FetchSnapshot, InstallSnapshot, Instant, Load, LogIndex, LogPosition, Membership, Message, NodeId,
 };
 use raftkv::driver::{ApplyJob, Host, PersistJob, ReadWaiter};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
@@ -26,16 +26,27 @@ pub(crate) enum Order {
 
 /// Orders in the order in which they came. The driver holds one half, the world the other.
 #[derive(Clone, Default)]
-pub(crate) struct SimHost(Rc<RefCell<VecDeque<Order>>>);
+pub(crate) struct SimHost(Rc<Desk>);
+
+#[derive(Default)]
+struct Desk {
+    orders: RefCell<VecDeque<Order>>,
+    wall_clock_ms: Cell<u64>,
+}
 
 impl SimHost {
     /// The next order.
     pub(crate) fn next(&self) -> Option<Order> {
-        self.0.borrow_mut().pop_front()
+        self.0.orders.borrow_mut().pop_front()
+    }
+
+    /// What the wall clock shows from here on.
+    pub(crate) fn set_wall_clock(&self, now_ms: u64) {
+        self.0.wall_clock_ms.set(now_ms);
     }
 
     fn order(&self, order: Order) {
-        self.0.borrow_mut().push_back(order);
+        self.0.orders.borrow_mut().push_back(order);
     }
 }
 
@@ -86,6 +97,10 @@ impl Host for SimHost {
 
     fn membership(&mut self, effective: &Membership, committed: &Membership) {
         self.order(Order::Membership { effective: effective.clone(), committed: committed.clone() });
+    }
+
+    fn wall_clock_ms(&mut self) -> u64 {
+        self.0.wall_clock_ms.get()
     }
 
     fn repaired(&mut self) {

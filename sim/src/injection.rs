@@ -52,6 +52,7 @@ impl World {
             FaultKind::DiskErrors => self.fail_disk(node),
             FaultKind::FullDisk => self.fill_disk(node),
             FaultKind::MembershipChanges => self.change_members(),
+            FaultKind::Upgrades => self.upgrade(),
             FaultKind::Loss
             | FaultKind::Duplicates
             | FaultKind::Reordering

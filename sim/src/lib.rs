@@ -46,6 +46,7 @@ mod serving;
 pub mod settings;
 pub mod trace;
 mod turns;
+mod upgrade;
 mod work;
 pub mod workload;
 mod world;

@@ -8,6 +8,7 @@ use client::policy::Failure;
 use raft::Role;
 use raftkv::StartError;
 use std::time::Duration;
+use storage::state::{StateError, StoreError};
 
 /// How long a node is down.
 const DOWN_TIME: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(15));
@@ -65,6 +66,7 @@ impl World {
             self.nodes[node].disks.log.cut_power_after(after);
             self.nodes[node].disks.data.cut_power_after(after);
         }
+        self.change_program(node);
         self.nodes[node].life += 1;
         let seed = self.random.next();
         let started = self.nodes[node].start(now, &self.settings, seed);
@@ -79,6 +81,12 @@ impl World {
         }
         let found = match started {
             Ok(found) => found,
+            Err(StartError::Store(StoreError::State { source: StateError::UnknownFormat { .. }, .. })) => {
+                self.counters.count("upgrade: an older program refused to start on a newer state");
+                self.install_newest(node);
+                self.end(node, false);
+                return self.schedule_start(node);
+            }
             Err(StartError::NeverStarted { .. }) if self.nodes[node].damage.lost => {
                 self.counters.count("recovery: an operator says that a lost founder has peers");
                 self.nodes[node].told_to_join = true;

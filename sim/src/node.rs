@@ -23,7 +23,7 @@ use raftkv::recovery::{Opened, recover};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
-use storage::state::{Bootstrap, MemoryEngine, StateMachine};
+use storage::state::{Bootstrap, MemoryEngine, STATE_FORMAT, StateMachine};
 use storage::wal::disk::Disk;
 use storage::wal::{LogConfig, LogError, LogReader, LogStore, Preparation, SegmentedLog};
 use transport::Response;
@@ -38,6 +38,8 @@ pub(crate) struct Node {
     pub(crate) presence: Presence,
     /// An operator wrote `joining = true` into its configuration, because it founded the group alone and has lost its disk since.
     pub(crate) told_to_join: bool,
+    /// The newest format that its program knows.
+    pub(crate) format_max: u32,
     /// What was done to its disk.
     pub(crate) damage: Damage,
     /// Lives of the process so far.
@@ -109,6 +111,8 @@ pub(crate) struct Process {
     pub(crate) desk: Outbox<OperatorWord>,
     /// Changes of the membership that an operator asked for and has not heard of.
     pub(crate) changes_asked: usize,
+    /// In which of its lives each peer has connected last.
+    pub(crate) connected: BTreeMap<NodeId, u64>,
     /// The members as this node sees them.
     pub(crate) view: Arc<MemberView>,
     /// Members that were removed are spoken to until then.
@@ -212,6 +216,7 @@ impl Node {
             disks: Disks { log, data, engine: MemoryEngine::new(), has_log: false, has_state: false },
             presence: if index < founders { Presence::Here } else { Presence::Spare },
             told_to_join: false,
+            format_max: STATE_FORMAT,
             damage: Damage::default(),
             life: 0,
             process: None,
@@ -229,6 +234,7 @@ impl Node {
         assert!(self.process.is_none(), "node {} runs already", self.id);
         let provisioned = settings.provisioned(self.id, self.told_to_join);
         let premises = SimPremises {
+            format_max: self.format_max,
             log_config: LogConfig {
                 segment_bytes: settings.segment_bytes,
                 record_bytes_max: settings.record_bytes_max,
@@ -260,11 +266,12 @@ impl Node {
         let local = self.clock.read(now);
         let host = SimHost::default();
         let config = raft::Config { id: self.id, ..settings.raft };
-        let on_disk = RestoredDisk { applied: restored.applied, log_bytes: log.bytes() };
+        let on_disk = RestoredDisk { applied: restored.applied, log_bytes: log.bytes(), format: machine.format() };
         let core = raft::Node::new(config, restored, local, seed);
         let driver_config = DriverConfig {
             log_retained_bytes: settings.log_retained_bytes,
             election_timeout: settings.raft.election_timeout,
+            format_max: self.format_max,
             founding: provisioned.directory,
         };
         let log_reader = log.reader();
@@ -293,6 +300,7 @@ impl Node {
             repair,
             desk: Outbox::default(),
             changes_asked: 0,
+            connected: BTreeMap::new(),
             view: Arc::new(view),
             leaving: BTreeMap::new(),
         });

@@ -9,7 +9,7 @@ use raftkv::recovery::Premises;
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use storage::state::{Bootstrap, MemoryEngine, StateMachine};
+use storage::state::{Bootstrap, MemoryEngine, StateMachine, StoreError};
 use storage::wal::disk::Disk;
 use storage::wal::{LogConfig, RecoveredLog, SegmentedLog};
 
@@ -53,6 +53,8 @@ impl Disks {
 pub(crate) struct SimPremises<'a> {
     pub(crate) disks: RefCell<&'a mut Disks>,
     pub(crate) log_config: LogConfig,
+    /// The newest format that the node's program knows.
+    pub(crate) format_max: u32,
     pub(crate) bootstrap: Bootstrap,
     /// Losses that were set aside.
     pub(crate) set_aside: Cell<Option<Loss>>,
@@ -91,8 +93,11 @@ impl Premises for SimPremises<'_> {
     fn open_state(&self) -> Result<StateMachine<MemoryEngine>, StartError> {
         let mut disks = self.disks.borrow_mut();
         disks.has_state = true;
-        Ok(StateMachine::open(disks.engine.clone(), &self.bootstrap)
-            .unwrap_or_else(|error| panic!("the state of {CLUSTER} cannot be opened: {error}")))
+        let mut machine = StateMachine::open(disks.engine.clone(), &self.bootstrap)
+            .unwrap_or_else(|error| panic!("the state of {CLUSTER} cannot be opened: {error}"));
+        let held = machine.hold_format(self.format_max);
+        held.map_err(|source| StartError::Store(StoreError::State { path: self.path().to_owned(), source }))?;
+        Ok(machine)
     }
 
     fn applied(state: &StateMachine<MemoryEngine>) -> (LogPosition, Membership) {

@@ -17,6 +17,8 @@ use transport::{decode_message, encode_message};
 const TURN_DELAY: (Duration, Duration) = (Duration::from_micros(2), Duration::from_micros(100));
 /// How long until a link tells that a message did not get through.
 const UNREACHABLE_DELAY: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(500));
+/// What wall clocks show when a run begins, in milliseconds since 1970.
+const EPOCH_MS: u64 = 1_800_000_000_000;
 /// How long a removed member is still linked to, so that it learns of its removal.
 const LEAVE_LINKED: Duration = Duration::from_secs(5);
 
@@ -73,6 +75,7 @@ impl World {
         }
         process.turn = None;
         let local = clock.read(now);
+        process.host.set_wall_clock(EPOCH_MS + local.as_nanos() / 1_000_000);
         let mut taken = 0;
         while taken < drain_max {
             let Some(input) = process.inbox.pop_front() else { break };
@@ -218,8 +221,19 @@ impl World {
             Parcel::Value(message) => *message,
             Parcel::Encoded(body) => decode_message(body).expect("what was encoded decodes"),
         };
+        self.hear_format(node, from, from_life);
         let from = self.nodes[from].id;
         self.push(node, Input::Message { from, message, permit: InboundPermit::unmetered() });
+    }
+
+    /// A peer says which formats it knows when it connects, which it does once in each of its lives.
+    fn hear_format(&mut self, node: usize, from: usize, from_life: u64) {
+        let (peer, format_max) = (self.nodes[from].id, self.nodes[from].format_max);
+        let is_present = self.nodes[from].life == from_life;
+        let Some(process) = &mut self.nodes[node].process else { return };
+        if is_present && process.connected.insert(peer, from_life) != Some(from_life) {
+            self.push(node, Input::PeerFormat { peer, format_max });
+        }
     }
 
     fn fetch_snapshot(&mut self, node: usize, fetch: FetchSnapshot) {

@@ -138,6 +138,7 @@ impl World {
         let checks = &mut self.checks;
         let process = self.nodes[node].process.as_mut().expect("void in later lives");
         let term = process.driver.core().status().term;
+        let format = process.machine.format();
         let index = process.apply.apply(&mut process.machine, job, |machine, entries| {
             checks.applied(node, term, entries, machine.state_hash());
         })?;
@@ -148,10 +149,14 @@ impl World {
         if self.random.chance(500) {
             process.flushed = process.machine.flushed().map_err(FatalError::State)?.index;
         }
-        let flushed = process.flushed;
+        let (flushed, raised) = (process.flushed, process.machine.format());
         let applied_ever = &mut self.nodes[node].applied_ever;
         *applied_ever = (*applied_ever).max(index);
         self.trace.note(now, 2, index.0);
+        if raised != format {
+            self.counters.count("upgrade: a node applied a raise of the format");
+            self.push(node, Input::FormatInEffect { format: raised });
+        }
         self.push(node, Input::Applied { index, flushed });
         Ok(())
     }
@@ -161,19 +166,22 @@ impl World {
         if install.keep_suffix {
             self.counters.count("snapshot: installed over a log that holds its last entry");
         }
-        let Node { disks, process, id, .. } = &mut self.nodes[node];
+        let Node { disks, process, id, format_max, .. } = &mut self.nodes[node];
         let process = process.as_mut().expect("void in later lives");
         if let Err(source) = process.intent.begin(install.position) {
             let path = process.intent.path();
             return Err(FatalError::Install(raftkv::InstallError::Intent { path, source }));
         }
         let received = process.received.take().expect("the core installs what was received");
-        let machine = StateMachine::open_existing(received.clone()).map_err(FatalError::State)?;
+        let mut machine = StateMachine::open_existing(received.clone()).map_err(FatalError::State)?;
+        machine.hold_format(*format_max).map_err(|error| FatalError::Install(raftkv::InstallError::Format(error)))?;
         assert_eq!(machine.applied(), install.position, "node {id}: the snapshot switched to is the one verified");
         self.checks.state(node, install.position, machine.state_hash());
         disks.engine = received;
         process.machine = machine;
         process.flushed = install.position.index;
+        let format = process.machine.format();
+        self.push(node, Input::FormatInEffect { format });
         self.add_log_job(node, LogJob::Install(install));
         Ok(())
     }
@@ -264,6 +272,9 @@ impl World {
     /// The process cannot go on, and ends. What it found damaged it notes for its next start, as the server does.
     pub(crate) fn fail(&mut self, node: usize, error: &FatalError) {
         self.say(format_args!("node {}: stops: {error}", node + 1));
+        if self.is_too_old(node, error) {
+            return self.kill(node);
+        }
         let damage = self.nodes[node].damage;
         assert!(damage.hidden || damage.full, "node {} stops, and nothing was done to its disk: {error:?}", node + 1);
         self.counters.count("process: stopped by its disk");

@@ -8,6 +8,7 @@
 //!   injection.rs  faults
 //!   damage.rs     disks that lose what they were given
 //!   operator.rs   members that come and go
+//!   upgrade.rs    programs that know one format less
 //! ```
 //!
 //! A run has three phases. While *faulty*, faults come and go as the plan says, until the clients have done what they were to do.
@@ -239,6 +240,7 @@ impl World {
         let now = self.schedule.now();
         let settings = format!("{:?}", self.settings);
         self.trace.line(now, format_args!("{settings}"));
+        self.begin_with_the_older_program();
         for node in 0..self.nodes.len() {
             if self.settings.faults.is_on(FaultKind::ClockDrift) {
                 self.counters.count("clock: drift");

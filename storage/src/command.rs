@@ -9,21 +9,26 @@
 //! ([`DecodeError::Unknown`]). What *no* program could mean (a length past the end, an empty key) is the same nonsense to every
 //! node: it becomes [`CommandOutcome::Invalid`](crate::state::CommandOutcome::Invalid) everywhere and changes nothing.
 //!
+//! A batch of version 2 carries the leader's clock; versions are written as the *format in effect* allows (`state/format.rs`), and read for ever.
+//!
 //! Absent so far: sessions. Each command has room for a session and a sequence number; both must be zero.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use thiserror::Error;
 
-/// The version of the batch format that this program writes and reads.
-pub const BATCH_VERSION: u8 = 1;
+/// The newest version of the batch format that this program reads. It writes this one, with the leader's clock, or version 1, without.
+pub const BATCH_VERSION: u8 = 2;
 
-const BATCH_HEADER_BYTES: usize = 5;
-const COUNT_AT: usize = 1;
+const VERSION_WITHOUT_TIME: u8 = 1;
+const TIME_BYTES: usize = 8;
+/// Room for version, time and count; without the time, the first bytes of it are left out.
+const BATCH_HEADER_BYTES: usize = 5 + TIME_BYTES;
 /// Kind, session, sequence.
 const COMMAND_HEADER_BYTES: usize = 17;
 
 const KIND_PUT: u8 = 1;
 const KIND_DELETE_RANGE: u8 = 2;
+const KIND_RAISE_FORMAT: u8 = 3;
 
 const FLAG_PREVIOUS: u8 = 1 << 0;
 const FLAG_END: u8 = 1 << 1;
@@ -57,6 +62,11 @@ pub enum Command<'a> {
         limits: DeleteLimits,
         /// Return what was deleted.
         previous: bool,
+    },
+    /// From here on everybody may use what this format has: see `state/format.rs`. Asked for by a leader, never by a client.
+    RaiseFormat {
+        /// The next one.
+        to: u32,
     },
 }
 
@@ -206,8 +216,7 @@ impl BatchEncoder {
     pub fn append(&mut self, command: &Command<'_>) {
         if self.count == 0 {
             self.buffer.clear();
-            self.buffer.put_u8(BATCH_VERSION);
-            self.buffer.put_u32(0);
+            self.buffer.put_bytes(0, BATCH_HEADER_BYTES);
         }
         self.buffer.reserve(4 + COMMAND_HEADER_BYTES + 32 + payload_bytes(command));
         let length_at = self.buffer.len();
@@ -232,6 +241,10 @@ impl BatchEncoder {
                     self.bytes(end);
                 }
             }
+            Command::RaiseFormat { to } => {
+                self.command_header(KIND_RAISE_FORMAT);
+                self.buffer.put_u32(*to);
+            }
         }
         let length = self.buffer.len() - length_at - 4;
         self.buffer[length_at..length_at + 4].copy_from_slice(&length_u32(length).to_be_bytes());
@@ -250,22 +263,48 @@ impl BatchEncoder {
         self.count == 0
     }
 
-    /// How many bytes the batch has.
+    /// How many bytes the batch has, at most.
     #[must_use]
     pub fn bytes_len(&self) -> usize {
         if self.count == 0 { 0 } else { self.buffer.len() }
     }
 
-    /// The finished batch; the encoder is empty afterwards.
+    /// The finished batch, without a time; the encoder is empty afterwards.
     ///
     /// # Panics
     ///
     /// If nothing was appended: an entry without commands must not be proposed.
     pub fn take(&mut self) -> Bytes {
+        self.finish(None)
+    }
+
+    /// The finished batch, with the leader's clock in milliseconds since 1970; the encoder is empty afterwards.
+    ///
+    /// # Panics
+    ///
+    /// If nothing was appended.
+    pub fn take_at(&mut self, time_ms: u64) -> Bytes {
+        self.finish(Some(time_ms))
+    }
+
+    fn finish(&mut self, time_ms: Option<u64>) -> Bytes {
         assert!(self.count > 0, "a batch without commands was asked for");
-        self.buffer[COUNT_AT..BATCH_HEADER_BYTES].copy_from_slice(&self.count.to_be_bytes());
+        let left_out = if time_ms.is_some() { 0 } else { TIME_BYTES };
+        let header = &mut self.buffer[left_out..BATCH_HEADER_BYTES];
+        let (version, rest) = header.split_first_mut().expect("the header has a version");
+        *version = VERSION_WITHOUT_TIME;
+        let mut count = &mut rest[..];
+        if let Some(time_ms) = time_ms {
+            *version = BATCH_VERSION;
+            let (time, after) = rest.split_at_mut(TIME_BYTES);
+            time.copy_from_slice(&time_ms.to_be_bytes());
+            count = after;
+        }
+        count.copy_from_slice(&self.count.to_be_bytes());
         self.count = 0;
-        self.buffer.split().freeze()
+        let mut batch = self.buffer.split().freeze();
+        batch.advance(left_out);
+        batch
     }
 
     fn command_header(&mut self, kind: u8) {
@@ -306,6 +345,7 @@ fn payload_bytes(command: &Command<'_>) -> usize {
             key.len() + value.len() + expected
         }
         Command::DeleteRange { range, .. } => range.start.len() + range.end.map_or(0, <[u8]>::len),
+        Command::RaiseFormat { .. } => 0,
     }
 }
 
@@ -323,6 +363,7 @@ pub fn deletes_a_range(payload: &[u8]) -> bool {
 pub struct BatchDecoder<'a> {
     reader: Reader<'a>,
     remaining: u32,
+    time_ms: Option<u64>,
     /// The first item is an error and the only one.
     failed: Option<DecodeError>,
 }
@@ -333,9 +374,17 @@ impl<'a> BatchDecoder<'a> {
     pub fn new(payload: &'a [u8]) -> BatchDecoder<'a> {
         let mut reader = Reader { bytes: payload };
         match batch_header(&mut reader) {
-            Ok(remaining) => BatchDecoder { reader, remaining, failed: None },
-            Err(error) => BatchDecoder { reader: Reader { bytes: &[] }, remaining: 0, failed: Some(error) },
+            Ok((remaining, time_ms)) => BatchDecoder { reader, remaining, time_ms, failed: None },
+            Err(error) => {
+                BatchDecoder { reader: Reader { bytes: &[] }, remaining: 0, time_ms: None, failed: Some(error) }
+            }
         }
+    }
+
+    /// The clock of the leader that laid the batch, in milliseconds since 1970, if the batch carries it.
+    #[must_use]
+    pub fn time_ms(&self) -> Option<u64> {
+        self.time_ms
     }
 
     fn next_command(&mut self) -> Result<Command<'a>, DecodeError> {
@@ -376,14 +425,15 @@ impl<'a> Iterator for BatchDecoder<'a> {
     }
 }
 
-fn batch_header(reader: &mut Reader<'_>) -> Result<u32, DecodeError> {
-    let version = reader.u8()?;
-    if version != BATCH_VERSION {
-        return Err(UnknownFeature::Version { found: version, known: BATCH_VERSION }.into());
-    }
+fn batch_header(reader: &mut Reader<'_>) -> Result<(u32, Option<u64>), DecodeError> {
+    let time_ms = match reader.u8()? {
+        VERSION_WITHOUT_TIME => None,
+        BATCH_VERSION => Some(reader.u64()?),
+        found => return Err(UnknownFeature::Version { found, known: BATCH_VERSION }.into()),
+    };
     match reader.u32()? {
         0 => Err(InvalidCommand::EmptyBatch.into()),
-        count => Ok(count),
+        count => Ok((count, time_ms)),
     }
 }
 
@@ -395,6 +445,10 @@ fn decode_command(bytes: &[u8]) -> Result<Command<'_>, DecodeError> {
     let command = match kind {
         KIND_PUT => decode_put(&mut reader, session)?,
         KIND_DELETE_RANGE => decode_delete_range(&mut reader, session)?,
+        KIND_RAISE_FORMAT => {
+            known_features(KIND_RAISE_FORMAT, 0, 0, session)?;
+            Command::RaiseFormat { to: reader.u32()? }
+        }
         found => return Err(UnknownFeature::Kind { found }.into()),
     };
     match reader.bytes.len() {
@@ -624,13 +678,32 @@ mod tests {
             bytes[at] = byte;
             BatchDecoder::new(&bytes).next().expect("one item").map(owned)
         };
-        assert_eq!(with(0, 2), Err(UnknownFeature::Version { found: 2, known: 1 }.into()));
+        assert_eq!(with(0, 3), Err(UnknownFeature::Version { found: 3, known: 2 }.into()));
         assert_eq!(with(9, 77), Err(UnknownFeature::Kind { found: 77 }.into()));
         assert_eq!(with(17, 3), Err(UnknownFeature::Session { session: 3 }.into()));
         assert_eq!(with(26, 0x81), Err(UnknownFeature::Flags { kind: 1, found: 0x80 }.into()));
         assert_eq!(with(35, 9), Err(UnknownFeature::Condition { found: 9 }.into()));
         assert!(matches!(with(39, 200), Err(DecodeError::Invalid(InvalidCommand::Truncated { .. }))));
         assert_eq!(with(4, 0), Err(InvalidCommand::EmptyBatch.into()));
+    }
+
+    /// The bytes of `docs/formats.md`.
+    #[test]
+    fn a_batch_with_a_time_has_it_after_the_version() {
+        let raise = Command::RaiseFormat { to: 3 };
+        let mut encoder = BatchEncoder::new();
+        encoder.append(&raise);
+        let timed = encoder.take_at(0x0102_0304_0506_0708);
+        let command = [&[0, 0, 0, 21, KIND_RAISE_FORMAT][..], &[0; 16], &[0, 0, 0, 3]].concat();
+        assert_eq!(timed[..], [&[2, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 1][..], &command].concat());
+        encoder.append(&raise);
+        let plain = encoder.take();
+        assert_eq!(plain[..], [&[1, 0, 0, 0, 1][..], &command].concat());
+        for (batch, time_ms) in [(timed, Some(0x0102_0304_0506_0708)), (plain, None)] {
+            let decoder = BatchDecoder::new(&batch);
+            assert_eq!(decoder.time_ms(), time_ms);
+            assert_eq!(decoder.collect::<Vec<_>>(), [Ok(raise)]);
+        }
     }
 
     #[test]

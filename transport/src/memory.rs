@@ -238,6 +238,7 @@ mod tests {
                         let line = match inbound {
                             Inbound::Message { from, message, .. } => format!("{from}>{id} t{}", message.term),
                             Inbound::Connected(peer) => format!("{id} up {peer}"),
+                            Inbound::Format { peer, format_max } => format!("{id} hears {peer} f{format_max}"),
                             Inbound::Disconnected(peer) => format!("{id} down {peer}"),
                         };
                         log.lock().unwrap().push(line);

@@ -92,6 +92,13 @@ pub enum Inbound {
         /// Drop it once the message has been dealt with: it makes room for the peer's next ones.
         permit: InboundPermit,
     },
+    /// A peer has connected, or was connected to, and says which formats of log and state it knows.
+    Format {
+        /// The peer.
+        peer: NodeId,
+        /// The newest; zero: it does not say.
+        format_max: u32,
+    },
     /// Messages *to* this peer can be sent: our own connection to it stands.
     Connected(NodeId),
     /// Our own connection to this peer broke, and what waited for it is lost.
@@ -155,6 +162,8 @@ pub struct PeerConfig {
     pub address: String,
     /// Digest of the settings that must agree across the cluster; nodes with different ones refuse each other.
     pub settings_digest: u64,
+    /// The newest format of log and state that this node knows: told to the peers.
+    pub format_max: u32,
     /// Software and version, for the other side's log.
     pub agent: String,
     /// Who we are.
@@ -207,6 +216,7 @@ pub(crate) struct Shared {
     pub(crate) cluster: ClusterId,
     pub(crate) id: NodeId,
     pub(crate) settings_digest: u64,
+    pub(crate) format_max: u32,
     pub(crate) agent: String,
     pub(crate) address: String,
     pub(crate) limits: PeerLimits,
@@ -235,6 +245,7 @@ impl PeerLinks {
             cluster: identity.cluster,
             id,
             settings_digest: config.settings_digest,
+            format_max: config.format_max,
             agent: config.agent,
             address: config.address,
             limits: config.limits,

@@ -115,12 +115,14 @@ async fn hello(incoming: &Incoming, connection: &Connection, peer: NodeId) -> Re
         node: shared.id.0,
         settings_digest: shared.settings_digest,
         agent: shared.agent.clone(),
+        format_max: shared.format_max,
     };
     let room = incoming.roster.enter(peer, &hello.address)?;
     let place = Place { roster: incoming.roster.clone(), peer, room };
     let mut out = BytesMut::new();
     put_frame(&mut out, kind::HELLO_REPLY, 0, &reply);
     send.write_all(&out).await.map_err(|cause| protocol(cause.to_string()))?;
+    (shared.handler)(Inbound::Format { peer, format_max: hello.format_max });
     debug!(node = %shared.id, %peer, agent = hello.agent, address = hello.address, "peer said Hello");
     Ok(place)
 }

@@ -238,8 +238,11 @@ pub(crate) async fn check_and_greet(
         settings_digest: shared.settings_digest,
         agent: shared.agent.clone(),
         address: shared.address.clone(),
+        format_max: shared.format_max,
     };
-    greet(connection, &hello, address, peer).await
+    let reply = greet(connection, &hello, address, peer).await?;
+    (shared.handler)(Inbound::Format { peer, format_max: reply.format_max });
+    Ok(())
 }
 
 /// Checks that `peer` of our cluster is there, says Hello and compares the answer.
@@ -248,7 +251,7 @@ pub(crate) async fn greet(
     hello: &wire::Hello,
     address: &str,
     peer: NodeId,
-) -> Result<(), ConnectError> {
+) -> Result<wire::HelloReply, ConnectError> {
     let found = tls::identity_of(connection)
         .map_err(|cause| ConnectError::PeerIdentity { address: address.to_owned(), cause })?;
     if !tls::is_node(&found, peer) || found.cluster.as_str() != hello.cluster {
@@ -271,7 +274,7 @@ pub(crate) async fn greet(
         });
     }
     debug!(%peer, agent = reply.agent, "peer answered");
-    Ok(())
+    Ok(reply)
 }
 
 pub(crate) fn settings_differ(ours: u64, theirs: u64) -> String {

@@ -32,6 +32,8 @@ pub struct FetchConfig {
     pub credentials: Credentials,
     /// As in [`PeerConfig`](crate::PeerConfig).
     pub settings_digest: u64,
+    /// The newest format of log and state that this node knows: told to the peers.
+    pub format_max: u32,
     /// Software and version, for the other side's log.
     pub agent: String,
     /// All files together may have this many bytes.
@@ -174,6 +176,7 @@ impl SnapshotClient {
             cluster: identity.cluster.as_str().to_owned(),
             node: identity.node_id().map_or(0, |id| id.0),
             settings_digest: self.config.settings_digest,
+            format_max: self.config.format_max,
             address: String::new(),
             agent: self.config.agent.clone(),
         };

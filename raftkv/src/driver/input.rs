@@ -24,6 +24,18 @@ pub enum Input {
     },
     /// A client wants a command replicated.
     Write(WriteRequest),
+    /// A peer says, as it connects, which formats it knows.
+    PeerFormat {
+        /// The peer.
+        peer: NodeId,
+        /// The newest; zero: it does not say.
+        format_max: u32,
+    },
+    /// The state has this format in effect: it was raised, or came with a snapshot.
+    FormatInEffect {
+        /// The format.
+        format: u32,
+    },
     /// A client wants a linearizable read.
     Read(ReadWaiter),
     /// A client wants a read for which the leader's lease will do. Where there is none it is a linearizable read like others.

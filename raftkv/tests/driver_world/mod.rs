@@ -16,7 +16,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
-use storage::state::CommandOutcome;
+use storage::state::{CommandOutcome, STATE_FORMAT, STATE_FORMAT_OLDEST};
 use transport::InboundPermit;
 
 /// What a driver asked for and did not get yet.
@@ -66,6 +66,9 @@ impl Host for SharedHost {
     fn membership(&mut self, effective: &Membership, committed: &Membership) {
         self.0.borrow_mut().memberships = (effective.clone(), committed.clone());
     }
+    fn wall_clock_ms(&mut self) -> u64 {
+        1_800_000_000_000
+    }
     fn repaired(&mut self) {
         panic!("nobody is under repair here");
     }
@@ -104,9 +107,10 @@ fn test_node(id: u64, founders: u64) -> TestNode {
     let config = DriverConfig {
         log_retained_bytes: u64::MAX,
         election_timeout: core.election_timeout,
+        format_max: STATE_FORMAT,
         founding: if is_founder { founding(founders) } else { MemberDirectory::default() },
     };
-    let on_disk = RestoredDisk { applied: LogIndex::ZERO, log_bytes: 0 };
+    let on_disk = RestoredDisk { applied: LogIndex::ZERO, log_bytes: 0, format: STATE_FORMAT_OLDEST };
     let driver = Driver::new(node, host.clone(), config, on_disk, Instant::ORIGIN);
     TestNode { driver, host, applied: Vec::new() }
 }

@@ -4,6 +4,8 @@
 //! starts by loading what every single-key command of it will touch, in one go, into an *overlay*; range deletes add what they
 //! find. From then on the overlay is the truth and the engine what the overlay does not know.
 //!
+//! What is neither data nor membership, the format in effect and the cluster's time, is carried along in [`Clockwork`] and written when it changes.
+//!
 //! A membership entry replaces the row `membership` as a whole: memberships are complete, not differences.
 //!
 //! The hash is chained per entry, over the hash before it, the entry's position and the bytes of every mutation, the overwritten
@@ -41,6 +43,17 @@ struct DecodedEntry<'a> {
     commands_end: usize,
     /// The membership it carries, encoded.
     membership: Option<&'a [u8]>,
+    /// The leader's clock when it was proposed.
+    time_ms: Option<u64>,
+}
+
+/// What every node agrees on beside data and membership.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Clockwork {
+    /// The format in effect.
+    pub(crate) format: u32,
+    /// The cluster's time in milliseconds since 1970: the greatest of any batch; zero before the first.
+    pub(crate) time_ms: u64,
 }
 
 /// The entries of a run, decoded.
@@ -54,7 +67,7 @@ pub(crate) struct DecodedRun<'a> {
 
 impl<'a> DecodedRun<'a> {
     /// Decodes all entries, or fails at what must not be applied, before anything is.
-    pub(crate) fn decode(entries: &'a [Entry]) -> Result<DecodedRun<'a>, StateError> {
+    pub(crate) fn decode(entries: &'a [Entry], format_max: u32) -> Result<DecodedRun<'a>, StateError> {
         let mut run = DecodedRun {
             entries: Vec::with_capacity(entries.len()),
             commands: Vec::new(),
@@ -63,7 +76,7 @@ impl<'a> DecodedRun<'a> {
         };
         for entry in entries {
             run.payload_bytes += entry.payload.len();
-            let mut membership = None;
+            let (mut membership, mut time_ms) = (None, None);
             match entry.kind {
                 EntryKind::Noop => {}
                 EntryKind::Membership => {
@@ -71,8 +84,13 @@ impl<'a> DecodedRun<'a> {
                     membership = Some(&entry.payload[..]);
                 }
                 EntryKind::Command => {
-                    for command in BatchDecoder::new(&entry.payload) {
+                    let decoder = BatchDecoder::new(&entry.payload);
+                    time_ms = decoder.time_ms();
+                    for command in decoder {
                         run.commands.push(match command {
+                            Ok(Command::RaiseFormat { to }) if to > format_max => {
+                                return Err(StateError::UnknownFormat { found: to, known: format_max });
+                            }
                             Ok(command) => Ok(command),
                             Err(DecodeError::Invalid(invalid)) => Err(invalid),
                             Err(DecodeError::Unknown(feature)) => {
@@ -82,7 +100,8 @@ impl<'a> DecodedRun<'a> {
                     }
                 }
             }
-            run.entries.push(DecodedEntry { position: entry.position(), commands_end: run.commands.len(), membership });
+            let (position, commands_end) = (entry.position(), run.commands.len());
+            run.entries.push(DecodedEntry { position, commands_end, membership, time_ms });
         }
         Ok(run)
     }
@@ -97,7 +116,7 @@ impl<'a> DecodedRun<'a> {
         let key = |command: &Result<Command<'a>, InvalidCommand>| match command {
             Ok(Command::Put { key, .. }) => Some(*key),
             Ok(Command::DeleteRange { range, .. }) => range.single_key(),
-            Err(_) => None,
+            Ok(Command::RaiseFormat { .. }) | Err(_) => None,
         };
         let mut keys: Vec<_> = self.commands.iter().filter_map(key).collect();
         keys.sort_unstable();
@@ -153,6 +172,7 @@ impl<'a> Slot<'a> {
 pub(crate) struct Run<'a, E: Engine> {
     engine: &'a E,
     progress: Progress,
+    clockwork: Clockwork,
     /// What is known of keys: `None` if they do not exist.
     overlay: BTreeMap<Cow<'a, [u8]>, Option<Slot<'a>>>,
     writer: Writer<E::Batch<'a>>,
@@ -160,7 +180,12 @@ pub(crate) struct Run<'a, E: Engine> {
 
 impl<'a, E: Engine> Run<'a, E> {
     /// Loads what the commands will touch.
-    pub(crate) fn start(engine: &'a E, progress: Progress, run: &DecodedRun<'a>) -> Result<Run<'a, E>, StateError> {
+    pub(crate) fn start(
+        engine: &'a E,
+        progress: Progress,
+        clockwork: Clockwork,
+        run: &DecodedRun<'a>,
+    ) -> Result<Run<'a, E>, StateError> {
         let keys = run.keys();
         let records = match keys[..] {
             [] => Vec::new(),
@@ -174,7 +199,7 @@ impl<'a, E: Engine> Run<'a, E> {
         };
         let overlay = keys.into_iter().zip(records).map(slot).collect::<Result<_, _>>()?;
         let bytes_hint = run.payload_bytes + run.commands.len() * BATCH_BYTES_PER_COMMAND;
-        Ok(Run { engine, progress, overlay, writer: Writer::new(engine.batch(bytes_hint)) })
+        Ok(Run { engine, progress, clockwork, overlay, writer: Writer::new(engine.batch(bytes_hint)) })
     }
 
     /// Applies entry after entry, and hands out the outcomes of each.
@@ -184,8 +209,12 @@ impl<'a, E: Engine> Run<'a, E> {
         mut outcome: impl FnMut(LogPosition, Vec<CommandOutcome>),
     ) -> Result<(), StateError> {
         let mut first = 0;
-        for DecodedEntry { position, commands_end, membership } in &run.entries {
+        for DecodedEntry { position, commands_end, membership, time_ms } in &run.entries {
             self.writer.start_entry(&self.progress.state_hash, *position);
+            if let Some(time_ms) = time_ms.filter(|time_ms| *time_ms > self.clockwork.time_ms) {
+                self.clockwork.time_ms = time_ms;
+                self.writer.meta(meta::TIME, &time_ms.to_be_bytes());
+            }
             if let Some(membership) = membership {
                 self.writer.membership(membership);
             }
@@ -203,11 +232,11 @@ impl<'a, E: Engine> Run<'a, E> {
     }
 
     /// Writes everything, together with how far it brings the state.
-    pub(crate) fn finish(self) -> Result<Progress, EngineError> {
-        let Run { engine, progress, mut writer, .. } = self;
+    pub(crate) fn finish(self) -> Result<(Progress, Clockwork), EngineError> {
+        let Run { engine, progress, clockwork, mut writer, .. } = self;
         writer.batch.put(Table::Meta, meta::PROGRESS, &progress.encode());
         engine.write(writer.batch)?;
-        Ok(progress)
+        Ok((progress, clockwork))
     }
 
     fn command(&mut self, command: &Result<Command<'a>, InvalidCommand>) -> Result<CommandOutcome, StateError> {
@@ -219,6 +248,14 @@ impl<'a, E: Engine> Run<'a, E> {
                 Some(key) => Ok(self.delete_key(key, previous)),
                 None => self.delete_range(range, limits, previous),
             },
+            Ok(Command::RaiseFormat { to }) => {
+                // One step at a time. A leader that did not know of an earlier raise may ask for it again.
+                if to == self.clockwork.format + 1 {
+                    self.clockwork.format = to;
+                    self.writer.meta(meta::FORMAT, &to.to_be_bytes());
+                }
+                Ok(CommandOutcome::FormatRaised { format: self.clockwork.format })
+            }
             Err(reason) => Ok(CommandOutcome::Invalid { reason }),
         }
     }
@@ -377,6 +414,12 @@ impl<B: Batch> Writer<B> {
         self.hasher.update(hash_before);
         self.hasher.update(&position.index.0.to_be_bytes());
         self.hasher.update(&position.term.0.to_be_bytes());
+    }
+
+    /// Replaces a row that every node has.
+    fn meta(&mut self, key: &[u8], value: &[u8]) {
+        hash_row(&mut self.hasher, Table::Meta, key, value);
+        self.batch.put(Table::Meta, key, value);
     }
 
     /// Moves what a key holds to history.

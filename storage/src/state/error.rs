@@ -15,9 +15,9 @@ pub enum StateError {
     /// A stored row is not what this program writes.
     #[error(transparent)]
     Corrupt(#[from] CorruptRow),
-    /// The state has another format.
+    /// The format in effect, or one that the log raises to, is not known here. Nothing was changed.
     #[error(
-        "the state has format version {found}, this program knows version {known}: run the version of raftkv that wrote it"
+        "the cluster uses format {found}, and this program knows formats up to {known}: nothing was changed; start this node with a version of raftkv that knows it (or without node.format_max, if its configuration holds it back)"
     )]
     UnknownFormat {
         /// The version found.

@@ -15,11 +15,12 @@
 //!
 //! Absent so far: sessions, leases (the number is stored and means nothing yet), compaction of history.
 
-use super::apply::{DecodedRun, Run};
+use super::apply::{Clockwork, DecodedRun, Run};
 use super::engine::{Batch, Cursor, Engine, EngineError, Snapshot, Table};
 use super::error::{CorruptRow, StateError};
+use super::format::{STATE_FORMAT, STATE_FORMAT_OLDEST};
 use super::layout::{KeyValue, LayoutError};
-use super::meta::{self, Progress, STATE_FORMAT};
+use super::meta::{self, Progress};
 use super::reader::StateReader;
 use super::rocks::{RocksEngine, RocksStatistics};
 use crate::command::InvalidCommand;
@@ -77,6 +78,11 @@ pub enum CommandOutcome {
         /// The bytes of keys and values it was allowed to delete.
         bytes_max: u64,
     },
+    /// A raise of the format.
+    FormatRaised {
+        /// The format in effect after it.
+        format: u32,
+    },
     /// The command makes no sense. Nothing was written.
     Invalid {
         /// Why not. After a truncated command, the rest of the entry could not be read.
@@ -91,6 +97,9 @@ pub struct StateMachine<E: Engine = RocksEngine> {
     cluster: String,
     membership: Membership,
     progress: Progress,
+    clockwork: Clockwork,
+    /// The newest format that this node is to know.
+    format_max: u32,
     failed: bool,
 }
 
@@ -108,7 +117,9 @@ impl<E: Engine> StateMachine<E> {
                 let (cluster, membership) = (bootstrap.cluster.clone(), bootstrap.membership.clone());
                 let progress = Progress::EMPTY;
                 let reader = StateReader::new(engine, progress.revision, 0);
-                Ok(StateMachine { reader, cluster, membership, progress, failed: false })
+                let clockwork = Clockwork { format: STATE_FORMAT_OLDEST, time_ms: 0 };
+                let format_max = STATE_FORMAT;
+                Ok(StateMachine { reader, cluster, membership, progress, clockwork, format_max, failed: false })
             }
         }
     }
@@ -145,6 +156,37 @@ impl<E: Engine> StateMachine<E> {
         &self.membership
     }
 
+    /// The format in effect: see [`STATE_FORMAT`].
+    #[must_use]
+    pub fn format(&self) -> u32 {
+        self.clockwork.format
+    }
+
+    /// The cluster's time in milliseconds since 1970: the greatest that any batch applied carried. Zero before the first.
+    #[must_use]
+    pub fn time_ms(&self) -> u64 {
+        self.clockwork.time_ms
+    }
+
+    /// The newest format that this node is to know.
+    #[must_use]
+    pub fn format_max(&self) -> u32 {
+        self.format_max
+    }
+
+    /// Holds the node back: it is to know no format above `format_max`, as a program that is older than this one.
+    ///
+    /// # Errors
+    ///
+    /// The state has a newer one in effect.
+    pub fn hold_format(&mut self, format_max: u32) -> Result<(), StateError> {
+        if self.clockwork.format > format_max {
+            return Err(StateError::UnknownFormat { found: self.clockwork.format, known: format_max });
+        }
+        self.format_max = format_max;
+        Ok(())
+    }
+
     /// The cluster's name.
     #[must_use]
     pub fn cluster(&self) -> &str {
@@ -174,7 +216,7 @@ impl<E: Engine> StateMachine<E> {
         }
         let outcomes_before = outcomes.len();
         match self.apply_run(entries, outcomes) {
-            Ok((progress, membership)) => {
+            Ok((progress, clockwork, membership)) => {
                 assert!(
                     progress.revision >= self.progress.revision,
                     "revision went back from {} to {}",
@@ -182,6 +224,7 @@ impl<E: Engine> StateMachine<E> {
                     progress.revision
                 );
                 self.progress = progress;
+                self.clockwork = clockwork;
                 if let Some(membership) = membership {
                     self.membership = membership;
                 }
@@ -211,11 +254,12 @@ impl<E: Engine> StateMachine<E> {
         &self,
         entries: &[Entry],
         outcomes: &mut Vec<Applied>,
-    ) -> Result<(Progress, Option<Membership>), StateError> {
-        let decoded = DecodedRun::decode(entries)?;
-        let mut run = Run::start(self.reader.engine(), self.progress, &decoded)?;
+    ) -> Result<(Progress, Clockwork, Option<Membership>), StateError> {
+        let decoded = DecodedRun::decode(entries, self.format_max)?;
+        let mut run = Run::start(self.reader.engine(), self.progress, self.clockwork, &decoded)?;
         run.apply(&decoded, |position, results| outcomes.push(Applied { index: position.index, results }))?;
-        Ok((run.finish()?, decoded.membership().cloned()))
+        let (progress, clockwork) = run.finish()?;
+        Ok((progress, clockwork, decoded.membership().cloned()))
     }
 
     fn assert_entries_follow(&self, entries: &[Entry]) {
@@ -237,10 +281,12 @@ impl<E: Engine> StateMachine<E> {
                 Some(table) => Err(StateError::DescriptionMissing { table }),
             };
         };
-        let found = meta::decode_format(&format)?;
-        if found != STATE_FORMAT {
-            return Err(StateError::UnknownFormat { found, known: STATE_FORMAT });
+        let format = meta::decode_format(&format)?;
+        if !(STATE_FORMAT_OLDEST..=STATE_FORMAT).contains(&format) {
+            return Err(StateError::UnknownFormat { found: format, known: STATE_FORMAT });
         }
+        let time_ms = engine.load(Table::Meta, meta::TIME)?.map_or(Ok(0), |row| meta::decode_time(&row))?;
+        let clockwork = Clockwork { format, time_ms };
         let progress = Progress::decode(&row(&engine, meta::PROGRESS)?)?;
         let membership = match engine.load(Table::Meta, meta::MEMBERSHIP)? {
             Some(applied) => meta::decode_membership(meta::MEMBERSHIP, &applied)?,
@@ -249,7 +295,9 @@ impl<E: Engine> StateMachine<E> {
         let cluster = meta::decode_cluster(&row(&engine, meta::CLUSTER)?)?;
         let compacted = meta::decode_compacted(&row(&engine, meta::COMPACTED)?)?;
         let reader = StateReader::new(engine, progress.revision, compacted);
-        Ok(Loaded::State(Box::new(StateMachine { reader, cluster, membership, progress, failed: false })))
+        let format_max = STATE_FORMAT;
+        let machine = StateMachine { reader, cluster, membership, progress, clockwork, format_max, failed: false };
+        Ok(Loaded::State(Box::new(machine)))
     }
 }
 
@@ -273,7 +321,7 @@ enum Loaded<E: Engine> {
 /// Writes what a new state starts with, durably.
 fn set_up<E: Engine>(engine: &E, bootstrap: &Bootstrap) -> Result<(), EngineError> {
     let mut batch = engine.batch(1024);
-    batch.put(Table::Meta, meta::FORMAT, &STATE_FORMAT.to_be_bytes());
+    batch.put(Table::Meta, meta::FORMAT, &STATE_FORMAT_OLDEST.to_be_bytes());
     batch.put(Table::Meta, meta::CLUSTER, bootstrap.cluster.as_bytes());
     batch.put(Table::Meta, meta::BOOTSTRAP, &bootstrap.membership.encode());
     batch.put(Table::Meta, meta::PROGRESS, &Progress::EMPTY.encode());

@@ -2,7 +2,8 @@
 //!
 //! | key | value |
 //! |---|---|
-//! | `format` | version of everything in the state (4) |
+//! | `format` | the format in effect (4): see `format.rs` |
+//! | `time` | the cluster's time in milliseconds since 1970 (8); missing before the first batch that carries one |
 //! | `cluster` | the cluster's name, UTF-8 |
 //! | `bootstrap` | the membership this state was set up with, as [`Membership::encode`] lays it out |
 //! | `membership` | the newest membership applied, as its log entry carries it; missing before the first one |
@@ -21,14 +22,12 @@ use super::layout::LayoutError;
 use bytes::Bytes;
 use raft::{LogIndex, LogPosition, Membership, Term};
 
-/// The version of everything in the state that this program writes and reads.
-pub const STATE_FORMAT: u32 = 2;
-
 pub(crate) const FORMAT: &[u8] = b"format";
 pub(crate) const CLUSTER: &[u8] = b"cluster";
 pub(crate) const BOOTSTRAP: &[u8] = b"bootstrap";
 pub(crate) const MEMBERSHIP: &[u8] = b"membership";
 pub(crate) const PROGRESS: &[u8] = b"progress";
+pub(crate) const TIME: &[u8] = b"time";
 pub(crate) const COMPACTED: &[u8] = b"compacted";
 
 const PROGRESS_BYTES: usize = 40;
@@ -78,6 +77,10 @@ pub(crate) fn decode_membership(key: &[u8], row: &Bytes) -> Result<Membership, C
 
 pub(crate) fn decode_format(row: &[u8]) -> Result<u32, CorruptRow> {
     take_u32(&mut &*row).map_err(|cause| CorruptRow::new(Table::Meta, FORMAT, cause))
+}
+
+pub(crate) fn decode_time(row: &[u8]) -> Result<u64, CorruptRow> {
+    take_u64(&mut &*row).map_err(|cause| CorruptRow::new(Table::Meta, TIME, cause))
 }
 
 pub(crate) fn decode_cluster(row: &[u8]) -> Result<String, CorruptRow> {
