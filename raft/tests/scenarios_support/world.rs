@@ -183,9 +183,8 @@ impl World {
         let lines = words::orders(&machine.actions, node);
         let orders = self.machines.get_mut(&id).expect("it was just stepped").carry_out(id, &mut self.checks);
         if let Some(changed) = &changed {
-            let detail = std::mem::take(&mut self.detail);
-            self.say(&format!("{id}: {changed}"));
-            self.detail = detail;
+            let indent = if self.indent && self.detail == Detail::All { "  " } else { "" };
+            self.output.push(format!("{indent}{id}: {changed}"));
         }
         if changed.is_none() && lines.is_empty() && orders.messages.is_empty() && !shows_nothing {
             self.say(&format!("{id}: does nothing"));
@@ -450,6 +449,9 @@ impl World {
             return Err(format!("node {id} fetches no snapshot"));
         };
         let source = self.machine(fetch.from)?;
+        if arrives && !source.is_up() {
+            return Err(format!("node {} is down, so the fetch can only fail", fetch.from));
+        }
         let position: LogPosition = self.checks.position(source.applied);
         if arrives && position.index < fetch.at_least.index {
             return Err(format!("node {} has no snapshot as new as {}", fetch.from, words::position(fetch.at_least)));
