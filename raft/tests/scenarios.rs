@@ -27,7 +27,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 /// Fewer files than this are a sign that some were lost.
-const SCENARIOS_MIN: usize = 40;
+const SCENARIOS_MIN: usize = 90;
 
 const REPEAT: &str = "UPDATE=1 cargo test --locked --release -p raftkv-raft --test scenarios";
 
