@@ -5,7 +5,7 @@
 //! [`KINDS`]), and `count=N` how many, the oldest first. `quietly` before a command leaves out everything but changes of role, term and leader.
 
 use super::world::{Detail, Envelope, World};
-use raftkv_raft::{Body, Config, Event, LogIndex, MemberRole, MembershipChange, NodeId};
+use raftkv_raft::{Body, Event, LogIndex, MemberRole, MembershipChange, NodeId};
 use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::time::Duration;
@@ -203,8 +203,11 @@ const COMMANDS: &[Command] = &[
     }),
 ];
 
+/// A name, and whether a message goes by it.
+type Kind = (&'static str, fn(&Body) -> bool);
+
 /// The kinds of messages, as `MESSAGES` names them.
-const KINDS: &[(&str, fn(&Body) -> bool)] = &[
+const KINDS: &[Kind] = &[
     ("append", |body| matches!(body, Body::Append { .. })),
     ("campaign-now", |body| matches!(body, Body::TimeoutNow)),
     ("empty", |body| matches!(body, Body::Append { entries, .. } if entries.is_empty())),
@@ -392,7 +395,7 @@ fn nodes(world: &mut World, words: &mut Words) -> Outcome {
     if voters.is_empty() {
         return Err("a group without voters decides nothing".to_owned());
     }
-    world.found(Config { ..config }, &voters, &learners, &spares)
+    world.found(config, &voters, &learners, &spares)
 }
 
 fn propose(world: &mut World, words: &mut Words) -> Outcome {
