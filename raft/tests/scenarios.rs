@@ -22,6 +22,7 @@
 mod common;
 mod scenarios_support;
 
+use scenarios_support::commands;
 use scenarios_support::script::Script;
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -94,6 +95,20 @@ fn there_are_many_scenarios_and_each_says_what_it_shows() {
         let script = Script::parse(&name, &text).unwrap();
         assert!(script.has_output(), "{name} shows nothing: run with UPDATE=1 and read what it wrote");
     }
+}
+
+/// What no scenario uses is not known to work.
+#[test]
+fn commands_are_listed_in_order_and_each_is_used() {
+    let names: Vec<&str> = commands::names().collect();
+    assert!(names.is_sorted(), "{names:?}");
+    let scripts: String = files().iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
+    let used = |name: &str| {
+        let mut commands = scripts.lines().filter_map(|line| line.trim_start_matches("quietly ").split(' ').next());
+        commands.any(|command| command == name)
+    };
+    let unused: Vec<&str> = names.into_iter().filter(|name| !used(name)).collect();
+    assert!(unused.is_empty(), "no scenario uses {unused:?}");
 }
 
 /// What is wrong with a script, in the words that the author sees.

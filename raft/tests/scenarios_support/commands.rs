@@ -160,7 +160,6 @@ const COMMANDS: &[Command] = &[
     command("progress", "NODES", |world, words| each(world, words, World::show_progress)),
     // Proposes a command for each word; with `bytes`, one of that length.
     command("propose", "NODE WORD... | bytes=N", propose),
-    command("quick-apply", "NODES", |world, words| each(world, words, |world, id| world.set_slow_apply(id, false))),
     command("quick-disk", "NODES", |world, words| each(world, words, |world, id| world.set_slow_disk(id, false))),
     // A linearizable read. Reads are numbered in the order of the script.
     command("read", "NODE", |world, words| words.node(world).and_then(|id| world.read(id, false))),
@@ -180,7 +179,12 @@ const COMMANDS: &[Command] = &[
     // Messages arrive, and what is said in answer, until nothing is under way.
     command("settle", "", |world, _| world.settle()),
     // Applying waits for `apply`.
-    command("slow-apply", "NODES", |world, words| each(world, words, |world, id| world.set_slow_apply(id, true))),
+    command("slow-apply", "NODES", |world, words| {
+        each(world, words, |world, id| {
+            world.set_slow_apply(id);
+            Ok(())
+        })
+    }),
     // Writes wait for `persist`.
     command("slow-disk", "NODES", |world, words| each(world, words, |world, id| world.set_slow_disk(id, true))),
     command("status", "NODES", |world, words| each(world, words, World::show_status)),
@@ -238,6 +242,11 @@ pub fn carry_out(world: &mut World, line: &str) -> Outcome {
     let result = (command.run)(world, &mut words).and_then(|()| words.done());
     world.detail = Detail::All;
     result.map_err(|problem| format!("{problem}\n  usage: {} {}", command.name, command.usage).trim_end().to_owned())
+}
+
+/// The names of all commands.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    COMMANDS.iter().map(|command| command.name)
 }
 
 /// The words and options of one line that are not used up yet.

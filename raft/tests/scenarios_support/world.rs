@@ -97,7 +97,11 @@ impl World {
 
     /// Gives a node the past that these terms of its log tell.
     pub fn set_history(&mut self, id: NodeId, terms: &[u64], term: u64, applied: u64) -> Result<(), String> {
-        let founding = self.machine(id)?.disk.founding.clone();
+        let machine = self.machine(id)?;
+        if machine.disk.hard_state.term > Term::ZERO || !machine.is_up() {
+            return Err(format!("node {id} has a past already"));
+        }
+        let founding = machine.disk.founding.clone();
         let mut disk = Disk::new(founding);
         for (index, term) in (1..).map(LogIndex).zip(terms) {
             let entry = Entry { term: Term(*term), index, kind: EntryKind::Command, payload: "old".into() };
@@ -371,9 +375,8 @@ impl World {
         Ok(())
     }
 
-    pub fn set_slow_apply(&mut self, id: NodeId, slow: bool) -> Result<(), String> {
-        self.surroundings_mut(id).slow_apply = slow;
-        if slow { Ok(()) } else { self.apply(id) }
+    pub fn set_slow_apply(&mut self, id: NodeId) {
+        self.surroundings_mut(id).slow_apply = true;
     }
 
     /// Everything handed out is applied.
