@@ -149,7 +149,7 @@ impl Checks {
 }
 
 /// Log Matching (Raft §5.3): where two logs hold an entry of the same index and term, they are equal up to there.
-fn check_log_matching(machines: &BTreeMap<NodeId, Machine>) {
+pub fn check_log_matching(machines: &BTreeMap<NodeId, Machine>) {
     let nodes: Vec<&Node> = machines.values().filter_map(|machine| machine.node.as_ref()).collect();
     for (position, one) in nodes.iter().enumerate() {
         for other in &nodes[position + 1..] {

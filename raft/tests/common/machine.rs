@@ -190,6 +190,11 @@ impl Machine {
         self.writes.len() as u64
     }
 
+    /// The number of the newest write begun.
+    pub fn newest_write(&self) -> u64 {
+        self.next_write
+    }
+
     pub fn wakes_at(&self) -> Option<Instant> {
         let deadline = self.node.as_ref()?.next_deadline()?;
         Some(self.paused_until.map_or(deadline, |until| until.max(deadline)))
