@@ -84,6 +84,7 @@ async fn messages(authority: &Authority, payload_bytes: usize, duration: Duratio
             peers: PeerSet::new([(NodeId(peer), address.to_string())]),
             address: String::new(),
             settings_digest: 0,
+            format_max: 2,
             agent: String::new(),
             credentials: credentials(authority, &issued),
             limits: PeerLimits::default(),

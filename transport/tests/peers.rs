@@ -10,6 +10,7 @@ use raftkv_transport::{
     Authority, FetchConfig, FetchError, Identity, Inbound, InboundPermit, NamedGroup, OpenSnapshot, PeerConfig,
     PeerLimits, PeerLinks, PeerSet, PeerTransport, SendError, SnapshotClient, SnapshotSource, describe_directory,
 };
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -21,6 +22,7 @@ struct Inbox {
     permits: Mutex<Vec<InboundPermit>>,
     keep_permits: bool,
     links: Mutex<Vec<String>>,
+    formats: Mutex<BTreeMap<NodeId, u32>>,
 }
 
 impl Inbox {
@@ -31,6 +33,9 @@ impl Inbox {
                     self.permits.lock().unwrap().push(permit);
                 }
                 self.messages.lock().unwrap().push((from, message));
+            }
+            Inbound::Format { peer, format_max } => {
+                self.formats.lock().unwrap().insert(peer, format_max);
             }
             Inbound::Connected(peer) => self.links.lock().unwrap().push(format!("up {peer}")),
             Inbound::Disconnected(peer) => self.links.lock().unwrap().push(format!("down {peer}")),
@@ -66,6 +71,8 @@ fn start(
         peers: peer_set(peers),
         address: bind.to_string(),
         settings_digest: 7,
+        // Each its own, to be told apart.
+        format_max: 100 + u32::try_from(id).unwrap(),
         agent: "test".to_owned(),
         credentials: node(authority, id),
         limits: setup.limits,
@@ -99,6 +106,22 @@ fn append(index: u64, payload_bytes: usize) -> Message {
     let previous = LogPosition { term: Term(1), index: LogIndex(index - 1) };
     let body = Body::Append { previous, commit: LogIndex(0), read_round: 0, entries: vec![entry] };
     Message { term: Term(1), body }
+}
+
+/// Both ways: whoever dials says it, and is told it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_tell_each_other_which_formats_they_know() {
+    let authority = authority("main");
+    let [one, two] = free_ports();
+    let (first, one_hears) = start(&authority, 1, one, &[(2, two)], Setup::default());
+    let (second, two_hears) = start(&authority, 2, two, &[(1, one)], Setup::default());
+    until("both have heard it", || {
+        let heard = |inbox: &Inbox, peer| inbox.formats.lock().unwrap().get(&NodeId(peer)).copied();
+        (heard(&one_hears, 2), heard(&two_hears, 1)) == (Some(102), Some(101))
+    })
+    .await;
+    first.close().await;
+    second.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -295,6 +318,7 @@ fn fetcher(authority: &Authority) -> SnapshotClient {
     SnapshotClient::new(FetchConfig {
         credentials: node(authority, 2),
         settings_digest: 7,
+        format_max: 2,
         agent: "test".to_owned(),
         bytes_max: 1 << 30,
         bytes_per_second: None,

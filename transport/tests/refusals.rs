@@ -33,6 +33,7 @@ fn links(credentials: &Credentials, peers: Vec<(NodeId, String)>, settings_diges
         peers: PeerSet { id_max: NodeId(99), ..PeerSet::new(peers) },
         address: String::new(),
         settings_digest,
+        format_max: 2,
         agent: "test".to_owned(),
         credentials: credentials.clone(),
         limits: PeerLimits::default(),
