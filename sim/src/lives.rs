@@ -7,6 +7,7 @@ use crate::world::{AtClient, AtNode, Happening, InProcess, World};
 use client::policy::Failure;
 use raft::Role;
 use raftkv::StartError;
+use raftkv::amnesia::Loss;
 use std::time::Duration;
 use storage::state::{StateError, StoreError};
 
@@ -87,7 +88,7 @@ impl World {
                 self.end(node, false);
                 return self.schedule_start(node);
             }
-            Err(StartError::NeverStarted { .. }) if self.nodes[node].damage.lost => {
+            Err(error) if self.founded_alone(node, &error) => {
                 self.counters.count("recovery: an operator says that a lost founder has peers");
                 self.nodes[node].told_to_join = true;
                 self.end(node, false);
@@ -115,6 +116,13 @@ impl World {
             self.checks.state(node, process.machine.applied(), process.machine.state_hash());
         }
         self.schedule_turn(node, now);
+    }
+
+    /// Whether a node does not start because it founded the group alone, and so takes itself for the only voter, and has lost something since.
+    fn founded_alone(&self, node: usize, error: &StartError) -> bool {
+        let is_loss = matches!(error, StartError::NeverStarted { .. }) || Loss::behind(error).is_some();
+        let state = &self.nodes[node];
+        is_loss && state.damage.lost && self.settings.founders == 1 && !state.told_to_join
     }
 
     fn note_found(&mut self, node: usize, found: Found) {

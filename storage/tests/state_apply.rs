@@ -42,7 +42,7 @@ fn what_is_unknown_stops_the_state_before_anything_of_the_run_is_written() {
     let mut outcomes = Vec::new();
     let run = [good, entry(3, EntryKind::Command, &[9, 0, 0, 0, 1])];
     let error = machine.apply(&run, &mut outcomes).unwrap_err();
-    let feature = UnknownFeature::Version { found: 9, known: 1 };
+    let feature = UnknownFeature::Version { found: 9, known: 2 };
     assert_eq!(error, StateError::UnknownFeature { index: LogIndex(3), feature });
     assert!(outcomes.is_empty());
     assert_eq!((machine.applied(), machine.state_hash(), machine.reader().content_hash().unwrap()), before);

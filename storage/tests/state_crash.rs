@@ -306,7 +306,7 @@ fn the_state_of_another_cluster_or_without_a_description_is_refused() {
     };
     write(&engine, Table::Meta, b"format", &9u32.to_be_bytes());
     let error = StateMachine::open(engine, &bootstrap()).unwrap_err();
-    assert_eq!(error, StateError::UnknownFormat { found: 9, known: 2 });
+    assert_eq!(error, StateError::UnknownFormat { found: 9, known: 3 });
 
     let headless = MemoryEngine::new();
     write(&headless, Table::History, b"x", b"y");
