@@ -12,7 +12,7 @@ export CARGO_TARGET_DIR ?= $(HOME)/.cache/raftkv/target
 # rustup puts cargo here; a login shell that has not been restarted since does not know it yet.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help setup toolchain build demo test sim check bench fmt clean
+.PHONY: help setup toolchain build demo test sim mutants check bench fmt clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,9 +37,14 @@ sim: toolchain ## Run the simulator on SEEDS seeds from SEED on, or from a rando
 	cargo build --locked --release --workspace --bin raftkv-sim
 	$(CARGO_TARGET_DIR)/release/raftkv-sim $(if $(SEED),--seed $(SEED)) $(if $(and $(SEED),$(filter file default,$(origin SEEDS))),--trace,--seeds $(SEEDS))
 
+mutants: toolchain ## Plant bugs in a copy of the tree, one at a time; each must be caught (takes about half an hour)
+	scripts/mutants
+
 check: setup ## rustfmt, clippy with warnings denied, and the crates' dependency arrows
 	cargo fmt --all --check
+	cargo fmt --manifest-path raft/freestanding/Cargo.toml --check
 	cargo clippy --locked --release --workspace --all-targets -- -D warnings
+	cargo clippy --locked --release --manifest-path raft/freestanding/Cargo.toml -- -D warnings
 	cargo test --locked --release --workspace --test house
 
 bench: build ## Run the benches
@@ -47,6 +52,7 @@ bench: build ## Run the benches
 
 fmt: ## Format the code
 	cargo fmt --all
+	cargo fmt --manifest-path raft/freestanding/Cargo.toml
 
 clean: ## Remove what was built of raftkv itself; RocksDB and the other dependencies stay
 	cargo clean --release --workspace
