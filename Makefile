@@ -12,7 +12,7 @@ export CARGO_TARGET_DIR ?= $(HOME)/.cache/raftkv/target
 # rustup puts cargo here; a login shell that has not been restarted since does not know it yet.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help setup toolchain build demo test sim mutants check bench fmt clean
+.PHONY: help setup toolchain build demo test sim mutants model check bench fmt clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ sim: toolchain ## Run the simulator on SEEDS seeds from SEED on, or from a rando
 
 mutants: toolchain ## Plant bugs in a copy of the tree, one at a time; each must be caught (takes about half an hour)
 	scripts/mutants
+
+model: toolchain ## Go through every state of the core in small configurations (docs/model.md; minutes, up to 8 GiB)
+	cargo test --locked --release --workspace --test model -- --include-ignored --nocapture --test-threads 1
 
 check: setup ## rustfmt, clippy with warnings denied, and the crates' dependency arrows
 	cargo fmt --all --check

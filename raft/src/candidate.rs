@@ -17,7 +17,7 @@ pub(crate) enum Tally {
 }
 
 /// A node that asks for votes or pre-votes.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Candidate {
     /// Still asking whether it could win.
     pub(crate) is_pre: bool,

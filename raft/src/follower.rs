@@ -14,7 +14,7 @@ use crate::state::{Core, drop_message};
 use crate::{Actions, AppendOutcome, Body, DropReason, Entry, EntryKind, Instant, LogIndex, LogPosition};
 
 /// A node that follows a leader or waits for one.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Follower {
     /// How far this log is known to match that of this term's leader.
     pub(crate) matched: LogIndex,

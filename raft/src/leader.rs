@@ -20,7 +20,7 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 
 /// One peer of the leader.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Peer {
     pub(crate) id: NodeId,
     pub(crate) progress: Progress,
@@ -39,7 +39,7 @@ struct Transfer {
 }
 
 /// A node that leads: see the module.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Leader {
     /// Ascending by id.
     pub(crate) peers: Vec<Peer>,

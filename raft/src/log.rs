@@ -26,7 +26,7 @@ struct Run {
 const INDEX_MAX: LogIndex = LogIndex(1 << 62);
 
 /// The log: see the module.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Log {
     /// The position before the first entry: what was compacted away.
     start: LogPosition,

@@ -4,7 +4,7 @@ use crate::{Entry, LogIndex, LogPosition, RepairReport, Term};
 use alloc::vec::Vec;
 
 /// One message between two members. Sender and receiver travel beside it: the transport knows both from the certificate.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Message {
     /// The sender's term, except in [`Body::PreVote`] and a granting [`Body::PreVoteReply`], where it is the term the
     /// candidate would campaign in.
@@ -14,7 +14,7 @@ pub struct Message {
 }
 
 /// The kinds of message.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Body {
     /// "Would you vote for me in `term`?" Changes nobody's term (thesis §9.6).
     PreVote {
@@ -83,7 +83,7 @@ pub enum Body {
 }
 
 /// What became of an append.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AppendOutcome {
     /// The receiver's log equals the leader's up to and including `match_index`, and is durable up to there.
     Durable {

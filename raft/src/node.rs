@@ -22,14 +22,14 @@ use crate::{
 const TERM_MAX: Term = Term(1 << 62);
 
 /// One member of the group: see the [crate].
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Node {
     core: Core,
     role: RoleState,
 }
 
 /// What only one role keeps.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum RoleState {
     Follower(Follower),
     Candidate(Candidate),

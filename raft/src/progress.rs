@@ -34,7 +34,7 @@ struct Flight {
 }
 
 /// What the leader knows about one peer.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Progress {
     /// The highest index known to match and to be durable there.
     pub(crate) matched: LogIndex,

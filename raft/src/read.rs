@@ -41,7 +41,7 @@ pub(crate) struct Confirmation {
 }
 
 /// Reads that wait for an index: see the module.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Reads {
     gathering: Vec<Asker>,
     confirming: Vec<Asker>,

@@ -13,7 +13,7 @@
 use crate::{InstallSnapshot, LogPosition, Membership};
 
 /// The snapshot under way, if any: see the module.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct SnapshotReceiver {
     fetching: bool,
     installing: Option<(InstallSnapshot, Membership)>,

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// State common to all roles: see the module.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Core {
     pub(crate) config: Config,
     pub(crate) configurations: Configurations,

@@ -142,7 +142,7 @@ pub enum EntryKind {
 }
 
 /// One entry of the replicated log.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Entry {
     /// The term in which a leader created it.
     pub term: Term,

@@ -23,7 +23,7 @@ struct Pending {
 }
 
 /// The writes of one node: see the module.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Writes {
     pending: VecDeque<Pending>,
     newest_mark: Option<LogMark>,
