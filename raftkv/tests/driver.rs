@@ -138,6 +138,42 @@ fn reads_are_served_by_leader_and_followers_and_refused_without_a_quorum() {
     assert!(matches!(read.try_recv().unwrap(), Err(ReadRefusal::NotLeader { .. })));
 }
 
+/// Thesis §6.4.1: the leader answers although nobody answers it, for as long as its lease lasts and no longer.
+#[test]
+fn a_lease_read_asks_nobody_while_the_lease_lasts() {
+    let mut world = World::with_leases();
+    let leader = world.elect();
+    let written = world.write(leader, "first");
+    world.pass(Duration::from_millis(500));
+    assert!(written.try_recv().unwrap().is_ok());
+    world.cut_off.insert(leader);
+    let (by_lease, by_majority) = (world.lease_read(leader), world.read(leader));
+    world.pass(Duration::from_millis(1));
+    assert_eq!(by_lease.try_recv().unwrap(), Ok(()));
+    assert!(by_majority.try_recv().is_err(), "a linearizable read waits for a majority");
+    world.pass(Duration::from_millis(900));
+    let late = world.lease_read(leader);
+    world.pass(Duration::from_secs(3));
+    assert!(matches!(late.try_recv().unwrap(), Err(ReadRefusal::NotLeader { .. })), "the lease was over");
+}
+
+/// Without leases on, and on a follower, it is a linearizable read.
+#[test]
+fn a_lease_read_without_a_lease_is_a_linearizable_one() {
+    let mut world = World::new();
+    let leader = world.elect();
+    world.pass(Duration::from_millis(300));
+    for node in 0..3 {
+        let read = world.lease_read(node);
+        world.pass(Duration::from_millis(300));
+        assert_eq!(read.try_recv().unwrap(), Ok(()), "node {node}");
+    }
+    world.cut_off.insert(leader);
+    let read = world.lease_read(leader);
+    world.pass(Duration::from_secs(3));
+    assert!(matches!(read.try_recv().unwrap(), Err(ReadRefusal::NotLeader { .. })));
+}
+
 #[test]
 fn closing_answers_everybody() {
     let mut world = World::new();

@@ -98,11 +98,11 @@ fn founding(founders: u64) -> MemberDirectory {
     MemberDirectory { id_max: founders, members: (1..=founders).map(member).collect() }
 }
 
-fn test_node(id: u64, founders: u64) -> TestNode {
+fn test_node(id: u64, founders: u64, lease_reads: bool) -> TestNode {
     let is_founder = id <= founders;
     let membership = if is_founder { Membership::new((1..=founders).map(NodeId)) } else { Membership::default() };
     let host = SharedHost::default();
-    let core = Config::new(NodeId(id));
+    let core = Config { lease_reads, ..Config::new(NodeId(id)) };
     let node = Node::new(core, Restored::new(membership), Instant::ORIGIN, id);
     let config = DriverConfig {
         log_retained_bytes: u64::MAX,
@@ -123,7 +123,13 @@ impl World {
 
     /// Founding members, and nodes after them that wait to be made members.
     pub(crate) fn with(founders: u64, joining: u64) -> World {
-        let nodes = (1..=founders + joining).map(|id| test_node(id, founders)).collect();
+        let nodes = (1..=founders + joining).map(|id| test_node(id, founders, false)).collect();
+        World { nodes, cut_off: BTreeSet::new(), now: Instant::ORIGIN }
+    }
+
+    /// Three founding members of a group that has leases on.
+    pub(crate) fn with_leases() -> World {
+        let nodes = (1..=3).map(|id| test_node(id, 3, true)).collect();
         World { nodes, cut_off: BTreeSet::new(), now: Instant::ORIGIN }
     }
 
@@ -228,6 +234,13 @@ impl World {
     pub(crate) fn read(&mut self, node: usize) -> Receiver<Result<(), ReadRefusal>> {
         let (answer, outcome) = channel();
         self.nodes[node].driver.handle(self.now, Input::Read(Box::new(move |result| answer.send(result).unwrap())));
+        outcome
+    }
+
+    pub(crate) fn lease_read(&mut self, node: usize) -> Receiver<Result<(), ReadRefusal>> {
+        let (answer, outcome) = channel();
+        let waiter = Box::new(move |result| answer.send(result).unwrap());
+        self.nodes[node].driver.handle(self.now, Input::LeaseRead(waiter));
         outcome
     }
 
