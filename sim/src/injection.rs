@@ -106,7 +106,7 @@ impl World {
         }
         let damage = self.nodes[node].damage;
         // A hidden loss and a power cut are two faults of one disk at once: see `damage.rs`.
-        if (power || damage.forgotten) && !(damage.hidden && !damage.forgotten) {
+        if damage.forgotten || (power && !damage.hidden) {
             self.cut_power(node);
         } else {
             self.kill(node);

@@ -85,7 +85,7 @@ impl Premises for SimPremises<'_> {
     fn open_log(&self) -> Result<(SegmentedLog, RecoveredLog), StartError> {
         let mut disks = self.disks.borrow_mut();
         disks.has_log = true;
-        let (log, found) = SegmentedLog::open_on(Arc::new(disks.log.clone()), self.log_config.clone())?;
+        let (log, found) = SegmentedLog::open_on(Arc::new(disks.log.clone()), self.log_config)?;
         self.torn_tail.set(found.torn_tail.is_some());
         Ok((log, found))
     }

@@ -3,6 +3,7 @@
 use super::machine::{Input, Machine};
 use super::world::{Bounds, History, Seen, World, check, inputs};
 use raftkv_raft::{Membership, Message, NodeId};
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -231,8 +232,8 @@ impl Explorer {
             return Err(self.counterexample(rule, from, id, input));
         }
         let to = fingerprint(&next);
-        if !self.ways.contains_key(&to) {
-            self.ways.insert(to, (from, id, input));
+        if let Entry::Vacant(way) = self.ways.entry(to) {
+            way.insert((from, id, input));
             self.explored.states += 1;
             self.explored.depth = self.explored.depth.max(depth + 1);
             self.frontier.push_back((next, depth + 1));
