@@ -37,8 +37,12 @@ pub struct CampaignOutcome {
     pub seeds: u64,
     /// Simulated time of all of them.
     pub simulated: Duration,
+    /// The shortest of them.
+    pub simulated_min: Option<Duration>,
     /// Operations of clients that were checked.
     pub operations: u64,
+    /// The fewest of one seed.
+    pub operations_min: Option<u64>,
     /// What happened how often.
     pub counters: Counters,
     /// Seeds that failed, ascending.
@@ -81,7 +85,11 @@ impl CampaignOutcome {
             Ok(report) => {
                 self.seeds += 1;
                 self.simulated += report.simulated;
+                self.simulated_min =
+                    Some(self.simulated_min.map_or(report.simulated, |least| least.min(report.simulated)));
                 self.operations += report.operations;
+                self.operations_min =
+                    Some(self.operations_min.map_or(report.operations, |least| least.min(report.operations)));
                 self.counters.merge(&report.counters);
             }
             Err(failure) => self.failures.push(failure),

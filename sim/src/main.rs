@@ -49,10 +49,12 @@ fn main() -> ExitCode {
     }
     let took = started.elapsed();
     println!(
-        "{} seeds from {first}: {} simulated hours, {} operations checked, {:.1} seeds a second",
+        "{} seeds from {first}: {} simulated hours, at least {} s each; {} operations checked, at least {} each; {:.1} seeds a second",
         outcome.seeds,
         outcome.simulated.as_secs() / 3600,
+        outcome.simulated_min.unwrap_or_default().as_secs(),
         outcome.operations,
+        outcome.operations_min.unwrap_or(0),
         outcome.seeds as f64 / took.max(Duration::from_millis(1)).as_secs_f64(),
     );
     let missing = outcome.counters.missing();

@@ -198,6 +198,10 @@ pub fn run(seed: u64, sink: Option<Sink>) -> Report {
         let now = world.schedule.now();
         assert!(now < Time::START + RUN_BOUND, "the run does not end: {:?} at {now}", world.phase);
     }
+    for node in &world.nodes {
+        node.disks.log.statistics().count(&mut world.counters);
+        node.disks.data.statistics().count(&mut world.counters);
+    }
     Report {
         seed,
         simulated: world.schedule.now().since(Time::START),

@@ -21,8 +21,9 @@ fn nothing_acknowledged_is_lost_and_everything_meant_to_happen_happens() {
         })
         .collect();
     assert!(told.is_empty(), "{} of {} seeds failed:\n{}", told.len(), campaign.seeds, told.join("\n\n"));
-    assert!(outcome.operations >= 1000 * campaign.seeds, "{} operations", outcome.operations);
-    assert!(outcome.simulated.as_secs() >= 60 * campaign.seeds, "{:?} simulated", outcome.simulated);
+    let (operations, simulated) = (outcome.operations_min.unwrap_or(0), outcome.simulated_min.unwrap_or_default());
+    assert!(operations >= 1000, "a seed checked {operations} operations only");
+    assert!(simulated.as_secs() >= 60, "a seed lasted {simulated:?} of simulated time only");
     let missing = outcome.counters.missing();
     assert!(campaign.seeds < 500 || missing.is_empty(), "never met in {} seeds: {missing:?}", campaign.seeds);
 }

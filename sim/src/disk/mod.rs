@@ -13,6 +13,7 @@
 
 mod file;
 
+use crate::counters::Counters;
 use crate::random::Random;
 use file::FileState;
 use std::collections::BTreeMap;
@@ -42,8 +43,12 @@ pub enum DiskFault {
 /// How often the disk did what it was told to do wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DiskStatistics {
-    /// Reads, writes and flushes that failed.
-    pub errors: u64,
+    /// Reads that failed.
+    pub failed_reads: u64,
+    /// Writes that failed.
+    pub failed_writes: u64,
+    /// Flushes that failed, those that passed for clean left out.
+    pub failed_flushes: u64,
     /// Flushes that failed and passed for clean.
     pub forgotten: u64,
     /// Writes that went elsewhere.
@@ -249,9 +254,24 @@ impl State {
         Ok(())
     }
 
-    fn fail(&mut self) -> io::Error {
-        self.statistics.errors += 1;
-        io::Error::other("the disk reports an error")
+}
+
+fn reported() -> io::Error {
+    io::Error::other("the disk reports an error")
+}
+
+impl DiskStatistics {
+    /// Adds them to what happened in a run.
+    pub fn count(&self, counters: &mut Counters) {
+        counters.add("disk: a read failed", self.failed_reads);
+        counters.add("disk: a write failed", self.failed_writes);
+        counters.add("disk: a flush failed", self.failed_flushes);
+        counters.add("disk: a flush failed and passed for clean", self.forgotten);
+        counters.add("disk: a write went elsewhere", self.misdirected);
+        counters.add("disk: a write was refused for want of room", self.full);
+        counters.add("disk: a sector was lost at a power cut", self.lost);
+        counters.add("disk: a sector was torn at a power cut", self.torn);
+        counters.add("disk: a name was lost at a power cut", self.names_lost);
     }
 }
 
@@ -346,7 +366,8 @@ impl DiskFile for Handle {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let mut state = self.state()?;
         if state.hit(DiskFault::Read) {
-            return Err(state.fail());
+            state.statistics.failed_reads += 1;
+            return Err(reported());
         }
         state.file(self.file).read(buffer, offset)
     }
@@ -359,8 +380,9 @@ impl DiskFile for Handle {
             state.refuse_if_full()?;
         }
         if state.hit(DiskFault::Write) {
+            state.statistics.failed_writes += 1;
             state.file(self.file).write(&bytes[..bytes.len() / 2], offset);
-            return Err(state.fail());
+            return Err(reported());
         }
         let mut offset = offset;
         if state.hit(DiskFault::Misdirected) {
@@ -375,12 +397,13 @@ impl DiskFile for Handle {
         let mut state = self.state()?;
         state.spend_power()?;
         if state.hit(DiskFault::Sync) {
-            return Err(state.fail());
+            state.statistics.failed_flushes += 1;
+            return Err(reported());
         }
         if state.hit(DiskFault::SyncForgets) {
             state.statistics.forgotten += 1;
             state.file(self.file).forget();
-            return Err(state.fail());
+            return Err(reported());
         }
         state.file(self.file).sync();
         Ok(())
