@@ -345,6 +345,82 @@ fn conflicting_suffix_is_replaced() {
     assert_eq!(rig.actions.persist.unwrap().entries, range(3, 4));
 }
 
+/// Every log of up to four entries of the terms 1 to `last`.
+fn logs_up_to(last: u64) -> Vec<Vec<u64>> {
+    let mut logs: Vec<Vec<u64>> = vec![Vec::new()];
+    let mut from = 0;
+    for _ in 0..4 {
+        let to = logs.len();
+        for log in from..to {
+            for term in logs[log].last().copied().unwrap_or(1)..=last {
+                logs.push([&logs[log][..], &[term]].concat());
+            }
+        }
+        from = to;
+    }
+    logs
+}
+
+/// Raft §5.3, Log Matching: where two logs hold an entry of one index and term, they are equal up to there.
+fn logs_match(one: &[u64], other: &[u64]) -> bool {
+    let shared = one.iter().zip(other).rposition(|(one, other)| one == other);
+    shared.is_none_or(|last| one[..=last] == other[..=last])
+}
+
+/// Raft §5.3, Log Matching: whatever two logs there are, and from whatever entry on the leader sends, the follower's log is the leader's up to the end of
+/// what was sent, or unchanged; two logs that matched go on to match.
+#[test]
+fn logs_that_match_go_on_to_match() {
+    let (logs, mut taken) = (logs_up_to(3), 0);
+    for (leaders, followers) in logs.iter().flat_map(|one| logs.iter().map(move |other| (one, other))) {
+        if !logs_match(leaders, followers) {
+            continue;
+        }
+        for previous in 0..=leaders.len() {
+            let at = previous.checked_sub(1);
+            let term = at.map_or(0, |at| leaders[at]);
+            let mut rig = Rig::follower(4, followers);
+            rig.append(2, 4, position(previous as u64, term), &leaders[previous..], 0);
+            let shared = at.is_none_or(|at| followers.get(at) == Some(&term));
+            if shared {
+                assert_eq!(&rig.terms()[..leaders.len()], &leaders[..], "{followers:?}, sent from {previous} on");
+                taken += 1;
+            } else {
+                assert_eq!(&rig.terms(), followers, "{leaders:?}, sent from {previous} on");
+            }
+            assert!(logs_match(leaders, &rig.terms()));
+        }
+    }
+    assert!(taken > 1000, "{taken} appends were taken");
+}
+
+/// Raft §5.4.3, Leader Completeness, the step of its proof: a voter that holds an entry of term 3 which that term's leader committed gives its vote
+/// to no candidate without it. A candidate's log ends before term 3 or is a beginning of that leader's.
+#[test]
+fn whoever_is_elected_holds_what_was_committed() {
+    let (mut granted, mut refused) = (0, 0);
+    for leaders in logs_up_to(3).iter().filter(|log| log.last() == Some(&3)) {
+        let own = leaders.iter().position(|term| *term == 3).unwrap();
+        let beginnings = (own + 1..=leaders.len()).map(|length| leaders[..length].to_vec());
+        let candidates: Vec<Vec<u64>> = logs_up_to(2).into_iter().chain(beginnings).collect();
+        for committed in own + 1..=leaders.len() {
+            for candidates_log in candidates.iter().filter(|log| logs_match(leaders, log)) {
+                let mut voter = Rig::restored(3, hard_state(3, None), &leaders[..committed], 0);
+                let last = (candidates_log.len() as u64, candidates_log.last().copied().unwrap_or(0));
+                voter.receive(2, 4, vote(last));
+                voter.durable();
+                if voter.node.status().vote == Some(NodeId(2)) {
+                    assert_eq!(candidates_log.get(..committed), Some(&leaders[..committed]), "{leaders:?}");
+                    granted += 1;
+                } else {
+                    refused += 1;
+                }
+            }
+        }
+    }
+    assert!(granted > 20 && refused > 100, "{granted} granted, {refused} refused");
+}
+
 /// Raft Figure 2, AppendEntries 3: entries that are there already do not truncate what follows them.
 #[test]
 fn late_append_does_not_truncate() {
