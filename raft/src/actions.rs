@@ -10,7 +10,8 @@ use alloc::vec::Vec;
 /// is durable is not in `send` yet: the core holds it back until [`Event::Durable`](crate::Event::Durable).
 #[derive(Debug, Default)]
 pub struct Actions {
-    /// Write this to the log and make it durable, then report [`Event::Durable`](crate::Event::Durable). Writes are carried out in the order asked
+    /// Write this to the log and make it durable, then report [`Event::Durable`](crate::Event::Durable). Writes are
+    /// carried out in the order asked
     /// for; several may be made durable together and reported once.
     pub persist: Option<Persist>,
     /// Messages to send. Losing some is allowed; so is delivering them late, twice or out of order.
@@ -23,7 +24,8 @@ pub struct Actions {
     /// The answer to [`Event::ChangeMembership`](crate::Event::ChangeMembership): where the change stands in the log. It takes effect
     /// there at once (thesis §4.1) and is done when an entry after it has brought a membership that is not joint and is committed.
     pub membership_proposal: Option<Result<LogPosition, ChangeError>>,
-    /// The answer to [`Event::TransferLeadership`](crate::Event::TransferLeadership): to whom the leader tries to hand over. It is given up after
+    /// The answer to [`Event::TransferLeadership`](crate::Event::TransferLeadership): to whom the leader tries to hand
+    /// over. It is given up after
     /// an election timeout.
     pub transfer: Option<Result<NodeId, TransferError>>,
     /// The membership in effect changed, by an entry appended or taken back or by a snapshot:
@@ -94,7 +96,7 @@ impl Actions {
     }
 }
 
-/// One write to the log: hard state, entries or both, durable together.
+/// One write to the log: hard state, entries or both, durable together (the persistent state of Raft, Figure 2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Persist {
     /// Term and vote, if they changed.
@@ -120,7 +122,7 @@ pub struct Send {
     pub entries: LogRange,
 }
 
-/// Entries to read from disk.
+/// Entries to read from disk, because a peer is further behind than what is in memory (Raft §5.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Load {
     /// The peer they are for.
@@ -131,7 +133,7 @@ pub struct Load {
     pub bytes_max: usize,
 }
 
-/// A read that has its index.
+/// A read that has its index (thesis §6.4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReadReady {
     /// The token of [`Event::Read`](crate::Event::Read).
@@ -140,7 +142,7 @@ pub struct ReadReady {
     pub index: LogIndex,
 }
 
-/// A snapshot to fetch.
+/// A snapshot to fetch from the leader that offers it (Raft §7; the follower fetches, the leader does not push).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FetchSnapshot {
     /// The leader that offers it.
@@ -149,7 +151,7 @@ pub struct FetchSnapshot {
     pub at_least: LogPosition,
 }
 
-/// A snapshot to switch to.
+/// A snapshot to switch to (Raft §7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InstallSnapshot {
     /// The last entry it holds.
@@ -158,7 +160,7 @@ pub struct InstallSnapshot {
     pub keep_suffix: bool,
 }
 
-/// A change of role, term or leader.
+/// A change of role, term or leader (Raft §5.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Changed {
     /// The role now.
@@ -169,7 +171,7 @@ pub struct Changed {
     pub leader: Option<NodeId>,
 }
 
-/// Why a proposal was refused. Nothing entered the log.
+/// Why a proposal was refused (Raft §5.3, §8). Nothing entered the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProposeError {
     /// Another node leads, or none does.
@@ -186,7 +188,7 @@ pub enum ProposeError {
     Overloaded,
 }
 
-/// Why a change of the membership was refused. Nothing entered the log.
+/// Why a change of the membership was refused (Raft §6, thesis §4). Nothing entered the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChangeError {
     /// Another node leads, or none does.
@@ -211,7 +213,7 @@ pub enum ChangeError {
     Invalid(ChangeInvalid),
 }
 
-/// Why leadership is not handed over.
+/// Why leadership is not handed over (thesis §3.10).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TransferError {
     /// Another node leads, or none does.

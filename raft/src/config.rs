@@ -28,7 +28,8 @@ pub struct Config {
     pub cache_bytes_max: usize,
     /// Reads waiting for an index; beyond, reads are refused. Default 65,536.
     pub reads_waiting_max: usize,
-    /// Whether [`Event::LeaseRead`](crate::Event::LeaseRead) may be answered from the leader's lease (thesis §6.4.1). All members must agree:
+    /// Whether [`Event::LeaseRead`](crate::Event::LeaseRead) may be answered from the leader's lease (thesis §6.4.1).
+    /// All members must agree:
     /// voters keep the lease's promise only if it is on, also in the first election timeout after a restart. Correct only if no two
     /// members' clocks differ in speed by a quarter or more. Default off.
     pub lease_reads: bool,
@@ -53,7 +54,7 @@ impl Config {
     }
 }
 
-/// What storage holds when the node starts. A new node passes [`Restored::new`].
+/// What storage holds when the node starts (the persistent state of Raft, Figure 2). A new node passes [`Restored::new`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restored {
     /// The newest durable term and vote.

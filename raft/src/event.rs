@@ -4,7 +4,8 @@ use crate::{Entry, LogIndex, LogMark, LogPosition, Membership, MembershipChange,
 use alloc::vec::Vec;
 use bytes::Bytes;
 
-/// One thing that happened. The caller passes it to [`Node::step`](crate::Node::step) with the time.
+/// One thing that happened: a message, the passing of time, a request, or the end of a write (Raft §5; Figure 2). The
+/// caller passes it to [`Node::step`](crate::Node::step) with the time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// A message arrived; the transport vouches for the sender.
@@ -26,7 +27,8 @@ pub enum Event {
         token: u64,
     },
     /// As [`Event::Read`], but the leader's lease will do if the cluster has switched leases on
-    /// ([`Config::lease_reads`](crate::Config::lease_reads)): no round of messages, and correct only as long as the members' clocks run at about
+    /// ([`Config::lease_reads`](crate::Config::lease_reads)): no round of messages, and correct only as long as the
+    /// members' clocks run at about
     /// the same speed (thesis §6.4.1). Without a valid lease it is an [`Event::Read`].
     LeaseRead {
         /// Chosen by the caller, unique among the reads under way.
@@ -82,7 +84,8 @@ pub enum Event {
     },
     /// The snapshot could not be fetched. The leader will offer again.
     SnapshotFailed,
-    /// The snapshot ordered with [`Actions::install_snapshot`](crate::Actions::install_snapshot) is in use: state switched, log reset, both durable.
+    /// The snapshot ordered with [`Actions::install_snapshot`](crate::Actions::install_snapshot) is in use: state
+    /// switched, log reset, both durable.
     SnapshotInstalled {
         /// Its position.
         position: LogPosition,
@@ -93,7 +96,8 @@ pub enum Event {
         /// The last entry dropped.
         position: LogPosition,
     },
-    /// The node has durably noted that it is repaired, as [`Actions::repaired`](crate::Actions::repaired) asked for: from here on it votes and
+    /// The node has durably noted that it is repaired, as [`Actions::repaired`](crate::Actions::repaired) asked for:
+    /// from here on it votes and
     /// acknowledges like any other.
     Repaired,
     /// The transport lost the connection to a peer, or dropped messages for it.

@@ -42,7 +42,8 @@ pub struct RepairReport {
     pub done: bool,
 }
 
-/// A member that is being repaired.
+/// A member that is being repaired. Raft has no such state: there, a server that lost its
+/// persistent state does not come back under its old identity (thesis §3.8). See decision 0007.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Repair {
     /// The member.
@@ -53,7 +54,7 @@ pub struct Repair {
     pub promote: bool,
 }
 
-/// What a member is to be.
+/// What a member is to be (voters: Raft §6; learners: thesis §4.2.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MemberRole {
     /// It votes.
@@ -73,7 +74,7 @@ pub struct MembershipChange {
     pub context: Option<Bytes>,
 }
 
-/// Why a change makes no sense. Nothing entered the log.
+/// Why a change makes no sense (Raft §6). Nothing entered the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChangeInvalid {
     /// It would leave nobody who votes.
@@ -129,7 +130,7 @@ impl fmt::Display for MembershipError {
 impl core::error::Error for ChangeInvalid {}
 impl core::error::Error for MembershipError {}
 
-/// Voters and learners, each list ascending and without duplicates.
+/// Voters and learners (thesis §4.2.1), each list ascending and without duplicates; with two sets of voters while it is joint (Raft §6).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Membership {
     voters: Vec<NodeId>,
@@ -150,13 +151,13 @@ impl Membership {
         Membership { voters, ..Membership::default() }
     }
 
-    /// The voters; during a change, those it leads to.
+    /// The voters; during a change, those it leads to (`C_new` of Raft §6).
     #[must_use]
     pub fn voters(&self) -> &[NodeId] {
         &self.voters
     }
 
-    /// During a change, the voters it comes from; otherwise empty.
+    /// During a change, the voters it comes from (`C_old` of Raft §6); otherwise empty.
     #[must_use]
     pub fn voters_outgoing(&self) -> &[NodeId] {
         &self.voters_outgoing
@@ -230,7 +231,7 @@ impl Membership {
         self.voters.iter().chain(outgoing).chain(learners).copied()
     }
 
-    /// Whether those that `agrees` says yes to are a majority of every set of voters. Nobody is no majority.
+    /// Whether those that `agrees` says yes to are a majority of every set of voters (Raft §6). Nobody is no majority.
     #[must_use]
     pub fn has_quorum(&self, mut agrees: impl FnMut(NodeId) -> bool) -> bool {
         let mut majority = |voters: &[NodeId]| {
@@ -326,7 +327,7 @@ impl Membership {
         Ok(self)
     }
 
-    /// What a joint membership leads to.
+    /// What a joint membership leads to (`C_new` of Raft §6).
     #[must_use]
     pub fn left(&self) -> Membership {
         Membership { voters_outgoing: Vec::new(), ..self.clone() }

@@ -13,7 +13,8 @@ pub struct Message {
     pub body: Body,
 }
 
-/// The kinds of message.
+/// The kinds of message: the RPCs of Raft (Figure 2, §7) as messages, with pre-votes (thesis §9.6), reads (thesis §6.4)
+/// and transfers (thesis §3.10).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Body {
     /// "Would you vote for me in `term`?" Changes nobody's term (thesis §9.6).
@@ -82,7 +83,7 @@ pub enum Body {
     TimeoutNow,
 }
 
-/// What became of an append.
+/// What became of an append (Raft §5.3; Figure 2, AppendEntries).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AppendOutcome {
     /// The receiver's log equals the leader's up to and including `match_index`, and is durable up to there.

@@ -21,7 +21,7 @@ use crate::{
 /// overflowing.
 const TERM_MAX: Term = Term(1 << 62);
 
-/// One member of the group: see the [crate].
+/// One member of the group (a server, in the words of Raft §5): see the [crate].
 #[derive(Debug, Clone)]
 pub struct Node {
     core: Core,

@@ -15,7 +15,7 @@
 use crate::{Config, Instant, LogIndex, LogRange, RepairId};
 use alloc::collections::VecDeque;
 
-/// How the leader sends to a peer.
+/// How the leader sends to a peer (Raft §5.3, thesis §10.2.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Replication {
     /// One append at a time, looking for the end of what both logs share.

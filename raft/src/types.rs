@@ -36,7 +36,7 @@ impl Term {
     }
 }
 
-/// A position in the log. The first entry is at 1.
+/// A position in the log (Raft §5.3). The first entry is at 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct LogIndex(pub u64);
 
@@ -130,7 +130,7 @@ pub struct HardState {
     pub vote: Option<NodeId>,
 }
 
-/// What an entry carries.
+/// What an entry carries (commands: Raft §5.3; a term's first entry: Raft §8; memberships: Raft §6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EntryKind {
     /// A batch of client commands. Opaque to the core.
@@ -141,7 +141,7 @@ pub enum EntryKind {
     Membership,
 }
 
-/// One entry of the replicated log.
+/// One entry of the replicated log (Raft §5.3).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Entry {
     /// The term in which a leader created it.
