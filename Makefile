@@ -40,7 +40,7 @@ sim: toolchain ## Run the simulator on SEEDS seeds from SEED on, or from a rando
 mutants: toolchain ## Plant bugs in a copy of the tree, one at a time; each must be caught (takes about half an hour)
 	scripts/mutants
 
-model: toolchain ## Go through every state of the core in small configurations (docs/model.md; minutes, up to 8 GiB)
+model: toolchain ## Go through every state of the core in small configurations (docs/model.md; about eight minutes, up to 12 GiB)
 	cargo test --locked --release --workspace --test model -- --include-ignored --nocapture --test-threads 1
 
 check: setup ## rustfmt, clippy with warnings denied, and the crates' dependency arrows

@@ -107,9 +107,9 @@ fn large_a_voter_is_added_in_a_crash() {
 
 #[test]
 #[ignore = "takes minutes: make model"]
-fn large_three_candidates_and_two_entries() {
-    let bounds = Bounds { timeouts: 3, proposals: 2, ..SMALL };
-    let explored = covers("three candidates, two entries", bounds);
+fn large_three_candidates_and_an_entry() {
+    let bounds = Bounds { timeouts: 3, proposals: 1, ..SMALL };
+    let explored = covers("three candidates, one entry", bounds);
     explored.requires(&["elected", "committed", "an entry replaced", "two leaders, of different terms"]);
 }
 

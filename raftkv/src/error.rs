@@ -43,7 +43,7 @@ pub enum StartError {
         source: io::Error,
     },
     /// The log cannot be opened.
-    #[error(transparent)]
+    #[error("{0}{advice}", advice = .0.advice().map(|advice| format!(". {advice}")).unwrap_or_default())]
     Log(#[from] OpenError),
     /// The log cannot be written.
     #[error("the log cannot be written: {0}")]

@@ -112,7 +112,15 @@ pub fn recover<P: Premises>(
         Err(error) => error,
     };
     let Some(loss) = Loss::behind(&error).filter(|loss| recovery.has_peers(*loss)) else { return Err(error) };
-    recovery.begin_repair(number(), loss, &error)?;
+    // What a node does that nobody repairs is no advice here.
+    match &error {
+        StartError::Log(damage) => recovery.begin_repair(number(), loss, damage)?,
+        StartError::LogMissing { path } => {
+            let damage = format!("the log {} is missing, and this data directory has been in use", path.display());
+            recovery.begin_repair(number(), loss, &damage)?;
+        }
+        damage => recovery.begin_repair(number(), loss, damage)?,
+    }
     recovery.open(number)
 }
 

@@ -253,7 +253,6 @@ impl State {
         }
         Ok(())
     }
-
 }
 
 fn reported() -> io::Error {

@@ -139,11 +139,6 @@ pub enum Damage {
     },
 }
 
-/// What to do about a log that is not whole. A node that has lost its log and starts with none could vote a second time in a term, so the
-/// obvious way out, an empty directory, is the one to warn of.
-const DAMAGED_NODE: &str = "Leave this node stopped, and do not start it with an empty directory while the others need its vote. \
-     Look at the log with `raftkv inspect wal` and keep a copy of the directory; the section \"A damaged node\" in docs/operations.md says what can be done";
-
 /// Why a log could not be opened. Nothing was changed, except with [`OpenError::Log`].
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -161,8 +156,8 @@ pub enum OpenError {
     },
     /// Records that had been made durable are damaged.
     #[error(
-        "the log is corrupt in {} at offset {offset}: {damage}. Acknowledged data may be lost, so the node does not start. Nothing was changed. {}",
-        file.display(), DAMAGED_NODE
+        "the log is corrupt in {} at offset {offset}: {damage}; acknowledged data may be lost",
+        file.display()
     )]
     Corrupt {
         /// The segment.
@@ -174,9 +169,8 @@ pub enum OpenError {
     },
     /// The log ends before the last write that was acknowledged.
     #[error(
-        "the log ends in {} at offset {offset} with write {found}, but write {} (index {}) had been acknowledged. Acknowledged data is lost, so the \
-         node does not start. Nothing was changed. {}",
-        file.display(), expected.write_sequence, expected.last_index, DAMAGED_NODE
+        "the log ends in {} at offset {offset} with write {found}, but write {} (index {}) had been acknowledged: acknowledged data is lost",
+        file.display(), expected.write_sequence, expected.last_index
     )]
     AcknowledgedLost {
         /// The segment in which the log ends.
@@ -190,9 +184,8 @@ pub enum OpenError {
     },
     /// There are segments, but no high-water mark that is whole and readable, so nobody can tell whether the log is complete.
     #[error(
-        "the high-water mark {} is missing, cut short or unreadable, so it cannot be told whether the log is complete. Nothing was changed. \
-         Bring the file back if it was moved. {}",
-        file.display(), DAMAGED_NODE
+        "the high-water mark {} is missing, cut short or unreadable, so it cannot be told whether the log is complete",
+        file.display()
     )]
     HighWaterLost {
         /// The file.
@@ -224,4 +217,21 @@ pub enum OpenError {
     /// The log could not be read or prepared. Starting again is safe.
     #[error(transparent)]
     Log(#[from] LogError),
+}
+
+impl OpenError {
+    /// What to do if nobody repairs the node: for a log that is not whole. A node that has lost its log and starts with none could vote a second
+    /// time in a term, so the obvious way out, an empty directory, is the one to warn of.
+    #[must_use]
+    pub fn advice(&self) -> Option<&'static str> {
+        let is_damage = matches!(
+            self,
+            OpenError::Corrupt { .. } | OpenError::AcknowledgedLost { .. } | OpenError::HighWaterLost { .. }
+        );
+        is_damage.then_some(
+            "The node does not start, and nothing was changed. Bring back what was moved, if anything was; otherwise leave this node stopped, and do \
+             not start it with an empty directory while the others need its vote. Look at the log with `raftkv inspect wal` and keep a copy of the \
+             directory; the section \"A damaged node\" in docs/operations.md says what can be done",
+        )
+    }
 }

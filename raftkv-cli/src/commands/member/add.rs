@@ -3,12 +3,12 @@
 //! The member is added first, as a learner, which endangers nothing; then its directory is written. If that fails, the same command again
 //! goes on where it stopped: a learner with this name and these addresses is not added twice.
 
-use super::change::{apply, show};
+use super::change::{Names, apply, names, show};
 use crate::arguments::Globals;
 use crate::connect;
 use crate::failure::{Code, Failure, quoted};
 use clap::Args;
-use client::{CertificateAuthority, Client, MemberEdit, NewMember, NodeDirectoryError, check_absent};
+use client::{CertificateAuthority, Client, MemberChange, MemberEdit, NewMember, NodeDirectoryError, check_absent};
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -48,8 +48,7 @@ pub(crate) async fn run(arguments: AddArguments, globals: &Globals) -> Result<()
         client_address: arguments.client.clone(),
     };
     let Some(ca_dir) = arguments.ca_dir.as_ref().filter(|_| !arguments.dry_run) else {
-        let change = apply(&client, vec![MemberEdit::Add(new)], true, globals).await?;
-        return show(&client, &change, globals).await;
+        return add(&client, new, true, globals).await.map(|_| ());
     };
     // Everything that can fail here fails before the cluster is changed.
     let out = arguments.out.clone().unwrap_or_else(|| PathBuf::from(&arguments.name));
@@ -58,8 +57,7 @@ pub(crate) async fn run(arguments: AddArguments, globals: &Globals) -> Result<()
     let id = match added_before(&client, &new).await? {
         Some(id) => id,
         None => {
-            let change = apply(&client, vec![MemberEdit::Add(new)], false, globals).await?;
-            show(&client, &change, globals).await?;
+            let change = add(&client, new, false, globals).await?;
             *change.added.first().ok_or_else(|| Failure::other("the node did not say which number the member got"))?
         }
     };
@@ -74,6 +72,22 @@ pub(crate) async fn run(arguments: AddArguments, globals: &Globals) -> Result<()
         name = arguments.name,
     );
     Ok(())
+}
+
+/// Adds the member, or shows what that would do.
+async fn add(client: &Client, new: NewMember, dry_run: bool, globals: &Globals) -> Result<MemberChange, Failure> {
+    let mut names: Names = names(client).await;
+    let name = new.name.clone();
+    let change = apply(client, vec![MemberEdit::Add(new)], &names, dry_run, globals).await?;
+    // A dry run gives no number yet; then it is the one that is new.
+    let new: Vec<u64> = if change.added.is_empty() {
+        change.after.learners.iter().copied().filter(|id| !names.contains_key(id)).collect()
+    } else {
+        change.added.clone()
+    };
+    names.extend(new.into_iter().map(|id| (id, name.clone())));
+    show(&change, &names, globals)?;
+    Ok(change)
 }
 
 /// The number of a learner that an earlier attempt has added.

@@ -5,8 +5,9 @@ use crate::arguments::Globals;
 use crate::connect;
 use crate::failure::{Code, Failure};
 use crate::output::{Format, Output, table, write_table};
-use client::{Client, Error, Member, MemberChange, MemberEdit, Quorum};
+use client::{Client, Error, MemberChange, MemberEdit, Quorum};
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 pub(super) async fn run(
@@ -16,21 +17,32 @@ pub(super) async fn run(
 ) -> Result<(), Failure> {
     let client = connect::client(globals)?;
     let member = super::find(&client, &arguments.member).await?;
-    let change = apply(&client, vec![edit(member.id)], arguments.dry_run, globals).await?;
-    show(&client, &change, globals).await
+    let names = names(&client).await;
+    let change = apply(&client, vec![edit(member.id)], &names, arguments.dry_run, globals).await?;
+    show(&change, &names, globals)
+}
+
+/// What members are called, for people; without it the numbers do.
+pub(super) type Names = BTreeMap<u64, String>;
+
+/// The names before the change: afterwards a removed member has none.
+pub(super) async fn names(client: &Client) -> Names {
+    let members = client.member_list().await.unwrap_or_default();
+    members.into_iter().map(|member| (member.id, member.name)).collect()
 }
 
 /// Makes the change. One that is refused as unsafe is shown all the same.
 pub(super) async fn apply(
     client: &Client,
     edits: Vec<MemberEdit>,
+    names: &Names,
     dry_run: bool,
     globals: &Globals,
 ) -> Result<MemberChange, Failure> {
     match client.change_members(edits, dry_run).await {
         Ok(change) => Ok(change),
         Err(Error::Unsafe { endpoint, cause, change }) => {
-            show(client, &change, globals).await?;
+            show(&change, names, globals)?;
             let failure = Failure::new(Code::Unsafe, format!("refused as unsafe: {cause}")).at(endpoint);
             Err(failure.with_next("raftkv-cli status, to see which nodes do not answer"))
         }
@@ -42,15 +54,13 @@ pub(super) async fn apply(
 }
 
 /// Shows who decides before and afterwards.
-pub(super) async fn show(client: &Client, change: &MemberChange, globals: &Globals) -> Result<(), Failure> {
-    // Names are for people; without them the numbers do.
-    let members = client.member_list().await.unwrap_or_default();
+pub(super) fn show(change: &MemberChange, names: &Names, globals: &Globals) -> Result<(), Failure> {
     let mut output = Output::standard();
-    output.write(|out| print(out, change, &members, globals.output.unwrap_or(Format::Table)))?;
+    output.write(|out| print(out, change, names, globals.output.unwrap_or(Format::Table)))?;
     output.finish()
 }
 
-fn print(out: &mut dyn Write, change: &MemberChange, members: &[Member], format: Format) -> io::Result<()> {
+fn print(out: &mut dyn Write, change: &MemberChange, names: &Names, format: Format) -> io::Result<()> {
     let MemberChange { before, after, index, added } = change;
     match format {
         Format::Json => {
@@ -67,20 +77,18 @@ fn print(out: &mut dyn Write, change: &MemberChange, members: &[Member], format:
         }
         Format::Table => {
             let mut rows = table(&["", "VOTERS", "LEARNERS", "NEEDED", "REACHABLE"]);
-            rows.add_row(row("before", before, members));
-            rows.add_row(row("after", after, members));
+            rows.add_row(row("before", before, names));
+            rows.add_row(row("after", after, names));
             write_table(out, &rows)
         }
         Format::Plain => [("before", before), ("after", after)]
             .iter()
-            .try_for_each(|(when, quorum)| writeln!(out, "{}", row(when, quorum, members).join("\t"))),
+            .try_for_each(|(when, quorum)| writeln!(out, "{}", row(when, quorum, names).join("\t"))),
     }
 }
 
-fn row(when: &str, quorum: &Quorum, members: &[Member]) -> [String; 5] {
-    let name = |id: &u64| {
-        members.iter().find(|member| member.id == *id).map_or_else(|| id.to_string(), |member| member.name.clone())
-    };
+fn row(when: &str, quorum: &Quorum, names: &Names) -> [String; 5] {
+    let name = |id: &u64| names.get(id).cloned().unwrap_or_else(|| id.to_string());
     let names = |ids: &[u64]| {
         if ids.is_empty() { "-".to_owned() } else { ids.iter().map(name).collect::<Vec<_>>().join(" ") }
     };
@@ -98,16 +106,10 @@ mod tests {
         let before = Quorum { voters: vec![1, 2, 3], learners: vec![], needed: 2, reachable: vec![1, 3] };
         let after = Quorum { voters: vec![1, 2], learners: vec![9], needed: 2, reachable: vec![1] };
         let change = MemberChange { before, after, index: None, added: vec![] };
-        let member = |id: u64| Member {
-            id,
-            name: format!("n{id}"),
-            peer_address: String::new(),
-            client_address: String::new(),
-            kind: "voter".to_owned(),
-        };
+        let names = (1..=3).map(|id| (id, format!("n{id}"))).collect();
         let printed = |format| {
             let mut out = Vec::new();
-            print(&mut out, &change, &[member(1), member(2), member(3)], format).unwrap();
+            print(&mut out, &change, &names, format).unwrap();
             String::from_utf8(out).unwrap()
         };
         assert_eq!(printed(Format::Plain), "before\tn1 n2 n3\t-\t2 of 3\tn1 n3\nafter\tn1 n2\t9\t2 of 2\tn1\n");
