@@ -126,7 +126,7 @@ fn damaged_body_of_an_acknowledged_write_is_corruption() {
     let error = try_open(&disk_with(&files)).unwrap_err();
     assert!(matches!(error, OpenError::Corrupt { damage: Damage::Body, .. }), "{error}");
     let message = error.to_string();
-    assert!(message.contains(FIRST) && message.contains("raftkv inspect wal"), "{message}");
+    assert!(message.contains(FIRST) && message.contains("at offset"), "{message}");
 }
 
 #[test]
