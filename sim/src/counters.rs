@@ -63,6 +63,7 @@ pub const SOMETIMES: &[&str] = &[
     "membership: change done",
     "membership: change asked for during a partition",
     "membership: several edits in one change",
+    "membership: voters cut off as a change began",
     "membership: leader asked to remove itself",
     "membership: refused as unsafe",
     "membership: refused, learner lags",

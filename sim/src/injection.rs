@@ -81,6 +81,10 @@ impl World {
             CutShape::Pairs => "network: partial partition",
             CutShape::Groups => "network: partition",
         });
+        self.cut_links(shape, links);
+    }
+
+    pub(crate) fn cut_links(&mut self, shape: CutShape, links: Vec<(usize, usize)>) {
         self.say(format_args!("{shape:?}: links cut, from and to, nodes counted from 0: {links:?}"));
         self.network.cut(&links);
         if let Some(leader) = self.leader()

@@ -1,5 +1,6 @@
 //! An operator who adds members, makes them vote, takes them out, and hands leadership over.
 
+use crate::faults::{CutShape, FaultKind};
 use crate::node::{OperatorWord, Presence, index_of};
 use crate::settings::member_of;
 use crate::world::{AtNode, Happening, World};
@@ -73,7 +74,21 @@ impl World {
         process.changes_asked += 1;
         let desk = process.desk.clone();
         let waiter = Box::new(move |result| desk.put(OperatorWord::Change(result)));
+        let several = changes.len() > 1;
         self.push(node, Input::ChangeMembership(ChangeRequest { changes, dry_run, waiter }));
+        if several && self.settings.faults.is_on(FaultKind::Partition) && self.random.chance(500) {
+            self.cut_off_voters(node, &membership);
+        }
+    }
+
+    /// The worst moment for a partition: as a change of voters begins, the voters so far lose the leader and whoever is to vote.
+    fn cut_off_voters(&mut self, leader: usize, membership: &Membership) {
+        let (voters, others): (Vec<usize>, Vec<usize>) =
+            (0..self.nodes.len()).partition(|node| *node != leader && membership.is_voter(self.nodes[*node].id));
+        let links: Vec<(usize, usize)> =
+            voters.iter().flat_map(|one| others.iter().flat_map(|other| [(*one, *other), (*other, *one)])).collect();
+        self.counters.count("membership: voters cut off as a change began");
+        self.cut_links(CutShape::Groups, links);
     }
 
     fn draw_change(&mut self, membership: &Membership, asked: usize) -> Vec<MemberEdit> {
@@ -96,8 +111,9 @@ impl World {
                 let added = spare.map(|id| self.provision(id)).into_iter();
                 added.chain([MemberEdit::Remove(voter)]).collect()
             }
-            8 if many && !learners.is_empty() => {
-                vec![MemberEdit::Promote(*self.random.pick(&learners)), MemberEdit::Demote(voter)]
+            8..=9 if many && !learners.is_empty() => {
+                let goes = if self.random.chance(500) { MemberEdit::Demote(voter) } else { MemberEdit::Remove(voter) };
+                vec![MemberEdit::Promote(*self.random.pick(&learners)), goes]
             }
             _ => spare.map(|id| self.provision(id)).into_iter().collect(),
         }
