@@ -112,15 +112,15 @@ pub fn recover<P: Premises>(
         Err(error) => error,
     };
     let Some(loss) = Loss::behind(&error).filter(|loss| recovery.has_peers(*loss)) else { return Err(error) };
-    // What a node does that nobody repairs is no advice here.
-    match &error {
-        StartError::Log(damage) => recovery.begin_repair(number(), loss, damage)?,
-        StartError::LogMissing { path } => {
-            let damage = format!("the log {} is missing, and this data directory has been in use", path.display());
-            recovery.begin_repair(number(), loss, &damage)?;
-        }
-        damage => recovery.begin_repair(number(), loss, damage)?,
-    }
+    // What to do about a node that nobody repairs is no advice here.
+    let damage = if let StartError::Log(damage) = &error {
+        damage.to_string()
+    } else if let StartError::LogMissing { path } = &error {
+        format!("the log {} is missing, and this data directory has been in use", path.display())
+    } else {
+        error.to_string()
+    };
+    recovery.begin_repair(number(), loss, &damage)?;
     recovery.open(number)
 }
 
