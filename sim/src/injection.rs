@@ -192,6 +192,14 @@ impl World {
 
     /// All faults end, and clients finish what they have begun.
     pub(crate) fn heal_all(&mut self) {
+        self.end_faults();
+        for client in &mut self.clients {
+            client.stopped = true;
+        }
+    }
+
+    /// All faults end.
+    pub(crate) fn end_faults(&mut self) {
         self.say(format_args!("everything is healed"));
         self.network.heal();
         let members: Vec<usize> = self.checks.membership().members().map(crate::node::index_of).collect();
@@ -203,9 +211,6 @@ impl World {
         }
         let all: Vec<usize> = self.nodes_here().collect();
         self.heal_nodes(&all);
-        for client in &mut self.clients {
-            client.stopped = true;
-        }
     }
 
     /// Nodes that run or will run again.

@@ -11,7 +11,8 @@
 //!   upgrade.rs    programs that know one format less
 //! ```
 //!
-//! A run has three phases. While *faulty*, faults come and go as the plan says, until the clients have done what they were to do.
+//! A run has three phases. While *faulty*, faults come and go as the plan says, until the clients have done what they were to do (a plan that
+//! hardly lets them ends early, and they do the rest in *calm*).
 //! Then a majority is *healed*, the others stay as broken as they are, and a write must be acknowledged within a bound. At last everything
 //! is healed, the clients *finish*, and all nodes must come to the same state.
 
@@ -34,6 +35,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use storage::state::MemoryEngine;
 
+/// After this time faults end, even if clients have not done what they were to do: some plans hardly let them.
+const FAULTY_BOUND: Duration = Duration::from_secs(600);
 /// A healed majority must acknowledge a write within this time.
 const PROGRESS_BOUND: Duration = Duration::from_secs(30);
 /// A healed cluster must come to one state within this time.
@@ -154,6 +157,8 @@ pub(crate) enum Parcel {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
     Faulty,
+    /// Faults have ended, and clients do the rest of what they were to do.
+    Calm,
     /// A majority is healed since then.
     Progress(Time),
     /// Everything is healed since then, and clients finish what they have begun.
@@ -285,11 +290,15 @@ impl World {
     fn look_at_phase(&mut self) {
         let now = self.schedule.now();
         match self.phase {
-            Phase::Faulty => {
+            Phase::Faulty | Phase::Calm => {
                 let enough = self.operations_done >= self.settings.operations;
                 if enough && now >= Time::START + self.settings.duration && !self.is_change_on_its_way() {
                     self.heal_majority();
                     self.phase = Phase::Progress(now);
+                } else if self.phase == Phase::Faulty && now >= Time::START + FAULTY_BOUND {
+                    self.counters.count("client: too many faults to get done");
+                    self.end_faults();
+                    self.phase = Phase::Calm;
                 }
             }
             Phase::Progress(since) => {
