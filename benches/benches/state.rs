@@ -11,7 +11,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use raft::{Entry, EntryKind, LogIndex, Membership, NodeId, Term};
 use std::hint::black_box;
 use std::time::Duration;
-use storage::command::{BatchEncoder, Command};
+use storage::command::{BatchEncoder, Command, Put};
 use storage::state::{Bootstrap, RocksEngine, RocksOptions, ScanOptions, StateMachine};
 
 const VALUE: [u8; 300] = [b'v'; 300];
@@ -46,7 +46,7 @@ impl Log {
         while self.keys < end {
             for number in self.keys..end.min(self.keys + COMMANDS_PER_ENTRY) {
                 let key = key(number);
-                let put = Command::Put { key: &key, value: &VALUE, lease: 0, condition: None, previous: false };
+                let put = Command::Put(Put::new(&key, &VALUE));
                 self.encoder.append(&put);
             }
             self.keys = end.min(self.keys + COMMANDS_PER_ENTRY);

@@ -135,7 +135,7 @@ fn arrived_maybe(purpose: Purpose, endpoint: &str, cause: String) -> Verdict {
 }
 
 fn node_error(purpose: Purpose, endpoint: &str, error: wire::Error) -> Verdict {
-    let wire::Error { code, message: cause, leader, limit, keys_limit } = error;
+    let wire::Error { code, message: cause, leader, limit, keys_limit, compacted: _ } = error;
     let endpoint_owned = endpoint.to_owned();
     match ErrorCode::try_from(code) {
         Ok(ErrorCode::NotLeader) => {
@@ -164,9 +164,18 @@ fn node_error(purpose: Purpose, endpoint: &str, error: wire::Error) -> Verdict {
             Some(keys_max) => Error::RangeTooLarge { endpoint: endpoint_owned, keys_max, bytes_max: limit },
             None => Error::TooLarge { endpoint: endpoint_owned, part: Part::Request, bytes: None, limit },
         }),
-        Ok(ErrorCode::Invalid | ErrorCode::Unsupported) => {
-            Verdict::Fail(Error::Invalid { endpoint: endpoint_owned, cause })
-        }
+        Ok(
+            ErrorCode::Invalid
+            | ErrorCode::Unsupported
+            | ErrorCode::LeaseUnknown
+            | ErrorCode::LeaseExists
+            | ErrorCode::SessionUnknown
+            | ErrorCode::AnswerForgotten
+            | ErrorCode::NoSpace
+            | ErrorCode::KeyUnknown
+            | ErrorCode::TooMany
+            | ErrorCode::WatchOverloaded,
+        ) => Verdict::Fail(Error::Invalid { endpoint: endpoint_owned, cause }),
         Ok(ErrorCode::Permission) => Verdict::Fail(Error::Permission { endpoint: endpoint_owned, cause }),
         Ok(ErrorCode::Compacted) => Verdict::Fail(Error::CompactedRevision { endpoint: endpoint_owned, cause }),
         Ok(ErrorCode::FutureRevision) => Verdict::Fail(Error::FutureRevision { endpoint: endpoint_owned, cause }),
@@ -250,6 +259,7 @@ mod tests {
             leader: None,
             limit: 7,
             keys_limit: None,
+            compacted: None,
         })
     }
 
@@ -266,7 +276,14 @@ mod tests {
             answered(ErrorCode::OutcomeUnknown),
             answered(ErrorCode::Timeout),
             answered(ErrorCode::Internal),
-            Failure::Node(wire::Error { code: 999, message: String::new(), leader: None, limit: 0, keys_limit: None }),
+            Failure::Node(wire::Error {
+                code: 999,
+                message: String::new(),
+                leader: None,
+                limit: 0,
+                keys_limit: None,
+                compacted: None,
+            }),
         ];
         for failure in doubtful {
             let shown = format!("{failure:?}");
@@ -336,6 +353,7 @@ mod tests {
             leader: Some(leader),
             limit: 0,
             keys_limit: None,
+            compacted: None,
         });
         let Verdict::Retry { leader, weight, .. } = judge(Purpose::Write, "n1:1", failure) else {
             panic!("a redirect has to be followed")

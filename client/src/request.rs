@@ -116,6 +116,7 @@ impl Put {
             value: self.value,
             condition: self.condition.map(Into::into),
             previous: self.previous,
+            ..wire::PutRequest::default()
         })
     }
 }
@@ -160,7 +161,7 @@ impl Get {
 
     pub(crate) fn into_wire(self) -> Request {
         let (level, age_ms_max) = self.level.wire();
-        Request::Get(wire::GetRequest { key: self.key, revision: self.revision, level, age_ms_max })
+        Request::Get(wire::GetRequest { key: self.key, revision: self.revision, level, age_ms_max, revision_min: None })
     }
 }
 
@@ -265,7 +266,11 @@ impl Delete {
     }
 
     pub(crate) fn into_wire(self) -> Request {
-        Request::Delete(wire::DeleteRequest { range: Some(self.range.into_wire()), previous: self.previous })
+        Request::Delete(wire::DeleteRequest {
+            range: Some(self.range.into_wire()),
+            previous: self.previous,
+            session: None,
+        })
     }
 }
 
@@ -348,6 +353,7 @@ impl Scan {
             revision: self.revision,
             level,
             age_ms_max,
+            ..wire::ScanRequest::default()
         }
     }
 }
@@ -383,7 +389,19 @@ impl Limits {
             }),
             Request::Get(get) => self.key_excess(&get.key),
             Request::Delete(delete) => delete.range.as_ref().and_then(|range| self.key_excess(&range.start)),
-            Request::Status(_) | Request::MemberChange(_) | Request::NodeConfig(_) | Request::LeaderTransfer(_) => None,
+            Request::Status(_)
+            | Request::MemberChange(_)
+            | Request::NodeConfig(_)
+            | Request::LeaderTransfer(_)
+            | Request::Transaction(_)
+            | Request::LeaseGrant(_)
+            | Request::LeaseKeepAlive(_)
+            | Request::LeaseRevoke(_)
+            | Request::LeaseShow(_)
+            | Request::LeaseList(_)
+            | Request::SessionOpen(_)
+            | Request::SessionClose(_)
+            | Request::Compact(_) => None,
         }
     }
 

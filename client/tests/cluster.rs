@@ -68,6 +68,7 @@ impl ClientService for Script {
                     leader,
                     limit: 0,
                     keys_limit: None,
+                    compacted: None,
                 }));
             }
             Some(Answer::Drop) => drop(responder),
@@ -122,9 +123,18 @@ fn success(request: Request) -> Response {
             Response::Get(wire::GetReply { header, kv: Some(kv) })
         }
         Request::Status(_) => unreachable!("a status is answered before"),
-        Request::MemberChange(_) | Request::NodeConfig(_) | Request::LeaderTransfer(_) => {
-            unreachable!("no test here asks for that")
-        }
+        Request::MemberChange(_)
+        | Request::NodeConfig(_)
+        | Request::LeaderTransfer(_)
+        | Request::Transaction(_)
+        | Request::LeaseGrant(_)
+        | Request::LeaseKeepAlive(_)
+        | Request::LeaseRevoke(_)
+        | Request::LeaseShow(_)
+        | Request::LeaseList(_)
+        | Request::SessionOpen(_)
+        | Request::SessionClose(_)
+        | Request::Compact(_) => unreachable!("no test here asks for that"),
     }
 }
 

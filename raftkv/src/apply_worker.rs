@@ -8,7 +8,7 @@ use crate::driver::{ApplyEntries, ApplyJob, EntryWaiters, WriteOutcome, WriteRef
 use crate::failure::FatalError;
 use raft::{Entry, EntryKind, LogIndex, LogRange};
 use std::collections::VecDeque;
-use storage::command::deletes_a_range;
+use storage::command::applies_alone;
 use storage::state::{Applied, Engine, StateMachine};
 use storage::wal::LogReader;
 
@@ -87,7 +87,7 @@ impl ApplyWorker {
 
 /// The entries in runs, each of which ends with the first entry in it that deletes a range.
 fn runs(entries: &[Entry]) -> impl Iterator<Item = &[Entry]> {
-    entries.split_inclusive(|entry| entry.kind == EntryKind::Command && deletes_a_range(&entry.payload))
+    entries.split_inclusive(|entry| entry.kind == EntryKind::Command && applies_alone(&entry.payload))
 }
 
 fn answer(waiting: EntryWaiters, entry: &Entry, applied: Applied) {
@@ -109,17 +109,17 @@ mod tests {
     use super::*;
     use bytes::Bytes;
     use raft::Term;
-    use storage::command::{BatchEncoder, Command, DeleteLimits, KeyRange};
+    use storage::command::{BatchEncoder, Command, KeyRange, Put, RangeLimits};
 
     #[test]
-    fn an_entry_that_deletes_a_range_ends_a_run() {
-        let limits = DeleteLimits { keys_max: 1, bytes_max: 1 };
+    fn an_entry_that_applies_alone_ends_a_run() {
+        let limits = RangeLimits { keys_max: 1, bytes_max: 1 };
         let delete = |start, end| Command::DeleteRange { range: KeyRange { start, end }, limits, previous: false };
-        let put = Command::Put { key: b"k", value: b"v", lease: 0, condition: None, previous: false };
+        let put = Command::Put(Put::new(b"k", b"v"));
         let key = delete(b"k", Some(b"k\0"));
         let range = delete(b"a", None);
         let entries: Vec<Entry> = (1..)
-            .zip([put, range, range, key, put])
+            .zip([put.clone(), range.clone(), range, key, put])
             .map(|(index, command)| {
                 let mut encoder = BatchEncoder::new();
                 encoder.append(&command);

@@ -22,7 +22,7 @@ mod jobs;
 mod membership;
 mod waiting;
 
-pub use input::{Input, WriteCommand, WriteCondition, WriteRequest};
+pub use input::{Input, WriteRequest};
 pub use jobs::{ApplyEntries, ApplyJob, EntryWaiters, PersistJob};
 pub use membership::{
     ChangeBusy, ChangeRefusal, ChangeReport, ChangeRequest, ChangeWaiter, MemberEdit, NewMember, Quorum,
@@ -378,11 +378,10 @@ impl<H: Host> Driver<H> {
         if !self.batch.is_empty() && self.batch.bytes_len() + request.command.bytes_len() > BATCH_BYTES_MAX {
             self.propose_batch(now);
         }
-        let deletes_a_range = request.command.deletes_a_range();
-        self.batch.append(&request.command.as_command());
+        self.batch.append_encoded(&request.command);
         self.batch_waiters.push(request.waiter);
-        if deletes_a_range {
-            // An entry is applied as a whole: one range delete in it keeps the memory that takes within the limits of that one.
+        if request.command.applies_alone() {
+            // An entry is applied as a whole: one such command in it keeps the memory that takes within the limits of that one.
             self.propose_batch(now);
         }
     }

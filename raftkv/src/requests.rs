@@ -3,12 +3,12 @@
 //! The service of a real node and the simulator's both come through here, so that limits, conditions, refusals and replies are the
 //! same code.
 
-use crate::driver::{ReadRefusal, WriteCommand, WriteCondition, WriteOutcome, WriteRefusal};
+use crate::driver::{ReadRefusal, WriteOutcome, WriteRefusal};
 use bytes::Bytes;
 use raft::NodeId;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use storage::command::{DeleteLimits, KeyRange};
+use storage::command::{Command, Condition, EncodedCommand, KeyRange, LeaseBinding, Put, RangeLimits};
 use storage::state::{CommandOutcome, Engine, KeyValue, ReadError, ScanOptions, StateReader};
 use transport::Response;
 use transport::proto::client as wire;
@@ -23,7 +23,7 @@ const PAIR_OVERHEAD_BYTES: usize = 32;
 
 /// How much one delete may delete. It is held in memory while it is applied, and sent back whole if the client asks for what was there:
 /// a test compares it with the longest reply.
-const DELETE_LIMITS: DeleteLimits = DeleteLimits { keys_max: 10_000, bytes_max: 32 << 20 };
+const DELETE_LIMITS: RangeLimits = RangeLimits { keys_max: 10_000, bytes_max: 32 << 20 };
 
 /// How long keys and values may be, in bytes.
 #[derive(Debug, Clone, Copy)]
@@ -73,36 +73,40 @@ impl SizeLimits {
     ///
     /// # Errors
     /// When it is over a limit or makes no sense.
-    pub fn put_command(&self, request: wire::PutRequest) -> Result<WriteCommand, Refused> {
+    pub fn put_command(&self, request: &wire::PutRequest) -> Result<EncodedCommand, Refused> {
         self.check_key(&request.key, false)?;
         self.check_value(&request.value)?;
-        let condition = match request.condition.map(|condition| condition.kind) {
+        let condition = match request.condition.as_ref().map(|condition| &condition.kind) {
             None => None,
             Some(None | Some(wire::condition::Kind::Absent(false))) => {
                 return Err(error(ErrorCode::Invalid, "the condition says nothing"));
             }
-            Some(Some(wire::condition::Kind::Absent(true))) => Some(WriteCondition::Absent),
-            Some(Some(wire::condition::Kind::ModRevision(revision))) => Some(WriteCondition::ModRevision(revision)),
+            Some(Some(wire::condition::Kind::Absent(true))) => Some(Condition::Absent),
+            Some(Some(wire::condition::Kind::ModRevision(revision))) => Some(Condition::ModRevision(*revision)),
             Some(Some(wire::condition::Kind::Value(value))) => {
-                self.check_value(&value)?;
-                Some(WriteCondition::Value(value))
+                self.check_value(value)?;
+                Some(Condition::Value(value))
             }
         };
-        Ok(WriteCommand::Put { key: request.key, value: request.value, condition, previous: request.previous })
+        let (key, value, previous) = (&request.key[..], Some(&request.value[..]), request.previous);
+        let put = Put { key, value, lease: LeaseBinding::None, condition, previous };
+        Ok(EncodedCommand::new(&Command::Put(put), None))
     }
 
     /// The command that a delete stands for.
     ///
     /// # Errors
     /// When it is over a limit or makes no sense.
-    pub fn delete_command(&self, request: wire::DeleteRequest) -> Result<WriteCommand, Refused> {
-        let range = request.range.ok_or_else(|| error(ErrorCode::Invalid, "a delete needs a range of keys"))?;
+    pub fn delete_command(&self, request: &wire::DeleteRequest) -> Result<EncodedCommand, Refused> {
+        let range =
+            request.range.as_ref().ok_or_else(|| error(ErrorCode::Invalid, "a delete needs a range of keys"))?;
         self.check_key(&range.start, true)?;
         if let Some(end) = &range.end {
             self.check_key(end, true)?;
         }
-        let (start, end, previous) = (range.start, range.end, request.previous);
-        Ok(WriteCommand::DeleteRange { start, end, limits: DELETE_LIMITS, previous })
+        let range = KeyRange { start: &range.start, end: range.end.as_deref() };
+        let command = Command::DeleteRange { range, limits: DELETE_LIMITS, previous: request.previous };
+        Ok(EncodedCommand::new(&command, None))
     }
 
     /// Checks a key, or an end of a range, which may be one byte longer: the key itself and the zero byte after it.
@@ -149,8 +153,27 @@ pub fn write_reply(done: WriteOutcome, is_put: bool, wants_values: bool) -> Resp
             deleted: count,
             previous: previous.into_iter().map(key_value).collect(),
         }),
-        CommandOutcome::FormatRaised { .. } => unreachable!("clients cannot ask for a raise of the format"),
-        CommandOutcome::RangeTooLarge { keys_max, bytes_max } => Response::Error(*range_too_large(keys_max, bytes_max)),
+        CommandOutcome::FormatRaised { .. }
+        | CommandOutcome::Transaction { .. }
+        | CommandOutcome::KeyUnknown { .. }
+        | CommandOutcome::RevisionCompacted { .. }
+        | CommandOutcome::RevisionFuture { .. }
+        | CommandOutcome::LeaseGranted { .. }
+        | CommandOutcome::LeaseExists { .. }
+        | CommandOutcome::LeaseUnknown { .. }
+        | CommandOutcome::LeaseKeptAlive { .. }
+        | CommandOutcome::LeaseRevoked { .. }
+        | CommandOutcome::LeasesFull { .. }
+        | CommandOutcome::LeaseFull { .. }
+        | CommandOutcome::Expired { .. }
+        | CommandOutcome::Compacted { .. }
+        | CommandOutcome::SessionOpened { .. }
+        | CommandOutcome::SessionClosed
+        | CommandOutcome::SessionUnknown { .. }
+        | CommandOutcome::AnswerForgotten { .. }
+        | CommandOutcome::SessionsFull { .. }
+        | CommandOutcome::AnswersFull { .. } => unreachable!("no client could ask for it"),
+        CommandOutcome::LimitExceeded { keys_max, bytes_max } => Response::Error(*range_too_large(keys_max, bytes_max)),
         CommandOutcome::Invalid { reason } => {
             let what = if is_put { "put" } else { "delete" };
             Response::Error(*error(ErrorCode::Invalid, format!("the {what} makes no sense: {reason}")))
@@ -184,7 +207,7 @@ pub fn scan_replies<E: Engine>(
         let count = reader.count(range, Some(revision))?;
         let header = Some(wire::Header { revision, index: 0 });
         // Whoever asked may have gone.
-        let _ = send(wire::ScanReply { header, kvs: Vec::new(), last: true, count, more: false });
+        let _ = send(wire::ScanReply { header, kvs: Vec::new(), last: true, count, more: false, total: None });
         return Ok(());
     }
     let limit = (request.limit > 0).then_some(request.limit);
@@ -212,12 +235,12 @@ pub fn scan_replies<E: Engine>(
         if bytes >= PIECE_BYTES || piece.len() >= PIECE_PAIRS_MAX {
             let kvs = std::mem::take(&mut piece);
             bytes = 0;
-            if !send(wire::ScanReply { header, kvs, last: false, count: 0, more: false }) {
+            if !send(wire::ScanReply { header, kvs, last: false, count: 0, more: false, total: None }) {
                 return Ok(());
             }
         }
     }
-    let _ = send(wire::ScanReply { header, kvs: piece, last: true, count, more });
+    let _ = send(wire::ScanReply { header, kvs: piece, last: true, count, more, total: None });
     Ok(())
 }
 
@@ -249,12 +272,26 @@ pub fn read_failed(cause: &ReadError) -> Refused {
 
 /// An error with nothing but a code and a message.
 pub fn error(code: ErrorCode, message: impl Into<String>) -> Refused {
-    Box::new(wire::Error { code: code.into(), message: message.into(), leader: None, limit: 0, keys_limit: None })
+    Box::new(wire::Error {
+        code: code.into(),
+        message: message.into(),
+        leader: None,
+        limit: 0,
+        keys_limit: None,
+        compacted: None,
+    })
 }
 
 fn too_large(what: &str, bytes: usize, limit: u64) -> Refused {
     let message = format!("the {what} has {bytes} bytes; the limit of this cluster is {limit} bytes");
-    Box::new(wire::Error { code: ErrorCode::TooLarge.into(), message, leader: None, limit, keys_limit: None })
+    Box::new(wire::Error {
+        code: ErrorCode::TooLarge.into(),
+        message,
+        leader: None,
+        limit,
+        keys_limit: None,
+        compacted: None,
+    })
 }
 
 fn range_too_large(keys_max: u32, bytes_max: u64) -> Refused {
@@ -263,7 +300,14 @@ fn range_too_large(keys_max: u32, bytes_max: u64) -> Refused {
          nothing was deleted; delete smaller ranges"
     );
     let keys_limit = Some(u64::from(keys_max));
-    Box::new(wire::Error { code: ErrorCode::TooLarge.into(), message, leader: None, limit: bytes_max, keys_limit })
+    Box::new(wire::Error {
+        code: ErrorCode::TooLarge.into(),
+        message,
+        leader: None,
+        limit: bytes_max,
+        keys_limit,
+        compacted: None,
+    })
 }
 
 pub(crate) fn not_leader(leader: Option<NodeId>, members: &BTreeMap<NodeId, wire::Member>) -> Refused {
@@ -272,7 +316,14 @@ pub(crate) fn not_leader(leader: Option<NodeId>, members: &BTreeMap<NodeId, wire
         Some(leader) => format!("this node does not lead; {} does, at {}", leader.name, leader.client_address),
         None => "this node does not lead, and it knows of no leader at this moment".to_owned(),
     };
-    Box::new(wire::Error { code: ErrorCode::NotLeader.into(), message, leader, limit: 0, keys_limit: None })
+    Box::new(wire::Error {
+        code: ErrorCode::NotLeader.into(),
+        message,
+        leader,
+        limit: 0,
+        keys_limit: None,
+        compacted: None,
+    })
 }
 
 /// How a write that was refused reads on the wire.
@@ -318,7 +369,7 @@ mod tests {
 
     #[test]
     fn a_range_too_large_is_refused_with_both_limits_and_the_next_step() {
-        let outcome = CommandOutcome::RangeTooLarge { keys_max: 5, bytes_max: 77 };
+        let outcome = CommandOutcome::LimitExceeded { keys_max: 5, bytes_max: 77 };
         let done = WriteOutcome { index: raft::LogIndex(1), outcome };
         let Response::Error(error) = write_reply(done, false, false) else { panic!("it is an error") };
         assert_eq!((error.code(), error.limit, error.keys_limit), (ErrorCode::TooLarge, 77, Some(5)));

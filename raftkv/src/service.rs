@@ -6,7 +6,7 @@
 
 use crate::clock::Freshness;
 use crate::config::{ClusterConfig, MemberConfig};
-use crate::driver::{Input, ReadRefusal, ReadWaiter, WriteCommand, WriteOutcome, WriteRefusal, WriteRequest};
+use crate::driver::{Input, ReadRefusal, ReadWaiter, WriteOutcome, WriteRefusal, WriteRequest};
 use crate::failure::{FailureReporter, FatalError};
 use crate::inbox::Inbox;
 use crate::members::Members;
@@ -20,6 +20,7 @@ use crate::shared_state::SharedState;
 use crate::status::StatusReporter;
 use crossbeam_channel::Sender;
 use std::sync::Arc;
+use storage::command::EncodedCommand;
 use storage::state::ReadError;
 use transport::proto::client as wire;
 use transport::{ClientService, Identity, Request, Responder, Response, ScanResponder};
@@ -64,12 +65,12 @@ impl ClientService for Service {
 
     fn call(&self, _client: &Identity, request: Request, responder: Responder) {
         match request {
-            Request::Put(request) => match self.limits.put_command(request) {
-                Ok(command) => self.write(command, responder),
+            Request::Put(request) => match self.limits.put_command(&request) {
+                Ok(command) => self.write(command, true, request.previous, responder),
                 Err(error) => responder.answer(Response::Error(*error)),
             },
-            Request::Delete(request) => match self.limits.delete_command(request) {
-                Ok(command) => self.write(command, responder),
+            Request::Delete(request) => match self.limits.delete_command(&request) {
+                Ok(command) => self.write(command, false, request.previous, responder),
                 Err(error) => responder.answer(Response::Error(*error)),
             },
             Request::Get(request) => self.get(request, responder),
@@ -84,6 +85,17 @@ impl ClientService for Service {
                 self.inbox.push(operator::transfer_input(&request, self.members.clone(), responder));
             }
             Request::NodeConfig(request) => responder.answer(self.node_config(request.node)),
+            Request::Transaction(_)
+            | Request::LeaseGrant(_)
+            | Request::LeaseKeepAlive(_)
+            | Request::LeaseRevoke(_)
+            | Request::LeaseShow(_)
+            | Request::LeaseList(_)
+            | Request::SessionOpen(_)
+            | Request::SessionClose(_)
+            | Request::Compact(_) => {
+                responder.answer(Response::error(ErrorCode::Unsupported, "this node does not know such requests"));
+            }
             Request::Status(_) => {
                 let members = self.members.clone();
                 self.reporter.report(Box::new(move |status| {
@@ -151,12 +163,8 @@ impl Service {
         }
     }
 
-    fn write(&self, command: WriteCommand, responder: Responder) {
+    fn write(&self, command: EncodedCommand, is_put: bool, wants_values: bool, responder: Responder) {
         let members = self.members.clone();
-        let is_put = matches!(command, WriteCommand::Put { .. });
-        let wants_values = match &command {
-            WriteCommand::Put { previous, .. } | WriteCommand::DeleteRange { previous, .. } => *previous,
-        };
         let waiter = Box::new(move |result: Result<WriteOutcome, WriteRefusal>| {
             responder.answer(match result {
                 Ok(outcome) => write_reply(outcome, is_put, wants_values),

@@ -4,13 +4,12 @@
 
 mod driver_world;
 
-use bytes::Bytes;
 use driver_world::{SharedHost, World};
 use raft::{Config, HardState, Instant, LogIndex, LogPosition, Membership, Node, NodeId, Restored, Term};
 use raftkv::directory::MemberDirectory;
-use raftkv::driver::{Driver, DriverConfig, ReadRefusal, RestoredDisk, WriteCommand, WriteRefusal};
+use raftkv::driver::{Driver, DriverConfig, ReadRefusal, RestoredDisk, WriteRefusal};
 use std::time::Duration;
-use storage::command::DeleteLimits;
+use storage::command::{Command, EncodedCommand, KeyRange, RangeLimits};
 use storage::state::{STATE_FORMAT, STATE_FORMAT_OLDEST};
 
 #[test]
@@ -31,12 +30,10 @@ fn writes_that_come_together_become_one_entry_and_each_is_answered_once() {
 fn an_entry_deletes_one_range_at_most() {
     let mut world = World::new();
     let leader = world.elect();
-    let limits = DeleteLimits { keys_max: 10, bytes_max: 1000 };
-    let delete = |end: &'static [u8]| WriteCommand::DeleteRange {
-        start: Bytes::from_static(b"k"),
-        end: Some(Bytes::from_static(end)),
-        limits,
-        previous: false,
+    let limits = RangeLimits { keys_max: 10, bytes_max: 1000 };
+    let delete = |end: &'static [u8]| {
+        let range = KeyRange { start: b"k", end: Some(end) };
+        EncodedCommand::new(&Command::DeleteRange { range, limits, previous: false }, None)
     };
     let ends: [&[u8]; 5] = [b"k\0", b"z", b"z", b"k\0", b"k\0"];
     let waiting: Vec<_> = ends.map(|end| world.command(leader, delete(end))).into();

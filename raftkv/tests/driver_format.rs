@@ -28,9 +28,9 @@ fn applied(world: &World, node: usize) -> (Vec<u32>, Vec<Option<u64>>) {
     for entry in world.nodes[node].applied.iter().filter(|entry| entry.kind == EntryKind::Command) {
         let batch = BatchDecoder::new(&entry.payload);
         times.push(batch.time_ms());
-        raises.extend(batch.filter_map(|command| match command.unwrap() {
+        raises.extend(batch.filter_map(|item| match item.unwrap().command {
             Command::RaiseFormat { to } => Some(to),
-            Command::Put { .. } | Command::DeleteRange { .. } => None,
+            _ => None,
         }));
     }
     (raises, times)

@@ -6,7 +6,7 @@ use crate::workload::Ask;
 use crate::world::{AtClient, AtNode, Happening, World};
 use client::Error;
 use client::policy::{Failure, Purpose, dial_timeout};
-use raftkv::driver::{Input, ReadWaiter, WriteCommand, WriteRequest};
+use raftkv::driver::{Input, ReadWaiter, WriteRequest};
 use raftkv::requests::{SizeLimits, get_reply, read_failed, read_refused, scan_replies, write_refused, write_reply};
 use std::time::Duration;
 use transport::proto::client as wire;
@@ -116,17 +116,16 @@ impl World {
             self.counters.count("client: lease read at a leader");
         }
         process.requests.insert(number, Pending { client, attempt, ask: ask.clone() });
-        let command = if let Ask::Call(Request::Put(put)) = ask {
-            Some((put.previous, LIMITS.put_command(put)))
-        } else if let Ask::Call(Request::Delete(delete)) = ask {
-            Some((delete.previous, LIMITS.delete_command(delete)))
+        let command = if let Ask::Call(Request::Put(put)) = &ask {
+            Some((true, put.previous, LIMITS.put_command(put)))
+        } else if let Ask::Call(Request::Delete(delete)) = &ask {
+            Some((false, delete.previous, LIMITS.delete_command(delete)))
         } else {
             None
         };
         let input = match command {
-            Some((wants_values, command)) => {
+            Some((is_put, wants_values, command)) => {
                 let command = command.unwrap_or_else(|error| panic!("node {id} refuses a good request: {error:?}"));
-                let is_put = matches!(command, WriteCommand::Put { .. });
                 let waiter = Box::new(move |result: Result<_, _>| {
                     answers.put((
                         number,

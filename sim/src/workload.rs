@@ -60,17 +60,20 @@ impl Workload {
                 Ask::Call(Request::Delete(wire::DeleteRequest {
                     range: Some(wire::KeyRange { start: key, end: Some(end) }),
                     previous: random.chance(300),
+                    session: None,
                 }))
             }
             52..=53 => Ask::Call(Request::Delete(wire::DeleteRequest {
                 range: Some(self.range(random)),
                 previous: random.chance(300),
+                session: None,
             })),
             54..=89 => Ask::Call(Request::Get(wire::GetRequest {
                 key: self.key(random),
                 revision: None,
                 level: level(random),
                 age_ms_max: None,
+                revision_min: None,
             })),
             _ => Ask::Scan(wire::ScanRequest {
                 range: Some(self.range(random)),
@@ -80,7 +83,7 @@ impl Workload {
                 count_only: false,
                 revision: None,
                 level: level(random),
-                age_ms_max: None,
+                ..wire::ScanRequest::default()
             }),
         }
     }
@@ -104,7 +107,13 @@ impl Workload {
         };
         let condition = condition.map(|kind| wire::Condition { kind: Some(kind) });
         let value = self.value(random);
-        Ask::Call(Request::Put(wire::PutRequest { key, value, condition, previous: random.chance(300) }))
+        Ask::Call(Request::Put(wire::PutRequest {
+            key,
+            value,
+            condition,
+            previous: random.chance(300),
+            ..wire::PutRequest::default()
+        }))
     }
 
     fn key(&self, random: &mut Random) -> Bytes {

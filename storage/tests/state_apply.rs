@@ -6,7 +6,7 @@ mod state_support;
 
 use bytes::Bytes;
 use raft::{Entry, EntryKind, LogIndex, Membership, MembershipError, Term};
-use raftkv_storage::command::{DeleteLimits, InvalidCommand, UnknownFeature};
+use raftkv_storage::command::{InvalidCommand, RangeLimits, UnknownFeature};
 use raftkv_storage::state::{CommandOutcome, MemoryEngine, StateError};
 use state_support::{NO_LIMITS, apply, delete, delete_range, entries, entries_from, open, put};
 
@@ -64,16 +64,16 @@ fn what_is_unknown_stops_the_state_before_anything_of_the_run_is_written() {
 
 #[test]
 fn a_range_at_its_limits_is_deleted_and_one_over_them_is_left_alone() {
-    let limits = [DeleteLimits { keys_max: 3, ..NO_LIMITS }, DeleteLimits { bytes_max: 3 * 11, ..NO_LIMITS }];
+    let limits = [RangeLimits { keys_max: 3, ..NO_LIMITS }, RangeLimits { bytes_max: 3 * 11, ..NO_LIMITS }];
     for limits in limits {
         let (mut machine, mut twin) = (open(MemoryEngine::new()), open(MemoryEngine::new()));
         let four: Vec<_> = [b"a", b"b", b"c", b"d"].map(|key| put(key, b"0123456789")).into();
         apply(&mut machine, std::slice::from_ref(&four));
         apply(&mut twin, &[four, vec![delete(b"never there")]]);
-        let DeleteLimits { keys_max, bytes_max } = limits;
+        let RangeLimits { keys_max, bytes_max } = limits;
 
         let outcomes = apply(&mut machine, &[vec![delete_range(b"", None, limits)]]);
-        assert_eq!(outcomes[0].results, [CommandOutcome::RangeTooLarge { keys_max, bytes_max }]);
+        assert_eq!(outcomes[0].results, [CommandOutcome::LimitExceeded { keys_max, bytes_max }]);
         assert_eq!(machine.revision(), 5);
         assert_eq!(machine.reader().content_hash().unwrap(), twin.reader().content_hash().unwrap());
 
@@ -86,8 +86,8 @@ fn a_range_at_its_limits_is_deleted_and_one_over_them_is_left_alone() {
 /// What a command of the same run has written or deleted counts like what is stored.
 #[test]
 fn limits_count_what_the_run_itself_has_changed() {
-    let limits = DeleteLimits { keys_max: 1, bytes_max: 2 };
-    let too_large = CommandOutcome::RangeTooLarge { keys_max: 1, bytes_max: 2 };
+    let limits = RangeLimits { keys_max: 1, bytes_max: 2 };
+    let too_large = CommandOutcome::LimitExceeded { keys_max: 1, bytes_max: 2 };
     let mut machine = open(MemoryEngine::new());
     apply(&mut machine, &[vec![put(b"a", b"1"), put(b"b", b"22")]]);
     let range = || delete_range(b"a", None, limits);
@@ -101,7 +101,7 @@ fn limits_count_what_the_run_itself_has_changed() {
 fn a_single_key_is_deleted_however_large_it_is() {
     let mut machine = open(MemoryEngine::new());
     apply(&mut machine, &[vec![put(b"k", &[7; 4096])]]);
-    let none = DeleteLimits { keys_max: 0, bytes_max: 0 };
+    let none = RangeLimits { keys_max: 0, bytes_max: 0 };
     let outcomes = apply(&mut machine, &[vec![delete_range(b"k", Some(b"k\0"), none)]]);
     assert_eq!(outcomes[0].results, [CommandOutcome::Deleted { count: 1, revision: 3, previous: Vec::new() }]);
 }

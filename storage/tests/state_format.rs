@@ -6,7 +6,7 @@ mod state_support;
 
 use bytes::Bytes;
 use raft::{Entry, EntryKind, LogIndex, Term};
-use raftkv_storage::command::{BatchEncoder, Command};
+use raftkv_storage::command::{BatchEncoder, Command, LeaseBinding, Put};
 use raftkv_storage::state::{
     CommandOutcome, MemoryEngine, STATE_FORMAT, STATE_FORMAT_OLDEST, StateError, StateMachine,
 };
@@ -22,7 +22,8 @@ fn batch(index: u64, command: &Command<'_>, time_ms: Option<u64>) -> Entry {
     Entry { term: Term(1), index: LogIndex(index), kind: EntryKind::Command, payload }
 }
 
-const WRITE: Command<'static> = Command::Put { key: b"k", value: b"v", lease: 0, condition: None, previous: false };
+const WRITE: Command<'static> =
+    Command::Put(Put { key: b"k", value: Some(b"v"), lease: LeaseBinding::None, condition: None, previous: false });
 
 fn raise(index: u64, to: u32) -> Entry {
     batch(index, &Command::RaiseFormat { to }, None)

@@ -7,7 +7,7 @@ mod state_support;
 use bytes::Bytes;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed};
-use raftkv_storage::command::{DeleteLimits, KeyRange};
+use raftkv_storage::command::{KeyRange, RangeLimits};
 use raftkv_storage::state::{
     CommandOutcome, Engine, KeyValue, MemoryEngine, ReadError, ScanOptions, StateMachine, StateReader,
 };
@@ -70,8 +70,8 @@ impl Model {
                 let is_single = *end == Some([&start[..], &[0]].concat()) && !start.is_empty();
                 let too_large = deleted.len() as u64 > u64::from(limits.keys_max) || bytes as u64 > limits.bytes_max;
                 if too_large && !is_single {
-                    let DeleteLimits { keys_max, bytes_max } = *limits;
-                    return CommandOutcome::RangeTooLarge { keys_max, bytes_max };
+                    let RangeLimits { keys_max, bytes_max } = *limits;
+                    return CommandOutcome::LimitExceeded { keys_max, bytes_max };
                 }
                 if !deleted.is_empty() {
                     self.revision += 1;
@@ -98,11 +98,11 @@ fn bounds() -> impl Strategy<Value = (Vec<u8>, Option<Vec<u8>>)> {
 }
 
 /// Often less than a range holds here.
-fn limits() -> impl Strategy<Value = DeleteLimits> {
+fn limits() -> impl Strategy<Value = RangeLimits> {
     prop_oneof![
         Just(NO_LIMITS),
-        (0u32..4).prop_map(|keys_max| DeleteLimits { keys_max, ..NO_LIMITS }),
-        (0u64..8).prop_map(|bytes_max| DeleteLimits { bytes_max, ..NO_LIMITS }),
+        (0u32..4).prop_map(|keys_max| RangeLimits { keys_max, ..NO_LIMITS }),
+        (0u64..8).prop_map(|bytes_max| RangeLimits { bytes_max, ..NO_LIMITS }),
     ]
 }
 

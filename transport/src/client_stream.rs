@@ -118,6 +118,7 @@ async fn serve_scan(shared: Arc<ConnectionShared>, send: SendStream, mut reader:
                 leader: None,
                 limit: 0,
                 keys_limit: None,
+                compacted: None,
             };
             // Fails when the client is gone, and then nobody waits for it.
             let _told = responder.send_error(error).await;
@@ -212,6 +213,7 @@ fn too_large(length: u64, limit: usize, shared: &ConnectionShared) -> Response {
         leader: None,
         limit: value as u64,
         keys_limit: None,
+        compacted: None,
     })
 }
 

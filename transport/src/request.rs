@@ -26,9 +26,29 @@ pub(crate) mod kind {
     pub(crate) const NODE_CONFIG_REPLY: u8 = 18;
     pub(crate) const LEADER_TRANSFER: u8 = 19;
     pub(crate) const LEADER_TRANSFER_REPLY: u8 = 20;
+    pub(crate) const TRANSACTION: u8 = 21;
+    pub(crate) const TRANSACTION_REPLY: u8 = 22;
+    pub(crate) const LEASE_GRANT: u8 = 23;
+    pub(crate) const LEASE_GRANT_REPLY: u8 = 24;
+    pub(crate) const LEASE_KEEP_ALIVE: u8 = 25;
+    pub(crate) const LEASE_KEEP_ALIVE_REPLY: u8 = 26;
+    pub(crate) const LEASE_REVOKE: u8 = 27;
+    pub(crate) const LEASE_REVOKE_REPLY: u8 = 28;
+    pub(crate) const LEASE_SHOW: u8 = 29;
+    pub(crate) const LEASE_SHOW_REPLY: u8 = 30;
+    pub(crate) const LEASE_LIST: u8 = 31;
+    pub(crate) const LEASE_LIST_REPLY: u8 = 32;
+    pub(crate) const SESSION_OPEN: u8 = 33;
+    pub(crate) const SESSION_OPEN_REPLY: u8 = 34;
+    pub(crate) const SESSION_CLOSE: u8 = 35;
+    pub(crate) const SESSION_CLOSE_REPLY: u8 = 36;
+    pub(crate) const COMPACT: u8 = 37;
+    pub(crate) const COMPACT_REPLY: u8 = 38;
+    pub(crate) const WATCH: u8 = 39;
+    pub(crate) const WATCH_REPLY: u8 = 40;
 }
 
-/// A request that has one answer. Scans have many and go another way.
+/// A request that has one answer. Scans and watches have many and go another way.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Request {
     /// Write one key.
@@ -45,6 +65,24 @@ pub enum Request {
     NodeConfig(wire::NodeConfigRequest),
     /// Hand leadership over.
     LeaderTransfer(wire::LeaderTransferRequest),
+    /// Compare, and then do one thing or the other.
+    Transaction(wire::TransactionRequest),
+    /// Make a lease.
+    LeaseGrant(wire::LeaseGrantRequest),
+    /// Let a lease live on.
+    LeaseKeepAlive(wire::LeaseKeepAliveRequest),
+    /// End a lease.
+    LeaseRevoke(wire::LeaseRevokeRequest),
+    /// What is known of a lease.
+    LeaseShow(wire::LeaseShowRequest),
+    /// All leases.
+    LeaseList(wire::LeaseListRequest),
+    /// Make a session.
+    SessionOpen(wire::SessionOpenRequest),
+    /// End a session.
+    SessionClose(wire::SessionCloseRequest),
+    /// Let go of old revisions.
+    Compact(wire::CompactRequest),
 }
 
 /// The answer to a [`Request`]: of the same name, or an error.
@@ -64,6 +102,24 @@ pub enum Response {
     NodeConfig(wire::NodeConfigReply),
     /// To [`Request::LeaderTransfer`].
     LeaderTransfer(wire::LeaderTransferReply),
+    /// To [`Request::Transaction`].
+    Transaction(wire::TransactionReply),
+    /// To [`Request::LeaseGrant`].
+    LeaseGrant(wire::LeaseGrantReply),
+    /// To [`Request::LeaseKeepAlive`].
+    LeaseKeepAlive(wire::LeaseKeepAliveReply),
+    /// To [`Request::LeaseRevoke`].
+    LeaseRevoke(wire::LeaseRevokeReply),
+    /// To [`Request::LeaseShow`].
+    LeaseShow(wire::LeaseShowReply),
+    /// To [`Request::LeaseList`].
+    LeaseList(wire::LeaseListReply),
+    /// To [`Request::SessionOpen`].
+    SessionOpen(wire::SessionOpenReply),
+    /// To [`Request::SessionClose`].
+    SessionClose(wire::SessionCloseReply),
+    /// To [`Request::Compact`].
+    Compact(wire::CompactReply),
     /// To any.
     Error(wire::Error),
 }
@@ -82,9 +138,24 @@ impl Request {
     #[must_use]
     pub fn is_write(&self) -> bool {
         match self {
-            Request::Put(_) | Request::Delete(_) | Request::MemberChange(_) => true,
-            // A transfer that is asked for twice hands leadership over once.
-            Request::Get(_) | Request::Status(_) | Request::NodeConfig(_) | Request::LeaderTransfer(_) => false,
+            Request::Put(_)
+            | Request::Delete(_)
+            | Request::MemberChange(_)
+            | Request::LeaseGrant(_)
+            | Request::LeaseRevoke(_) => true,
+            Request::Transaction(request) => request.transaction.as_ref().is_some_and(can_write),
+            Request::Get(_)
+            | Request::Status(_)
+            | Request::NodeConfig(_)
+            | Request::LeaseShow(_)
+            | Request::LeaseList(_) => false,
+            // Of these a second one does no harm: leadership is handed over once, a lease lives from the last one on, an earlier compaction changes
+            // nothing, and a session too many ends by itself.
+            Request::LeaderTransfer(_)
+            | Request::LeaseKeepAlive(_)
+            | Request::Compact(_)
+            | Request::SessionOpen(_)
+            | Request::SessionClose(_) => false,
         }
     }
 
@@ -97,6 +168,15 @@ impl Request {
             kind::MEMBER_CHANGE => Request::MemberChange(wire::MemberChangeRequest::decode(frame.body)?),
             kind::NODE_CONFIG => Request::NodeConfig(wire::NodeConfigRequest::decode(frame.body)?),
             kind::LEADER_TRANSFER => Request::LeaderTransfer(wire::LeaderTransferRequest::decode(frame.body)?),
+            kind::TRANSACTION => Request::Transaction(wire::TransactionRequest::decode(frame.body)?),
+            kind::LEASE_GRANT => Request::LeaseGrant(wire::LeaseGrantRequest::decode(frame.body)?),
+            kind::LEASE_KEEP_ALIVE => Request::LeaseKeepAlive(wire::LeaseKeepAliveRequest::decode(frame.body)?),
+            kind::LEASE_REVOKE => Request::LeaseRevoke(wire::LeaseRevokeRequest::decode(frame.body)?),
+            kind::LEASE_SHOW => Request::LeaseShow(wire::LeaseShowRequest::decode(frame.body)?),
+            kind::LEASE_LIST => Request::LeaseList(wire::LeaseListRequest::decode(frame.body)?),
+            kind::SESSION_OPEN => Request::SessionOpen(wire::SessionOpenRequest::decode(frame.body)?),
+            kind::SESSION_CLOSE => Request::SessionClose(wire::SessionCloseRequest::decode(frame.body)?),
+            kind::COMPACT => Request::Compact(wire::CompactRequest::decode(frame.body)?),
             other => return Err(BodyError::Kind(other)),
         })
     }
@@ -110,6 +190,15 @@ impl Request {
             Request::MemberChange(body) => put_frame(out, kind::MEMBER_CHANGE, request, body),
             Request::NodeConfig(body) => put_frame(out, kind::NODE_CONFIG, request, body),
             Request::LeaderTransfer(body) => put_frame(out, kind::LEADER_TRANSFER, request, body),
+            Request::Transaction(body) => put_frame(out, kind::TRANSACTION, request, body),
+            Request::LeaseGrant(body) => put_frame(out, kind::LEASE_GRANT, request, body),
+            Request::LeaseKeepAlive(body) => put_frame(out, kind::LEASE_KEEP_ALIVE, request, body),
+            Request::LeaseRevoke(body) => put_frame(out, kind::LEASE_REVOKE, request, body),
+            Request::LeaseShow(body) => put_frame(out, kind::LEASE_SHOW, request, body),
+            Request::LeaseList(body) => put_frame(out, kind::LEASE_LIST, request, body),
+            Request::SessionOpen(body) => put_frame(out, kind::SESSION_OPEN, request, body),
+            Request::SessionClose(body) => put_frame(out, kind::SESSION_CLOSE, request, body),
+            Request::Compact(body) => put_frame(out, kind::COMPACT, request, body),
         }
     }
 
@@ -122,6 +211,15 @@ impl Request {
             Request::MemberChange(body) => body.encoded_len(),
             Request::NodeConfig(body) => body.encoded_len(),
             Request::LeaderTransfer(body) => body.encoded_len(),
+            Request::Transaction(body) => body.encoded_len(),
+            Request::LeaseGrant(body) => body.encoded_len(),
+            Request::LeaseKeepAlive(body) => body.encoded_len(),
+            Request::LeaseRevoke(body) => body.encoded_len(),
+            Request::LeaseShow(body) => body.encoded_len(),
+            Request::LeaseList(body) => body.encoded_len(),
+            Request::SessionOpen(body) => body.encoded_len(),
+            Request::SessionClose(body) => body.encoded_len(),
+            Request::Compact(body) => body.encoded_len(),
         }
     }
 }
@@ -136,6 +234,15 @@ impl Response {
             kind::MEMBER_CHANGE_REPLY => Response::MemberChange(wire::MemberChangeReply::decode(frame.body)?),
             kind::NODE_CONFIG_REPLY => Response::NodeConfig(wire::NodeConfigReply::decode(frame.body)?),
             kind::LEADER_TRANSFER_REPLY => Response::LeaderTransfer(wire::LeaderTransferReply::decode(frame.body)?),
+            kind::TRANSACTION_REPLY => Response::Transaction(wire::TransactionReply::decode(frame.body)?),
+            kind::LEASE_GRANT_REPLY => Response::LeaseGrant(wire::LeaseGrantReply::decode(frame.body)?),
+            kind::LEASE_KEEP_ALIVE_REPLY => Response::LeaseKeepAlive(wire::LeaseKeepAliveReply::decode(frame.body)?),
+            kind::LEASE_REVOKE_REPLY => Response::LeaseRevoke(wire::LeaseRevokeReply::decode(frame.body)?),
+            kind::LEASE_SHOW_REPLY => Response::LeaseShow(wire::LeaseShowReply::decode(frame.body)?),
+            kind::LEASE_LIST_REPLY => Response::LeaseList(wire::LeaseListReply::decode(frame.body)?),
+            kind::SESSION_OPEN_REPLY => Response::SessionOpen(wire::SessionOpenReply::decode(frame.body)?),
+            kind::SESSION_CLOSE_REPLY => Response::SessionClose(wire::SessionCloseReply::decode(frame.body)?),
+            kind::COMPACT_REPLY => Response::Compact(wire::CompactReply::decode(frame.body)?),
             kind::ERROR => Response::Error(wire::Error::decode(frame.body)?),
             other => return Err(BodyError::Kind(other)),
         })
@@ -150,6 +257,15 @@ impl Response {
             Response::MemberChange(body) => put_frame(out, kind::MEMBER_CHANGE_REPLY, request, body),
             Response::NodeConfig(body) => put_frame(out, kind::NODE_CONFIG_REPLY, request, body),
             Response::LeaderTransfer(body) => put_frame(out, kind::LEADER_TRANSFER_REPLY, request, body),
+            Response::Transaction(body) => put_frame(out, kind::TRANSACTION_REPLY, request, body),
+            Response::LeaseGrant(body) => put_frame(out, kind::LEASE_GRANT_REPLY, request, body),
+            Response::LeaseKeepAlive(body) => put_frame(out, kind::LEASE_KEEP_ALIVE_REPLY, request, body),
+            Response::LeaseRevoke(body) => put_frame(out, kind::LEASE_REVOKE_REPLY, request, body),
+            Response::LeaseShow(body) => put_frame(out, kind::LEASE_SHOW_REPLY, request, body),
+            Response::LeaseList(body) => put_frame(out, kind::LEASE_LIST_REPLY, request, body),
+            Response::SessionOpen(body) => put_frame(out, kind::SESSION_OPEN_REPLY, request, body),
+            Response::SessionClose(body) => put_frame(out, kind::SESSION_CLOSE_REPLY, request, body),
+            Response::Compact(body) => put_frame(out, kind::COMPACT_REPLY, request, body),
             Response::Error(body) => put_frame(out, kind::ERROR, request, body),
         }
     }
@@ -163,6 +279,17 @@ impl Response {
             leader: None,
             limit: 0,
             keys_limit: None,
+            compacted: None,
         })
     }
+}
+
+/// Whether a transaction can change data, whichever way it goes.
+fn can_write(transaction: &wire::Transaction) -> bool {
+    use wire::operation::Kind;
+    transaction.success.iter().chain(&transaction.failure).any(|operation| match &operation.kind {
+        Some(Kind::Put(_) | Kind::Delete(_)) => true,
+        Some(Kind::Transaction(transaction)) => can_write(transaction),
+        Some(Kind::Range(_)) | None => false,
+    })
 }

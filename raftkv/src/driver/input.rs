@@ -1,9 +1,8 @@
 //! Everything that reaches the driver.
 
 use super::{ChangeRequest, DriverStatus, ReadWaiter, TransferWaiter, WriteWaiter};
-use bytes::Bytes;
 use raft::{Entry, LogIndex, LogMark, LogPosition, Membership, Message, NodeId};
-use storage::command::{Command, Condition, DeleteLimits, KeyRange};
+use storage::command::EncodedCommand;
 use transport::InboundPermit;
 
 /// One thing that happened around the driver.
@@ -115,92 +114,8 @@ pub enum Input {
 
 /// A command to replicate, and who waits for its outcome.
 pub struct WriteRequest {
-    /// The command, within the limits on keys and values.
-    pub command: WriteCommand,
+    /// The command, within the limits on keys and values, laid out.
+    pub command: EncodedCommand,
     /// Called exactly once.
     pub waiter: WriteWaiter,
-}
-
-/// A command as it came from a client, before it is laid into a batch.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum WriteCommand {
-    /// Write one key.
-    Put {
-        /// The key.
-        key: Bytes,
-        /// The value.
-        value: Bytes,
-        /// What must hold.
-        condition: Option<WriteCondition>,
-        /// Return what the key held.
-        previous: bool,
-    },
-    /// Delete the keys of a range.
-    DeleteRange {
-        /// The first key.
-        start: Bytes,
-        /// The first key that is spared; none: to the last.
-        end: Option<Bytes>,
-        /// How much may be deleted; goes into the log with the command.
-        limits: DeleteLimits,
-        /// Return what was deleted.
-        previous: bool,
-    },
-}
-
-/// What must hold for a put to happen.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum WriteCondition {
-    /// The key does not exist.
-    Absent,
-    /// The key was last changed at this revision.
-    ModRevision(u64),
-    /// The key exists and has this value.
-    Value(Bytes),
-}
-
-impl WriteCommand {
-    /// The command in the form that goes into a batch.
-    #[must_use]
-    pub fn as_command(&self) -> Command<'_> {
-        match self {
-            WriteCommand::Put { key, value, condition, previous } => Command::Put {
-                key,
-                value,
-                lease: 0,
-                condition: condition.as_ref().map(|condition| match condition {
-                    WriteCondition::Absent => Condition::Absent,
-                    WriteCondition::ModRevision(revision) => Condition::ModRevision(*revision),
-                    WriteCondition::Value(value) => Condition::Value(value),
-                }),
-                previous: *previous,
-            },
-            WriteCommand::DeleteRange { start, end, limits, previous } => Command::DeleteRange {
-                range: KeyRange { start, end: end.as_deref() },
-                limits: *limits,
-                previous: *previous,
-            },
-        }
-    }
-
-    /// Whether it deletes a range that may hold more than one key.
-    #[must_use]
-    pub fn deletes_a_range(&self) -> bool {
-        matches!(self.as_command(), Command::DeleteRange { range, .. } if range.single_key().is_none())
-    }
-
-    /// About how many bytes it takes in a batch.
-    #[must_use]
-    pub fn bytes_len(&self) -> usize {
-        match self {
-            WriteCommand::Put { key, value, condition, .. } => {
-                let expected = match condition {
-                    Some(WriteCondition::Value(expected)) => expected.len(),
-                    Some(WriteCondition::Absent | WriteCondition::ModRevision(_)) | None => 0,
-                };
-                64 + key.len() + value.len() + expected
-            }
-            WriteCommand::DeleteRange { start, end, .. } => 64 + start.len() + end.as_ref().map_or(0, Bytes::len),
-        }
-    }
 }

@@ -3,19 +3,19 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use bytes::Bytes;
 use raft::{Changed, Config, Entry, Instant, LogIndex, LogPosition, Membership, Message, Node, NodeId, Restored, Role};
 use raftkv::directory::{DirectoryMember, MemberDirectory};
 use raftkv::driver::{
     ApplyEntries, ApplyJob, ChangeRefusal, ChangeReport, ChangeRequest, Driver, DriverConfig, EntryWaiters, Host,
-    Input, MemberEdit, PersistJob, ReadRefusal, ReadWaiter, RestoredDisk, TransferRefusal, WriteCommand, WriteOutcome,
-    WriteRefusal, WriteRequest,
+    Input, MemberEdit, PersistJob, ReadRefusal, ReadWaiter, RestoredDisk, TransferRefusal, WriteOutcome, WriteRefusal,
+    WriteRequest,
 };
 use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
+use storage::command::{Command, EncodedCommand, Put};
 use storage::state::{CommandOutcome, STATE_FORMAT, STATE_FORMAT_OLDEST};
 use transport::InboundPermit;
 
@@ -211,19 +211,13 @@ impl World {
     }
 
     pub(crate) fn write(&mut self, node: usize, key: &str) -> Receiver<Result<WriteOutcome, WriteRefusal>> {
-        let command = WriteCommand::Put {
-            key: Bytes::copy_from_slice(key.as_bytes()),
-            value: Bytes::from_static(b"v"),
-            condition: None,
-            previous: false,
-        };
-        self.command(node, command)
+        self.command(node, EncodedCommand::new(&Command::Put(Put::new(key.as_bytes(), b"v")), None))
     }
 
     pub(crate) fn command(
         &mut self,
         node: usize,
-        command: WriteCommand,
+        command: EncodedCommand,
     ) -> Receiver<Result<WriteOutcome, WriteRefusal>> {
         let (answer, outcome) = channel();
         let waiter = Box::new(move |result| answer.send(result).unwrap());

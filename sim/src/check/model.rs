@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use raft::{Entry, EntryKind, LogIndex};
 use std::collections::BTreeMap;
-use storage::command::{BatchDecoder, Command, Condition, KeyRange};
+use storage::command::{BatchDecoder, Command, Condition, KeyRange, Put};
 
 /// A key with its value, as a client sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,16 +72,25 @@ impl Model {
             return;
         }
         for command in BatchDecoder::new(&entry.payload) {
-            let command = command.unwrap_or_else(|error| panic!("entry {} does not decode: {error:?}", entry.index));
+            let item = command.unwrap_or_else(|error| panic!("entry {} does not decode: {error:?}", entry.index));
             let before = self.revision;
-            let (kind, effect) = match command {
-                Command::Put { key, value, condition, .. } => {
+            let (kind, effect) = match item.command {
+                Command::Put(Put { key, value, condition, .. }) => {
+                    let value = value.expect("the workload keeps no values");
                     let (key, value) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
                     let effect = self.put(&key, &value, condition);
                     (Kind::Put { key, value }, effect)
                 }
                 // The state machine of the reference knows what it does.
                 Command::RaiseFormat { .. } => continue,
+                Command::Transaction { .. }
+                | Command::GrantLease { .. }
+                | Command::KeepLeaseAlive { .. }
+                | Command::RevokeLease { .. }
+                | Command::Expire { .. }
+                | Command::Compact { .. }
+                | Command::OpenSession { .. }
+                | Command::CloseSession { .. } => unreachable!("the workload has none"),
                 Command::DeleteRange { range, .. } => {
                     let previous = self.delete(range);
                     let (start, end) = (Bytes::copy_from_slice(range.start), range.end.map(Bytes::copy_from_slice));

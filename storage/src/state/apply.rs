@@ -18,14 +18,16 @@
 //! outcome does not depend on how entries are grouped either.
 //!
 //! Caveat: the limits are those of one command. Who cuts the runs has to see to it that not many range deletes come into one
-//! ([`deletes_a_range`](crate::command::deletes_a_range)).
+//! ([`applies_alone`](crate::command::applies_alone)).
 
 use super::engine::{Batch, Cursor, Engine, EngineError, Snapshot, Table};
 use super::error::{CorruptRow, StateError};
 use super::layout::{self, ChangeKind, KeyValue, RECORD_HEADER_BYTES, RecordHeader};
-use super::machine::CommandOutcome;
 use super::meta::{self, Progress};
-use crate::command::{BatchDecoder, Command, Condition, DecodeError, DeleteLimits, InvalidCommand, KeyRange};
+use super::outcome::CommandOutcome;
+use crate::command::{
+    BatchDecoder, BatchItem, Command, Condition, DecodeError, InvalidCommand, KeyRange, LeaseBinding, Put, RangeLimits,
+};
 use bytes::Bytes;
 use raft::{Entry, EntryKind, LogPosition, Membership, MembershipError};
 use std::borrow::Cow;
@@ -59,7 +61,7 @@ pub(crate) struct Clockwork {
 /// The entries of a run, decoded.
 pub(crate) struct DecodedRun<'a> {
     entries: Vec<DecodedEntry<'a>>,
-    commands: Vec<Result<Command<'a>, InvalidCommand>>,
+    commands: Vec<Result<BatchItem<'a>, InvalidCommand>>,
     payload_bytes: usize,
     /// The last membership in it.
     membership: Option<Membership>,
@@ -88,7 +90,7 @@ impl<'a> DecodedRun<'a> {
                     time_ms = decoder.time_ms();
                     for command in decoder {
                         run.commands.push(match command {
-                            Ok(Command::RaiseFormat { to }) if to > format_max => {
+                            Ok(BatchItem { command: Command::RaiseFormat { to }, .. }) if to > format_max => {
                                 return Err(StateError::UnknownFormat { found: to, known: format_max });
                             }
                             Ok(command) => Ok(command),
@@ -113,12 +115,22 @@ impl<'a> DecodedRun<'a> {
 
     /// The keys of all single-key commands, ascending and distinct.
     fn keys(&self) -> Vec<&'a [u8]> {
-        let key = |command: &Result<Command<'a>, InvalidCommand>| match command {
-            Ok(Command::Put { key, .. }) => Some(*key),
-            Ok(Command::DeleteRange { range, .. }) => range.single_key(),
-            Ok(Command::RaiseFormat { .. }) | Err(_) => None,
-        };
-        let mut keys: Vec<_> = self.commands.iter().filter_map(key).collect();
+        let mut keys = Vec::with_capacity(self.commands.len());
+        for item in self.commands.iter().flatten() {
+            match &item.command {
+                Command::Put(put) => keys.push(put.key),
+                Command::DeleteRange { range, .. } => keys.extend(range.single_key()),
+                Command::Transaction { transaction, .. } => transaction.single_keys(&mut |key| keys.push(key)),
+                Command::RaiseFormat { .. }
+                | Command::GrantLease { .. }
+                | Command::KeepLeaseAlive { .. }
+                | Command::RevokeLease { .. }
+                | Command::Expire { .. }
+                | Command::Compact { .. }
+                | Command::OpenSession { .. }
+                | Command::CloseSession { .. } => {}
+            }
+        }
         keys.sort_unstable();
         keys.dedup();
         keys
@@ -239,16 +251,19 @@ impl<'a, E: Engine> Run<'a, E> {
         Ok((progress, clockwork))
     }
 
-    fn command(&mut self, command: &Result<Command<'a>, InvalidCommand>) -> Result<CommandOutcome, StateError> {
-        match *command {
-            Ok(Command::Put { key, value, lease, condition, previous }) => {
-                Ok(self.put(key, value, lease, condition, previous))
-            }
-            Ok(Command::DeleteRange { range, limits, previous }) => match range.single_key() {
-                Some(key) => Ok(self.delete_key(key, previous)),
-                None => self.delete_range(range, limits, previous),
+    fn command(&mut self, item: &Result<BatchItem<'a>, InvalidCommand>) -> Result<CommandOutcome, StateError> {
+        let item = match item {
+            Ok(item) => item,
+            Err(reason) => return Ok(CommandOutcome::Invalid { reason: *reason }),
+        };
+        match &item.command {
+            Command::Put(put) => Ok(self.put(put)),
+            Command::DeleteRange { range, limits, previous } => match range.single_key() {
+                Some(key) => Ok(self.delete_key(key, *previous)),
+                None => self.delete_range(*range, *limits, *previous),
             },
-            Ok(Command::RaiseFormat { to }) => {
+            Command::RaiseFormat { to } => {
+                let to = *to;
                 // One step at a time. A leader that did not know of an earlier raise may ask for it again.
                 if to == self.clockwork.format + 1 {
                     self.clockwork.format = to;
@@ -256,18 +271,23 @@ impl<'a, E: Engine> Run<'a, E> {
                 }
                 Ok(CommandOutcome::FormatRaised { format: self.clockwork.format })
             }
-            Err(reason) => Ok(CommandOutcome::Invalid { reason }),
+            Command::Transaction { .. }
+            | Command::GrantLease { .. }
+            | Command::KeepLeaseAlive { .. }
+            | Command::RevokeLease { .. }
+            | Command::Expire { .. }
+            | Command::Compact { .. }
+            | Command::OpenSession { .. }
+            | Command::CloseSession { .. } => {
+                unreachable!("commands of format 4 are not written before the format in effect is 4")
+            }
         }
     }
 
-    fn put(
-        &mut self,
-        key: &'a [u8],
-        value: &'a [u8],
-        lease: u64,
-        condition: Option<Condition<'a>>,
-        previous: bool,
-    ) -> CommandOutcome {
+    fn put(&mut self, put: &Put<'a>) -> CommandOutcome {
+        let Put { key, value, lease, condition, previous } = *put;
+        let value = value.expect("a put that keeps the value is of format 4");
+        let lease = if let LeaseBinding::Lease(id) = lease { id } else { 0 };
         let slot = self.overlay.get_mut(key).expect("every key of the run was loaded when it started");
         if condition.is_some_and(|condition| !holds(condition, slot.as_ref())) {
             return CommandOutcome::ConditionFailed { existing: slot.as_ref().map(|slot| slot.key_value(key)) };
@@ -303,15 +323,15 @@ impl<'a, E: Engine> Run<'a, E> {
     fn delete_range(
         &mut self,
         range: KeyRange<'a>,
-        limits: DeleteLimits,
+        limits: RangeLimits,
         previous: bool,
     ) -> Result<CommandOutcome, StateError> {
         let mut deleted = Vec::new();
         let mut count: u32 = 0;
         if !range.is_empty() {
             if !self.load_range(range, limits)? {
-                let DeleteLimits { keys_max, bytes_max } = limits;
-                return Ok(CommandOutcome::RangeTooLarge { keys_max, bytes_max });
+                let RangeLimits { keys_max, bytes_max } = limits;
+                return Ok(CommandOutcome::LimitExceeded { keys_max, bytes_max });
             }
             let revision = self.progress.revision + 1;
             for (key, slot) in self.overlay.range_mut::<[u8], _>(bounds(range)) {
@@ -333,7 +353,7 @@ impl<'a, E: Engine> Run<'a, E> {
 
     /// Brings what the engine has in the range, and the overlay does not know better, into the overlay. False, and nothing is brought,
     /// if the range holds more than the limits.
-    fn load_range(&mut self, range: KeyRange<'a>, limits: DeleteLimits) -> Result<bool, StateError> {
+    fn load_range(&mut self, range: KeyRange<'a>, limits: RangeLimits) -> Result<bool, StateError> {
         let mut size = RangeSize::default();
         for (key, slot) in self.overlay.range::<[u8], _>(bounds(range)) {
             if let Some(slot) = slot {
@@ -382,7 +402,7 @@ impl RangeSize {
         self.bytes += (key_bytes + value_bytes) as u64;
     }
 
-    fn fits(&self, limits: DeleteLimits) -> bool {
+    fn fits(&self, limits: RangeLimits) -> bool {
         self.keys <= u64::from(limits.keys_max) && self.bytes <= limits.bytes_max
     }
 }

@@ -12,6 +12,7 @@
 //! |---|---|
 //! | 2 | where it begins |
 //! | 3 | batches carry the leader's clock, and the state keeps the cluster's time: the greatest of any batch applied |
+//! | 4 | transactions, leases, sessions, compaction of history; the cluster's time goes on by the leader's monotonic clock |
 //!
 //! [`Command::RaiseFormat`]: crate::command::Command::RaiseFormat
 
@@ -23,3 +24,6 @@ pub const STATE_FORMAT: u32 = 3;
 
 /// The format from which on batches carry a time.
 pub const FORMAT_WITH_TIME: u32 = 3;
+
+/// The format from which on there are transactions, leases, sessions and compaction.
+pub const FORMAT_WITH_TRANSACTIONS: u32 = 4;

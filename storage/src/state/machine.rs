@@ -19,13 +19,13 @@ use super::apply::{Clockwork, DecodedRun, Run};
 use super::engine::{Batch, Cursor, Engine, EngineError, Snapshot, Table};
 use super::error::{CorruptRow, StateError};
 use super::format::{STATE_FORMAT, STATE_FORMAT_OLDEST};
-use super::layout::{KeyValue, LayoutError};
+use super::layout::LayoutError;
 use super::meta::{self, Progress};
+use super::outcome::Applied;
 use super::reader::StateReader;
 use super::rocks::{RocksEngine, RocksStatistics};
-use crate::command::InvalidCommand;
 use bytes::Bytes;
-use raft::{Entry, LogIndex, LogPosition, Membership};
+use raft::{Entry, LogPosition, Membership};
 use std::path::Path;
 
 /// What a new state starts with.
@@ -36,58 +36,6 @@ pub struct Bootstrap {
     /// The members the group starts with; empty on a node that joins a group later. Only for a new state, and only until the
     /// first membership entry is applied: from then on the state knows.
     pub membership: Membership,
-}
-
-/// What became of one log entry.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Applied {
-    /// The entry.
-    pub index: LogIndex,
-    /// One outcome per command, in order; none if the entry carries no commands. A change of the membership has none.
-    pub results: Vec<CommandOutcome>,
-}
-
-/// What became of one command.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CommandOutcome {
-    /// The key was written.
-    Put {
-        /// The revision it got.
-        revision: u64,
-        /// What the key held before, if that was asked for and it existed.
-        previous: Option<KeyValue>,
-    },
-    /// The put's condition did not hold. Nothing was written.
-    ConditionFailed {
-        /// What the key holds.
-        existing: Option<KeyValue>,
-    },
-    /// Keys were deleted, or there were none.
-    Deleted {
-        /// How many.
-        count: u64,
-        /// The revision they were deleted at; if there were none, the revision the state is at.
-        revision: u64,
-        /// What they held, in key order, if that was asked for.
-        previous: Vec<KeyValue>,
-    },
-    /// The range holds more than the command was allowed to delete. Nothing was deleted.
-    RangeTooLarge {
-        /// The keys it was allowed to delete.
-        keys_max: u32,
-        /// The bytes of keys and values it was allowed to delete.
-        bytes_max: u64,
-    },
-    /// A raise of the format.
-    FormatRaised {
-        /// The format in effect after it.
-        format: u32,
-    },
-    /// The command makes no sense. Nothing was written.
-    Invalid {
-        /// Why not. After a truncated command, the rest of the entry could not be read.
-        reason: InvalidCommand,
-    },
 }
 
 /// The state machine on an engine.

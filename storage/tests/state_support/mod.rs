@@ -5,19 +5,19 @@
 
 use bytes::Bytes;
 use raft::{Entry, EntryKind, LogIndex, Membership, NodeId, Term};
-use raftkv_storage::command::{BatchEncoder, Command, Condition, DeleteLimits, KeyRange};
+use raftkv_storage::command::{BatchEncoder, Command, Condition, KeyRange, LeaseBinding, Put, RangeLimits};
 use raftkv_storage::state::{Applied, Bootstrap, Engine, RocksEngine, RocksOptions, StateMachine};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Delete as much as there is.
-pub(crate) const NO_LIMITS: DeleteLimits = DeleteLimits { keys_max: u32::MAX, bytes_max: u64::MAX };
+pub(crate) const NO_LIMITS: RangeLimits = RangeLimits { keys_max: u32::MAX, bytes_max: u64::MAX };
 
 /// A command that owns its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Owned {
     Put { key: Vec<u8>, value: Vec<u8>, lease: u64, condition: Option<OwnedCondition>, previous: bool },
-    Delete { start: Vec<u8>, end: Option<Vec<u8>>, limits: DeleteLimits, previous: bool },
+    Delete { start: Vec<u8>, end: Option<Vec<u8>>, limits: RangeLimits, previous: bool },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,17 +30,17 @@ pub(crate) enum OwnedCondition {
 impl Owned {
     pub(crate) fn borrow(&self) -> Command<'_> {
         match self {
-            Owned::Put { key, value, lease, condition, previous } => Command::Put {
+            Owned::Put { key, value, lease, condition, previous } => Command::Put(Put {
                 key,
-                value,
-                lease: *lease,
+                value: Some(value),
+                lease: if *lease == 0 { LeaseBinding::None } else { LeaseBinding::Lease(*lease) },
                 condition: condition.as_ref().map(|condition| match condition {
                     OwnedCondition::Absent => Condition::Absent,
                     OwnedCondition::ModRevision(revision) => Condition::ModRevision(*revision),
                     OwnedCondition::Value(value) => Condition::Value(value),
                 }),
                 previous: *previous,
-            },
+            }),
             Owned::Delete { start, end, limits, previous } => Command::DeleteRange {
                 range: KeyRange { start, end: end.as_deref() },
                 limits: *limits,
@@ -59,7 +59,7 @@ pub(crate) fn delete(key: &[u8]) -> Owned {
 }
 
 /// Of everything in `start .. end`, which may be no more than `limits`.
-pub(crate) fn delete_range(start: &[u8], end: Option<&[u8]>, limits: DeleteLimits) -> Owned {
+pub(crate) fn delete_range(start: &[u8], end: Option<&[u8]>, limits: RangeLimits) -> Owned {
     Owned::Delete { start: start.to_vec(), end: end.map(<[u8]>::to_vec), limits, previous: false }
 }
 

@@ -77,6 +77,17 @@ impl ClientService for Service {
             Request::LeaderTransfer(_) => {
                 responder.answer(Response::LeaderTransfer(wire::LeaderTransferReply::default()));
             }
+            Request::Transaction(_) => responder.answer(Response::Transaction(wire::TransactionReply::default())),
+            Request::LeaseGrant(_) => responder.answer(Response::LeaseGrant(wire::LeaseGrantReply::default())),
+            Request::LeaseKeepAlive(_) => {
+                responder.answer(Response::LeaseKeepAlive(wire::LeaseKeepAliveReply::default()))
+            }
+            Request::LeaseRevoke(_) => responder.answer(Response::LeaseRevoke(wire::LeaseRevokeReply::default())),
+            Request::LeaseShow(_) => responder.answer(Response::LeaseShow(wire::LeaseShowReply::default())),
+            Request::LeaseList(_) => responder.answer(Response::LeaseList(wire::LeaseListReply::default())),
+            Request::SessionOpen(_) => responder.answer(Response::SessionOpen(wire::SessionOpenReply::default())),
+            Request::SessionClose(_) => responder.answer(Response::SessionClose(wire::SessionCloseReply::default())),
+            Request::Compact(_) => responder.answer(Response::Compact(wire::CompactReply::default())),
         }
     }
 
