@@ -51,7 +51,7 @@ pub(crate) fn check(before: &Before, node: &Node) {
             );
             assert!(!core.is_amnesiac(), "the leader of term {term} has lost what it had promised");
             for peer in &leader.peers {
-                peer.progress.check(core.log.last_index());
+                peer.progress.check(core.log.last_index(), &core.config);
             }
             // A leader never overwrites or deletes entries of its own log (Raft §5.3, Leader Append-Only).
             if before.role == Role::Leader && before.hard_state.term == term {

@@ -59,6 +59,8 @@ pub(crate) struct Progress {
     pub(crate) last_repair: Option<RepairId>,
     /// Entries that are being read from disk for it.
     pub(crate) load: Option<LogRange>,
+    /// The next entry on disk is larger than what is left under way: nothing more is read before everything is answered.
+    waits_for_idle: bool,
 }
 
 impl Progress {
@@ -78,6 +80,7 @@ impl Progress {
             repair: None,
             last_repair: None,
             load: None,
+            waits_for_idle: false,
         }
     }
 
@@ -113,6 +116,7 @@ impl Progress {
         self.flights.clear();
         self.flights_bytes = 0;
         self.load = None;
+        self.waits_for_idle = false;
     }
 
     /// Offers a snapshot from here on.
@@ -153,6 +157,18 @@ impl Progress {
         self.flights.is_empty() || self.flights_bytes.saturating_add(bytes) <= config.inflight_bytes_max
     }
 
+    /// Whether entries may be read from disk for it. Not before a whole append has room: what is read and then does not fit was read in vain.
+    pub(crate) fn may_load(&self, config: &Config) -> bool {
+        let left = config.inflight_bytes_max.saturating_sub(self.flights_bytes);
+        self.flights.is_empty() || (!self.waits_for_idle && left >= config.append_bytes_max)
+    }
+
+    /// What was read from disk does not fit.
+    pub(crate) fn does_not_fit(&mut self) {
+        self.load = None;
+        self.waits_for_idle = true;
+    }
+
     /// An append was sent.
     pub(crate) fn sent(&mut self, last: LogIndex, bytes: usize, now: Instant) {
         match self.replication {
@@ -180,6 +196,7 @@ impl Progress {
             self.flights_bytes -= flight.bytes;
             self.flights.pop_front();
         }
+        self.waits_for_idle &= !self.flights.is_empty();
         let confirmed = match self.replication {
             Replication::Probe => index.next() >= self.next,
             Replication::Replicate => false,
@@ -211,9 +228,12 @@ impl Progress {
     }
 
     /// Panics unless what is known about the peer is consistent.
-    pub(crate) fn check(&self, log_last: LogIndex) {
+    pub(crate) fn check(&self, log_last: LogIndex, config: &Config) {
         assert!(self.matched < self.next, "matched {} is not before next {}", self.matched, self.next);
         assert!(self.matched <= log_last, "matched {} is after the log's end {log_last}", self.matched);
+        let (messages, bytes) = self.flights();
+        assert!(messages <= config.inflight_messages_max, "{messages} appends under way");
+        assert!(messages <= 1 || bytes <= config.inflight_bytes_max, "{messages} appends under way with {bytes} bytes");
     }
 }
 
@@ -264,6 +284,21 @@ mod tests {
         progress.sent(LogIndex(5), 90, Instant::ORIGIN);
         assert_eq!(progress.allowance(&config()), Some(10));
         assert!(progress.fits(10, &config()) && !progress.fits(11, &config()));
+    }
+
+    #[test]
+    fn nothing_is_read_from_disk_before_a_whole_append_has_room() {
+        let mut progress = replicating();
+        progress.sent(LogIndex(5), 60, Instant::ORIGIN);
+        assert!(progress.may_load(&config()));
+        progress.sent(LogIndex(6), 1, Instant::ORIGIN);
+        assert!(!progress.may_load(&config()));
+        progress.acknowledged(LogIndex(5), LogIndex::ZERO, Instant::ORIGIN);
+        assert!(progress.may_load(&config()));
+        progress.does_not_fit();
+        assert!(!progress.may_load(&config()));
+        progress.acknowledged(LogIndex(6), LogIndex::ZERO, Instant::ORIGIN);
+        assert!(progress.may_load(&config()));
     }
 
     #[test]

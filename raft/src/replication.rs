@@ -36,6 +36,9 @@ impl Leader {
                 }
                 (LogRange::EMPTY, 0)
             } else if progress.next < core.log.cache_first() {
+                if !progress.may_load(&core.config) {
+                    return;
+                }
                 let entries = LogRange { first: progress.next, last: core.log.cache_first().previous() };
                 progress.load = Some(entries);
                 actions.load.push(Load { peer: to, entries, bytes_max });
@@ -77,8 +80,13 @@ impl Leader {
             self.send_to(core, to, actions);
             return;
         };
-        progress.load = None;
         let bytes = entries.iter().map(|entry| entry.payload.len()).sum();
+        if !progress.fits(bytes, &core.config) {
+            // A single entry larger than every append. It is read again once everything under way is answered.
+            progress.does_not_fit();
+            return;
+        }
+        progress.load = None;
         let commit = core.commit.min(end);
         progress.sent(end, bytes, core.now);
         progress.commit_told = progress.commit_told.max(commit);

@@ -52,7 +52,15 @@ fn a_crash_with_writes_under_way() {
 
 #[test]
 fn a_voter_is_added() {
-    let bounds = Bounds { voters: 2, timeouts: 1, proposals: 0, heartbeats: 1, change: Some(Change::Add), ..SMALL };
+    let bounds = Bounds {
+        voters: 2,
+        timeouts: 1,
+        proposals: 0,
+        heartbeats: 1,
+        link: usize::MAX,
+        change: Some(Change::Add),
+        ..SMALL
+    };
     covers("a third voter, by way of a joint membership", bounds).requires(&["elected", "membership changed"]);
 }
 

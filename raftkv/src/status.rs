@@ -56,6 +56,9 @@ pub struct NodeStatus {
     pub dropped_messages: u64,
     /// Who votes, as far as this node knows; during a change, who will.
     pub voters: Vec<u64>,
+    /// Who voted before the change of the members that is under way and decides with them; empty when none is.
+    #[serde(default)]
+    pub voters_outgoing: Vec<u64>,
     /// It has lost what it had promised, and neither votes nor acknowledges until its peers have repaired it.
     pub under_repair: bool,
     /// The format in effect: what the members may write, because all of them know it.
@@ -145,6 +148,7 @@ impl StatusReporter {
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             dropped_messages: driver.dropped_messages,
             voters: driver.membership.voters().iter().map(|id| id.0).collect(),
+            voters_outgoing: driver.membership.voters_outgoing().iter().map(|id| id.0).collect(),
             under_repair: driver.repair.is_some(),
             format: driver.format,
         }

@@ -210,19 +210,8 @@ async fn a_write_that_was_sent_and_not_answered_is_unknown() {
     let cluster = Cluster::start(1).await;
     let client = cluster.client();
     client.put(("k", "1")).await.unwrap();
-    let pid = rustix::process::Pid::from_child(cluster.nodes[0].child.as_ref().unwrap());
-    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
-    // The signal takes a moment to reach every thread.
-    common::eventually("the process to stand still", async || {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero())).ok()?;
-        let stopped = |task: std::fs::DirEntry| {
-            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
-            stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
-        };
-        tasks.filter_map(Result::ok).all(stopped).then_some(())
-    })
-    .await;
+    cluster.nodes[0].pause().await;
     let outcome = client.put(("k", "2")).await;
-    rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+    cluster.nodes[0].resume();
     assert!(matches!(outcome, Err(client::Error::OutcomeUnknown { .. })), "{outcome:?}");
 }

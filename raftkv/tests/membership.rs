@@ -4,14 +4,14 @@
 
 mod common;
 
-use client::{Error, Level, Range, Scan};
+use client::{Error, Level, MemberEdit, Range, Scan};
 use common::{Cluster, TestNode, eventually, stderr};
 use raftkv::config::{Config, FILE_NAME};
 use raftkv::ports::free_runs_of_three;
 use std::collections::BTreeSet;
 use std::process::Output;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 const WRITERS: u64 = 4;
@@ -102,14 +102,24 @@ async fn leader(cluster: &Cluster) -> String {
     .await
 }
 
+/// What writers and the test tell each other.
+#[derive(Default)]
+struct Load {
+    stop: AtomicBool,
+    acknowledged: AtomicU64,
+}
+
 /// Writes until told to stop, each write with a key of its own. Returns the numbers that were acknowledged.
-async fn write(client: client::Client, writer: u64, stop: Arc<AtomicBool>) -> Vec<u64> {
+async fn write(client: client::Client, writer: u64, load: Arc<Load>) -> Vec<u64> {
     let mut acknowledged = Vec::new();
     let mut number = 0;
-    while !stop.load(Ordering::Relaxed) {
+    while !load.stop.load(Ordering::Relaxed) {
         number += 1;
         match client.put((format!("writer{writer}/{number:08}"), number.to_string())).await {
-            Ok(_) => acknowledged.push(number),
+            Ok(_) => {
+                acknowledged.push(number);
+                load.acknowledged.fetch_add(1, Ordering::Relaxed);
+            }
             Err(Error::OutcomeUnknown { .. }) => {}
             Err(error) if error.is_certainly_not_applied() => {}
             Err(error) => panic!("writer {writer}: {error}"),
@@ -118,60 +128,102 @@ async fn write(client: client::Client, writer: u64, stop: Arc<AtomicBool>) -> Ve
     acknowledged
 }
 
+/// Has a learner promoted and kills the leader while the joint membership is in its log and committed nowhere: so long the other voters stand still. Then sees to
+/// it that the promotion is made. Returns who led.
+async fn kill_in_the_middle_of_a_promotion(cluster: &mut Cluster, name: &str) -> String {
+    let learner = cluster.nodes.iter().find(|node| node.name == name).unwrap().config.node.id;
+    let deadline = std::time::Instant::now() + common::DEADLINE;
+    let led = loop {
+        let led = leader(cluster).await;
+        let position = cluster.nodes.iter().position(|node| node.name == led).unwrap();
+        // Connected before: until it gives up for want of a quorum, the leader takes changes.
+        let client = cluster.client_at(position);
+        client.status().await.unwrap();
+        let others = |node: &&TestNode| node.name != led && node.name != name;
+        for node in cluster.nodes.iter().filter(others) {
+            node.pause().await;
+        }
+        let change =
+            tokio::spawn(async move { client.change_members(vec![MemberEdit::Promote(learner)], false).await });
+        let in_the_middle = loop {
+            match cluster.nodes[position].status().await {
+                Some(status) if !status.voters_outgoing.is_empty() => break true,
+                Some(status) if status.role == "leader" => tokio::time::sleep(Duration::from_millis(5)).await,
+                Some(_) | None => break false,
+            }
+        };
+        if in_the_middle {
+            cluster.nodes[position].kill();
+        }
+        cluster.nodes.iter().filter(others).for_each(TestNode::resume);
+        let ended = change.await.unwrap();
+        if in_the_middle {
+            let unknown = matches!(ended, Err(Error::OutcomeUnknown { .. }));
+            assert!(unknown, "a change that nobody had committed, and of which nobody knows: {ended:?}");
+            cluster.nodes[position].start();
+            break led;
+        }
+        let gave_up = "the leader gave up before the change began, again and again";
+        assert!(std::time::Instant::now() < deadline, "{gave_up}: {ended:?}");
+    };
+    // What became of it is for the operator to see: the same change again is made, or says that it was.
+    let again = cluster.cli(&["--timeout", "30s", "member", "promote", name]);
+    let was_made = stderr(&again).contains("votes already");
+    assert!(again.status.success() || was_made, "{}\n{}", stderr(&again), cluster.logs());
+    led
+}
+
 /// Grows from one to three to five, replaces a node, shrinks to three, under writes, with a kill in the middle of a change.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_grows_replaces_a_node_and_shrinks_under_writes() {
     let mut cluster = Cluster::start(1).await;
-    let stop = Arc::new(AtomicBool::new(false));
+    let load = Arc::new(Load::default());
     let writers: Vec<_> =
-        (0..WRITERS).map(|writer| tokio::spawn(write(cluster.client(), writer, stop.clone()))).collect();
+        (0..WRITERS).map(|writer| tokio::spawn(write(cluster.client(), writer, load.clone()))).collect();
+    // How many writes were acknowledged when each change was done.
+    let mut marks = Vec::new();
+    let mut mark = || marks.push(load.acknowledged.load(Ordering::Relaxed));
+    mark();
     for name in ["n2", "n3"] {
         grow(&mut cluster, name).await;
     }
     voters_are(&cluster, &["n1", "n2", "n3"]).await;
+    mark();
     for name in ["n4", "n5"] {
         grow(&mut cluster, name).await;
     }
     voters_are(&cluster, &["n1", "n2", "n3", "n4", "n5"]).await;
+    mark();
 
     // A node is replaced, and the leader is killed while that is under way.
-    let led = leader(&cluster).await;
-    let position = cluster.nodes.iter().position(|node| node.name == led).unwrap();
     add_and_start(&mut cluster, "n6").await;
+    let led = kill_in_the_middle_of_a_promotion(&mut cluster, "n6").await;
     let victim = if led == "n5" { "n4" } else { "n5" };
-    let change = cluster
-        .cli_at(&cluster.endpoints())
-        .args(["--timeout", "30s", "member", "promote", "n6"])
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
-    cluster.nodes[position].kill();
-    let ended = change.wait_with_output().unwrap();
-    eprintln!("the change during which the leader was killed ended with {:?}", ended.status.code());
-    cluster.nodes[position].start();
-    if ended.status.code() != Some(0) {
-        // What became of it is for the operator to see: the same change again is made, or says that it was.
-        let again = cluster.cli(&["--timeout", "30s", "member", "promote", "n6"]);
-        let was_made = stderr(&again).contains("votes already");
-        assert!(again.status.success() || was_made, "{}\n{}", stderr(&again), cluster.logs());
-    }
     remove(&mut cluster, victim);
     let mut left: Vec<String> = cluster.nodes.iter().map(|node| node.name.clone()).collect();
     left.sort();
     voters_are(&cluster, &left.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    mark();
 
     // Back to three, the leader itself among those that go.
     let led = leader(&cluster).await;
     remove(&mut cluster, &led);
     let led = leader(&cluster).await;
+    mark();
     let other = cluster.nodes.iter().map(|node| node.name.clone()).find(|name| *name != led).unwrap();
     remove(&mut cluster, &other);
     let left: Vec<String> = cluster.nodes.iter().map(|node| node.name.clone()).collect();
     assert_eq!(left.len(), 3);
     voters_are(&cluster, &left.iter().map(String::as_str).collect::<Vec<_>>()).await;
 
-    stop.store(true, Ordering::Relaxed);
+    // The last one is waited for: what follows would end at once.
+    let before = load.acknowledged.load(Ordering::Relaxed);
+    eventually("a write after all changes", || async {
+        (load.acknowledged.load(Ordering::Relaxed) > before).then_some(())
+    })
+    .await;
+    mark();
+    load.stop.store(true, Ordering::Relaxed);
     let mut acknowledged = Vec::new();
     for writer in writers {
         acknowledged.push(writer.await.unwrap());
@@ -179,6 +231,11 @@ async fn a_cluster_grows_replaces_a_node_and_shrinks_under_writes() {
     let count: usize = acknowledged.iter().map(Vec::len).sum();
     eprintln!("{count} acknowledged writes");
     assert!(count > 200, "only {count} writes were acknowledged: the cluster did not work during the changes");
+    let phases = ["three nodes", "five", "a node replaced", "the leader removed", "three again"];
+    assert_eq!(marks.len(), phases.len() + 1);
+    for (phase, two) in phases.iter().zip(marks.windows(2)) {
+        assert!(two[1] > two[0], "no write was acknowledged on the way to {phase}: {marks:?}");
+    }
     let statuses = cluster.settled().await;
     assert!(statuses.iter().all(|status| status.state_hash == statuses[0].state_hash), "{statuses:#?}");
     for node in 0..3 {
@@ -217,6 +274,8 @@ async fn a_change_that_would_lose_the_quorum_is_refused_and_shown() {
     assert!(stderr(&refused).contains("unsafe") && stderr(&refused).contains("try:"), "{}", stderr(&refused));
     let for_real = cluster.cli(&["member", "remove", &others[0]]);
     assert_eq!(for_real.status.code(), Some(8), "{}", stderr(&for_real));
+    let shown = String::from_utf8(for_real.stdout.clone()).unwrap();
+    assert!(shown.contains("2 of 3") && shown.contains("2 of 2"), "{shown}");
     // The one that is down may go: that loses nothing.
     let gone = cluster.cli(&["--timeout", "20s", "member", "remove", &others[1]]);
     assert!(gone.status.success(), "{}", stderr(&gone));

@@ -63,18 +63,19 @@ impl Checks {
         memberships
     }
 
-    pub(crate) fn written(&mut self, node: usize, entries: &[Entry]) {
-        self.safety.written(node, entries);
+    /// A node writes entries to its log, after `previous` if that is known.
+    pub(crate) fn written(&mut self, node: usize, previous: Option<LogPosition>, entries: &[Entry]) {
+        self.safety.written(node, previous, entries);
     }
 
     pub(crate) fn stepped(&mut self, node: usize, life: u64, core: &raft::Node) {
         self.safety.stepped(node, life, core, &self.reference);
     }
 
-    /// The run is over. Returns how many operations were verified.
+    /// The run is over. Returns how many operations were answered, and the answers verified.
     pub(crate) fn finish(self) -> usize {
-        let ended = self.history.ended();
+        let answered = self.history.answered();
         self.history.verify(&self.reference);
-        ended
+        answered
     }
 }

@@ -1,7 +1,9 @@
 //! What happened in a run, counted: a check that never met what it is there for has checked nothing.
 //!
-//! [`SOMETIMES`] names what a run of enough seeds must have met at least once. `sim/tests/seeds.rs` requires it.
+//! [`SOMETIMES`] names what a run of enough seeds must have met at least once, beside each kind of fault. `sim/tests/seeds.rs` requires it, and so does
+//! the program itself.
 
+use crate::faults::FaultKind;
 use std::collections::BTreeMap;
 
 /// What must happen now and then.
@@ -16,6 +18,7 @@ pub const SOMETIMES: &[&str] = &[
     "process: pause",
     "process: leader paused",
     "process: slow node",
+    "process: blackout",
     "process: all nodes down at once",
     "recovery: torn tail dropped",
     "recovery: log longer than what was applied",
@@ -24,9 +27,13 @@ pub const SOMETIMES: &[&str] = &[
     "clock: drift",
     "clock: jump forward",
     "clock: jump backward",
+    "clock: wall clock set forward",
+    "clock: wall clock set back",
     "network: loss",
     "network: duplicate",
     "network: long delay",
+    "network: a message overtook another",
+    "network: clients cut off from a node",
     "network: message of a former life of its sender",
     "network: message for a former life of its receiver",
     "network: partition",
@@ -76,6 +83,7 @@ pub const SOMETIMES: &[&str] = &[
     "upgrade: an older program refused to start on a newer state",
     "upgrade: an older program stopped at a newer format",
     "snapshot: transfer failed half way",
+    "snapshot: broken off on its way",
     "snapshot: installed",
     "snapshot: installed during a partition",
     "leadership: transfer completed",
@@ -127,6 +135,7 @@ impl Counters {
     /// What never happened and should have.
     #[must_use]
     pub fn missing(&self) -> Vec<&'static str> {
-        SOMETIMES.iter().copied().filter(|what| self.of(what) == 0).collect()
+        let kinds = FaultKind::ALL.map(FaultKind::counted_as);
+        SOMETIMES.iter().copied().chain(kinds).filter(|what| self.of(what) == 0).collect()
     }
 }

@@ -88,6 +88,37 @@ impl FaultKind {
         FaultKind::Upgrades,
     ];
 
+    /// What a run that has it on is counted as.
+    #[must_use]
+    pub fn counted_as(self) -> &'static str {
+        match self {
+            FaultKind::Loss => "runs with lost messages",
+            FaultKind::Duplicates => "runs with duplicates",
+            FaultKind::Reordering => "runs with reordering",
+            FaultKind::LateMessages => "runs with late messages",
+            FaultKind::Partition => "runs with partitions",
+            FaultKind::OneWay => "runs with one-way cuts",
+            FaultKind::PartialPartition => "runs with partial partitions",
+            FaultKind::ClientCuts => "runs with cut-off clients",
+            FaultKind::Kill => "runs with kills",
+            FaultKind::PowerCut => "runs with power cuts",
+            FaultKind::Blackout => "runs with blackouts",
+            FaultKind::Pause => "runs with pauses",
+            FaultKind::SlowNode => "runs with slow nodes",
+            FaultKind::ClockDrift => "runs with clock drift",
+            FaultKind::ClockJumps => "runs with clock jumps",
+            FaultKind::DiskStall => "runs with disk stalls",
+            FaultKind::Transfers => "runs with transfers",
+            FaultKind::SnapshotFailures => "runs with failing snapshots",
+            FaultKind::DiskLoss => "runs with lost disks",
+            FaultKind::BitRot => "runs with bit rot",
+            FaultKind::DiskErrors => "runs with disk errors",
+            FaultKind::FullDisk => "runs with full disks",
+            FaultKind::MembershipChanges => "runs with changes of members",
+            FaultKind::Upgrades => "runs with upgrades",
+        }
+    }
+
     /// How long it is between two of them, about, if they come one by one.
     #[must_use]
     pub fn interval(self) -> Option<Duration> {

@@ -29,9 +29,12 @@ impl World {
             FaultKind::ClientCuts => self.cut_clients(node),
             FaultKind::Kill => self.kill_if_up(node, false),
             FaultKind::PowerCut => self.kill_if_up(node, true),
-            FaultKind::Blackout => (0..self.nodes.len()).for_each(|node| self.kill_if_up(node, true)),
+            FaultKind::Blackout => {
+                self.counters.count("process: blackout");
+                (0..self.nodes.len()).for_each(|node| self.kill_if_up(node, true));
+            }
             FaultKind::Pause => {
-                let pause = self.random.latency(Duration::from_millis(50), Duration::from_secs(20));
+                let pause = self.random.latency(Duration::from_millis(50), Duration::from_secs(60));
                 self.pause(node, pause);
             }
             FaultKind::SlowNode => {
@@ -99,6 +102,7 @@ impl World {
         let clients = 0..self.clients.len();
         let links: Vec<(usize, usize)> =
             clients.filter(|_| self.random.chance(600)).map(|client| (client, node)).collect();
+        self.counters.count("network: clients cut off from a node");
         self.say(format_args!("clients cut off from node {}: {links:?}", node + 1));
         self.network.cut_clients(&links);
         self.mend_later(Mend::ClientLinks(links));
@@ -117,8 +121,18 @@ impl World {
         }
     }
 
+    /// Either the clock that counts, forward by up to an hour (a machine that slept) or back by a little; or the one that shows the time of day, by up
+    /// to an hour either way.
     fn jump(&mut self, node: usize) {
         let backward = self.random.chance(400);
+        if self.random.chance(300) {
+            let by = self.random.latency(Duration::from_millis(1), Duration::from_secs(3600));
+            let by_ms = i64::try_from(by.as_millis()).expect("an hour");
+            self.nodes[node].wall_offset_ms += if backward { -by_ms } else { by_ms };
+            self.counters.count(if backward { "clock: wall clock set back" } else { "clock: wall clock set forward" });
+            self.say(format_args!("node {}: its wall clock is set by {by:?}, backward: {backward}", node + 1));
+            return;
+        }
         let by = if backward {
             self.random.latency(Duration::from_millis(1), Duration::from_secs(3))
         } else {

@@ -16,10 +16,8 @@ const DOWN_TIME: (Duration, Duration) = (Duration::from_millis(20), Duration::fr
 
 impl World {
     pub(crate) fn at_node(&mut self, node: usize, what: AtNode) {
-        if let Some(until) = self.nodes[node].paused_until
-            && !matches!(what, AtNode::Resume | AtNode::Start)
-        {
-            return self.schedule.at(until, Happening::Node { node, what });
+        if self.nodes[node].paused_until.is_some() && !matches!(what, AtNode::Resume | AtNode::Start) {
+            return self.nodes[node].put_off.push(Happening::Node { node, what });
         }
         match what {
             AtNode::Start => self.start(node),
@@ -36,8 +34,8 @@ impl World {
         if self.nodes[node].life != life || self.nodes[node].process.is_none() {
             return;
         }
-        if let Some(until) = self.nodes[node].paused_until {
-            return self.schedule.at(until, Happening::Process { node, life, what });
+        if self.nodes[node].paused_until.is_some() {
+            return self.nodes[node].put_off.push(Happening::Process { node, life, what });
         }
         match what {
             InProcess::Turn { number } => self.turn(node, number),
@@ -225,7 +223,7 @@ impl World {
         }
         // RocksDB's memtables go with the process.
         state.disks.engine.crash();
-        state.paused_until = None;
+        self.wake(node);
         if let Some(process) = process {
             self.break_connections(node, process);
         }
@@ -262,7 +260,16 @@ impl World {
     fn resume(&mut self, node: usize) {
         let now = self.schedule.now();
         if self.nodes[node].paused_until.is_some_and(|until| until <= now) {
-            self.nodes[node].paused_until = None;
+            self.wake(node);
+        }
+    }
+
+    /// It stands still no more: what came meanwhile comes at once.
+    fn wake(&mut self, node: usize) {
+        let now = self.schedule.now();
+        self.nodes[node].paused_until = None;
+        for happening in std::mem::take(&mut self.nodes[node].put_off) {
+            self.schedule.at(now, happening);
         }
     }
 

@@ -5,6 +5,7 @@
 //! receiver meanwhile, as messages of a former life do.
 
 use crate::random::Random;
+use crate::schedule::Time;
 use std::time::Duration;
 
 /// How the network behaves in one run.
@@ -55,11 +56,21 @@ pub(crate) struct Network {
     links: Vec<u32>,
     /// By how many faults the link between a client and a node is cut.
     client_links: Vec<u32>,
+    /// When the last message on each link arrives.
+    latest: Vec<Time>,
 }
 
 impl Network {
     pub(crate) fn new(settings: NetworkSettings, random: Random, nodes: usize, clients: usize) -> Network {
-        Network { settings, random, nodes, links: vec![0; nodes * nodes], client_links: vec![0; nodes * clients] }
+        let pairs = nodes * nodes;
+        Network {
+            settings,
+            random,
+            nodes,
+            links: vec![0; pairs],
+            client_links: vec![0; nodes * clients],
+            latest: vec![Time::START; pairs],
+        }
     }
 
     pub(crate) fn fate(&mut self, from: usize, to: usize) -> Fate {
@@ -74,6 +85,14 @@ impl Network {
             return Fate::Twice(first, self.copy());
         }
         Fate::Sent(first)
+    }
+
+    /// Notes that a message arrives at `at`, and says whether it comes before one that was sent earlier.
+    pub(crate) fn overtakes(&mut self, from: usize, to: usize, at: Time) -> bool {
+        let latest = &mut self.latest[from * self.nodes + to];
+        let overtakes = at < *latest;
+        *latest = at.max(*latest);
+        overtakes
     }
 
     /// What a message between a client and a node takes; nothing if it does not arrive.

@@ -11,7 +11,8 @@ use crate::random::Random;
 use crate::schedule::Time;
 use crate::settings::Settings;
 use crate::workload::Ask;
-use raft::{InstallSnapshot, LogIndex, LogPosition, NodeId, RepairId, Role};
+use crate::world::Happening;
+use raft::{Entry, InstallSnapshot, LogIndex, LogPosition, NodeId, RepairId, Role, Term};
 use raftkv::StartError;
 use raftkv::amnesia::{FIRST_START, Loss, RepairMarker};
 use raftkv::apply_worker::ApplyWorker;
@@ -47,8 +48,12 @@ pub(crate) struct Node {
     pub(crate) process: Option<Process>,
     pub(crate) clock: Clock,
     pub(crate) drift: i64,
+    /// What its wall clock is off by, in milliseconds.
+    pub(crate) wall_offset_ms: i64,
     /// The process stands still until then.
     pub(crate) paused_until: Option<Time>,
+    /// What has come meanwhile.
+    pub(crate) put_off: Vec<Happening>,
     /// Everything takes this many times as long.
     pub(crate) slowness: u32,
     /// The disk makes everybody wait until then.
@@ -93,7 +98,8 @@ pub(crate) struct Process {
     pub(crate) log_reader: LogReader,
     pub(crate) log_jobs: VecDeque<LogJob>,
     pub(crate) log_work: Option<LogWork>,
-    pub(crate) log_last: LogIndex,
+    /// The terms of the entries in the log on disk, and of the one before it, as far as known.
+    pub(crate) log_terms: BTreeMap<LogIndex, Term>,
     pub(crate) machine: StateMachine<MemoryEngine>,
     pub(crate) apply: ApplyWorker,
     pub(crate) state_jobs: VecDeque<StateJob>,
@@ -222,7 +228,9 @@ impl Node {
             process: None,
             clock: Clock::new(Time::START, 0),
             drift: 0,
+            wall_offset_ms: 0,
             paused_until: None,
+            put_off: Vec::new(),
             slowness: 1,
             stalled_until: Time::START,
             applied_ever: LogIndex::ZERO,
@@ -268,6 +276,7 @@ impl Node {
         let config = raft::Config { id: self.id, ..settings.raft };
         let on_disk = RestoredDisk { applied: restored.applied, log_bytes: log.bytes(), format: machine.format() };
         let core = raft::Node::new(config, restored, local, seed);
+        let log_terms = terms_of(&core);
         let driver_config = DriverConfig {
             log_retained_bytes: settings.log_retained_bytes,
             election_timeout: settings.raft.election_timeout,
@@ -286,7 +295,7 @@ impl Node {
             log_reader,
             log_jobs: VecDeque::new(),
             log_work: None,
-            log_last: found.log_last,
+            log_terms,
             machine,
             state_jobs: VecDeque::new(),
             state_busy: false,
@@ -312,7 +321,33 @@ impl Node {
     }
 }
 
+/// The terms of what a node has in its log as it starts.
+fn terms_of(core: &raft::Node) -> BTreeMap<LogIndex, Term> {
+    let (log, last) = (core.log(), core.status().log_last);
+    let indexes = (log.first_index().previous().0..=last.0).map(LogIndex);
+    indexes.filter_map(|index| Some((index, log.term(index)?))).collect()
+}
+
 impl Process {
+    /// Entries were written to the log, over those from the first one's place on. Returns what comes before them, if that is known, and whether others
+    /// had been in their place.
+    pub(crate) fn note_written(&mut self, entries: &[Entry]) -> (Option<LogPosition>, bool) {
+        let first = entries[0].index;
+        let replaces = !self.log_terms.split_off(&first).is_empty();
+        let before = first.previous();
+        let previous = self.log_terms.get(&before).map(|term| LogPosition { term: *term, index: before });
+        self.log_terms.extend(entries.iter().map(|entry| (entry.index, entry.term)));
+        (previous, replaces)
+    }
+
+    /// A snapshot has taken the place of the log.
+    pub(crate) fn note_installed(&mut self, install: &InstallSnapshot) {
+        if !install.keep_suffix {
+            self.log_terms.clear();
+        }
+        self.log_terms.insert(install.position.index, install.position.term);
+    }
+
     /// Takes the next work for the log: all writes that wait together, or one thing that is not a write.
     pub(crate) fn take_log_work(&mut self) -> Option<&LogWork> {
         assert!(self.log_work.is_none(), "the log does one thing at a time");

@@ -3,7 +3,7 @@
 //! Time stands still while something happens and jumps to the next thing that is due. Of two things due at one moment, the one that
 //! was scheduled first comes first, so a run depends on nothing but its seed.
 
-use std::cmp::Ordering;
+use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::fmt;
 use std::ops::Add;
@@ -39,25 +39,37 @@ impl fmt::Display for Time {
 }
 
 /// What is due, in order.
+///
+/// The heap holds moments and places only: what is due is large, and would be moved about at every step through the heap.
 #[derive(Debug)]
 pub struct Schedule<T> {
     now: Time,
     count: u64,
-    due: BinaryHeap<Due<T>>,
+    due: BinaryHeap<Reverse<Due>>,
+    /// What is due, by place; `None`: the place is free.
+    places: Vec<Option<T>>,
+    free: Vec<usize>,
 }
 
-#[derive(Debug)]
-struct Due<T> {
+/// Ordered by moment, then by when it was scheduled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Due {
     at: Time,
     number: u64,
-    what: T,
+    place: usize,
 }
 
 impl<T> Schedule<T> {
     /// Nothing is due.
     #[must_use]
     pub fn new() -> Schedule<T> {
-        Schedule { now: Time::START, count: 0, due: BinaryHeap::with_capacity(1024) }
+        Schedule {
+            now: Time::START,
+            count: 0,
+            due: BinaryHeap::with_capacity(1024),
+            places: Vec::with_capacity(1024),
+            free: Vec::new(),
+        }
     }
 
     /// The moment.
@@ -69,7 +81,17 @@ impl<T> Schedule<T> {
     /// Lets `what` happen at `at`, or at once if that has passed.
     pub fn at(&mut self, at: Time, what: T) {
         self.count += 1;
-        self.due.push(Due { at: at.max(self.now), number: self.count, what });
+        let place = match self.free.pop() {
+            Some(place) => {
+                self.places[place] = Some(what);
+                place
+            }
+            None => {
+                self.places.push(Some(what));
+                self.places.len() - 1
+            }
+        };
+        self.due.push(Reverse(Due { at: at.max(self.now), number: self.count, place }));
     }
 
     /// Lets `what` happen after a while.
@@ -79,43 +101,18 @@ impl<T> Schedule<T> {
 
     /// Goes on to the next thing that is due.
     pub fn go_on(&mut self) -> Option<T> {
-        let due = self.due.pop()?;
+        let Reverse(due) = self.due.pop()?;
         assert!(due.at >= self.now, "time went back from {} to {}", self.now, due.at);
         self.now = due.at;
-        Some(due.what)
+        self.free.push(due.place);
+        let what = self.places[due.place].take();
+        Some(what.expect("each place in the heap holds what is due there"))
     }
 }
 
 impl<T> Default for Schedule<T> {
     fn default() -> Schedule<T> {
         Schedule::new()
-    }
-}
-
-impl<T> Due<T> {
-    fn key(&self) -> (Time, u64) {
-        (self.at, self.number)
-    }
-}
-
-impl<T> PartialEq for Due<T> {
-    fn eq(&self, other: &Due<T>) -> bool {
-        self.key() == other.key()
-    }
-}
-
-impl<T> Eq for Due<T> {}
-
-impl<T> PartialOrd for Due<T> {
-    fn partial_cmp(&self, other: &Due<T>) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl<T> Ord for Due<T> {
-    /// Reversed: a heap gives the greatest first.
-    fn cmp(&self, other: &Due<T>) -> Ordering {
-        other.key().cmp(&self.key())
     }
 }
 

@@ -218,6 +218,7 @@ impl World {
         self.trace.line(now, format_args!("client {client}: {operation:?}: answered by node {}: {reply:?}", node + 1));
         self.trace.note(now, 3, client as u64);
         self.checks.answered(operation, now, &reply);
+        self.operations_done += 1;
         self.learn(client, &current.ask, &reply);
         if current.ask.purpose() == client::policy::Purpose::Write {
             self.acknowledged_since = self.acknowledged_since.max(Some(current.invoked));
@@ -262,7 +263,6 @@ impl World {
     }
 
     fn operation_over(&mut self, client: usize) {
-        self.operations_done += 1;
         let state = &mut self.clients[client];
         let pause = if state.random.chance(300) {
             Duration::ZERO

@@ -20,7 +20,7 @@ pub struct Settings {
     pub spares: usize,
     /// Clients.
     pub clients: usize,
-    /// Operations that the clients do at least.
+    /// Operations of clients that are answered at least.
     pub operations: u64,
     /// Simulated time that the run takes at least.
     pub duration: Duration,
@@ -120,7 +120,7 @@ impl Settings {
             loss: when(FaultKind::Loss, random.between(1, 100)),
             duplicates: when(FaultKind::Duplicates, random.between(1, 100)),
             late: when(FaultKind::LateMessages, random.between(1, 20)),
-            late_max: Duration::from_secs(random.between(1, 30)),
+            late_max: Duration::from_secs(*random.pick(&[1, 10, 30, 150])),
             delay: (Duration::from_micros(50), if faults.is_on(FaultKind::Reordering) { far * 10 } else { far }),
             encoded: random.chance(300),
         }

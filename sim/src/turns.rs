@@ -68,14 +68,14 @@ impl World {
     pub(crate) fn turn(&mut self, node: usize, number: u64) {
         let now = self.schedule.now();
         let drain_max = self.settings.drain_max;
-        let Node { clock, process, life, .. } = &mut self.nodes[node];
+        let Node { clock, process, life, wall_offset_ms, .. } = &mut self.nodes[node];
         let process = process.as_mut().expect("a turn is void in later lives");
         if process.turn_number != number {
             return;
         }
         process.turn = None;
         let local = clock.read(now);
-        process.host.set_wall_clock(EPOCH_MS + local.as_nanos() / 1_000_000);
+        process.host.set_wall_clock((EPOCH_MS + local.as_nanos() / 1_000_000).saturating_add_signed(*wall_offset_ms));
         let mut taken = 0;
         while taken < drain_max {
             let Some(input) = process.inbox.pop_front() else { break };
@@ -195,6 +195,9 @@ impl World {
         } else {
             Parcel::Value(Box::new(message))
         };
+        if self.network.overtakes(from, to, self.schedule.now() + delay) {
+            self.counters.count("network: a message overtook another");
+        }
         let (from_life, to_life) = (self.nodes[from].life, self.nodes[to].life);
         let what = AtNode::Deliver { from, from_life, to_life, parcel, late };
         self.schedule.after(delay, Happening::Node { node: to, what });

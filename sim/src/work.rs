@@ -48,20 +48,16 @@ impl World {
         match &work {
             LogWork::Write(gathered) => {
                 for entries in gathered.iter().map(|job| &job.entries).filter(|entries| !entries.is_empty()) {
-                    self.checks.written(node, entries);
-                    replaces |= entries[0].index <= process.log_last;
-                    process.log_last = entries[entries.len() - 1].index;
+                    let (previous, replaced) = process.note_written(entries);
+                    self.checks.written(node, previous, entries);
+                    replaces |= replaced;
                 }
             }
             LogWork::Compact(position) => {
                 self.counters.count("log: compacted");
                 self.trace.line(self.schedule.now(), format_args!("node {}: log dropped up to {position}", node + 1));
             }
-            LogWork::Install(install) => {
-                if !install.keep_suffix {
-                    process.log_last = install.position.index;
-                }
-            }
+            LogWork::Install(install) => process.note_installed(install),
         }
         let installed = matches!(work, LogWork::Install(_));
         let done = process.do_log_work(work);
@@ -232,6 +228,9 @@ impl World {
     pub(crate) fn snapshot_arrived(&mut self, node: usize, from: usize, from_life: u64, engine: MemoryEngine) {
         let fails = self.settings.faults.is_on(FaultKind::SnapshotFailures) && self.random.chance(300);
         let gone = self.nodes[from].life != from_life || self.nodes[from].process.is_none();
+        if fails {
+            self.counters.count("snapshot: broken off on its way");
+        }
         if fails || gone || self.network.is_cut(from, node) {
             self.counters.count("snapshot: transfer failed half way");
             return self.snapshot_failed(node);

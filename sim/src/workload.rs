@@ -1,6 +1,6 @@
 //! What clients do: a mix of writes with and without conditions, deletes, reads and scans on few keys, so that they meet.
 //!
-//! Every value is unique, so a value that is read names the one write that wrote it.
+//! Every value is unique, so a value that is read names the one write that wrote it. Most deletes are unique too, by the end of their range.
 
 use crate::random::Random;
 use bytes::Bytes;
@@ -35,6 +35,9 @@ fn level(random: &mut Random) -> i32 {
     random.pick(&[wire::ReadLevel::Linearizable, wire::ReadLevel::Lease]).to_owned().into()
 }
 
+/// What a mark begins with, and no key holds.
+pub(crate) const MARK: char = 'c';
+
 /// Draws one client's operations.
 #[derive(Debug)]
 pub(crate) struct Workload {
@@ -56,18 +59,25 @@ impl Workload {
             0..=44 => self.put(random),
             45..=51 => {
                 let key = self.key(random);
-                let end = [&key[..], &[0]].concat().into();
+                // Some are told apart by the end of their range; the others are deletes of a single key.
+                let mark = if random.chance(500) { self.mark() } else { String::new() };
+                let end = [&key[..], &[0], mark.as_bytes()].concat().into();
                 Ask::Call(Request::Delete(wire::DeleteRequest {
                     range: Some(wire::KeyRange { start: key, end: Some(end) }),
                     previous: random.chance(300),
                     session: None,
                 }))
             }
-            52..=53 => Ask::Call(Request::Delete(wire::DeleteRequest {
-                range: Some(self.range(random)),
-                previous: random.chance(300),
-                session: None,
-            })),
+            52..=53 => {
+                let range = self.range(random);
+                let after_all = Bytes::from_static(b"l");
+                let end = [&range.end.unwrap_or(after_all)[..], self.mark().as_bytes()].concat().into();
+                Ask::Call(Request::Delete(wire::DeleteRequest {
+                    range: Some(wire::KeyRange { start: range.start, end: Some(end) }),
+                    previous: random.chance(300),
+                    session: None,
+                }))
+            }
             54..=89 => Ask::Call(Request::Get(wire::GetRequest {
                 key: self.key(random),
                 revision: None,
@@ -130,10 +140,15 @@ impl Workload {
         }
     }
 
+    /// What nobody else writes.
+    fn mark(&mut self) -> String {
+        self.written += 1;
+        format!("{MARK}{}-{}", self.client, self.written)
+    }
+
     /// A value that nobody else writes, now and then a long one.
     fn value(&mut self, random: &mut Random) -> Bytes {
-        self.written += 1;
-        let mut value = format!("c{}-{}", self.client, self.written).into_bytes();
+        let mut value = self.mark().into_bytes();
         if random.chance(200) {
             let length = random.between(100, 1500);
             value.resize(usize::try_from(length).expect("short"), b'.');

@@ -176,6 +176,7 @@ pub(crate) struct World {
     pub(crate) clients: Vec<Client>,
     /// The operation that a client has under way, as the checks know it.
     pub(crate) operations: BTreeMap<usize, u64>,
+    /// Operations that were answered.
     pub(crate) operations_done: u64,
     /// A write that was invoked at that moment was acknowledged, the latest such moment.
     pub(crate) acknowledged_since: Option<Time>,
@@ -265,6 +266,7 @@ impl World {
             self.schedule.after(delay, Happening::Client { client, what: AtClient::Begin });
         }
         for kind in self.settings.faults.kinds().to_vec() {
+            self.counters.count(kind.counted_as());
             self.schedule_fault(kind);
         }
         self.schedule.after(PHASE_INTERVAL, Happening::Phase);

@@ -74,6 +74,30 @@ impl TestNode {
         assert_eq!(status.signal(), Some(9), "{} had ended by itself ({status}):\n{}", self.name, self.log());
     }
 
+    /// SIGSTOP, and waits until every thread of it stands still.
+    pub async fn pause(&self) {
+        self.signal(rustix::process::Signal::STOP);
+        let tasks = format!("/proc/{}/task", self.child.as_ref().expect("it runs").id());
+        eventually("the process to stand still", || async {
+            let stopped = |task: fs::DirEntry| {
+                let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+                stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+            };
+            fs::read_dir(&tasks).ok()?.filter_map(Result::ok).all(stopped).then_some(())
+        })
+        .await;
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        self.signal(rustix::process::Signal::CONT);
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(self.child.as_ref().expect("it runs"));
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
     /// SIGTERM, and waits until it is gone.
     pub fn stop(&mut self) -> ExitStatus {
         let mut child = self.child.take().expect("it runs");

@@ -79,9 +79,9 @@ impl History {
         (operation.done, operation.outcome) = (Some(now), outcome);
     }
 
-    /// How many operations ended.
-    pub(crate) fn ended(&self) -> usize {
-        self.operations.iter().filter(|operation| operation.done.is_some()).count()
+    /// How many operations were answered: those that failed are held against the log too, and say less.
+    pub(crate) fn answered(&self) -> usize {
+        self.operations.iter().filter(|operation| matches!(operation.outcome, Outcome::Answered(_))).count()
     }
 
     /// Holds everything against the log. Panics with both sides of the contradiction.
@@ -131,9 +131,12 @@ impl History {
                     commands[number] = found;
                 }
                 Outcome::Refused => {
-                    let is_put = matches!(kind, Kind::Put { .. });
                     let absent = places.is_none_or(|places| places.is_empty());
-                    assert!(absent || !is_put, "refused and in the log: {operation:?}\n{}", nearest(model, &kind));
+                    assert!(
+                        absent || !kind.is_unique(),
+                        "refused and in the log: {operation:?}\n{}",
+                        nearest(model, &kind)
+                    );
                 }
                 Outcome::Unknown => unknown.push((number, kind)),
             }
@@ -141,9 +144,9 @@ impl History {
         // What is left in the log is of writes whose outcome nobody was told, each at most once, and not before it was asked for.
         for (number, kind) in unknown {
             if let Some(places) = in_log.get_mut(&kind).filter(|places| !places.is_empty()) {
-                // Several deletes of one range cannot be told apart: no order is claimed for them.
+                // Several deletes of one key cannot be told apart: no order is claimed for them.
                 let place = places.remove(0);
-                if matches!(kind, Kind::Put { .. }) {
+                if kind.is_unique() {
                     commands[number] = Some(place);
                 }
             }

@@ -2,6 +2,7 @@
 //!
 //! Every value that a key ever had is kept, so that a read can be compared with the state at the revision that it names.
 
+use crate::workload::MARK;
 use bytes::Bytes;
 use raft::{Entry, EntryKind, LogIndex};
 use std::collections::BTreeMap;
@@ -46,8 +47,18 @@ pub(crate) struct Done {
 pub(crate) enum Kind {
     /// Values are unique.
     Put { key: Bytes, value: Bytes },
-    /// Deletes are told apart by their range only.
+    /// Deletes are told apart by their range, some of which nobody else deletes.
     Delete { start: Bytes, end: Option<Bytes> },
+}
+
+impl Kind {
+    /// Whether nobody else asked for the same.
+    pub(crate) fn is_unique(&self) -> bool {
+        match self {
+            Kind::Put { .. } => true,
+            Kind::Delete { end, .. } => end.as_ref().is_some_and(|end| end.contains(&(MARK as u8))),
+        }
+    }
 }
 
 /// See the module.

@@ -1,11 +1,11 @@
 //! An engine in memory, for the simulator: the production state machine runs on it unchanged.
 //!
-//! It keeps two images, what is written and what is durable, so that a crash can drop everything since the last flush
-//! ([`MemoryEngine::crash`]), as RocksDB without its own log does. Clones share the same images: one clone is given to the state
-//! machine, another plays the disk that outlives it.
+//! It keeps what is written, and beside it what a crash would take back: for every row written since the last flush, what the row held then. So
+//! a crash can drop everything since the last flush ([`MemoryEngine::crash`]), as RocksDB without its own log does, and neither a write nor a flush
+//! copies the image. Clones share one content: one clone is given to the state machine, another plays the disk that outlives it.
 //!
-//! Images are copied when they are written to while a snapshot or the durable image shares them: a write after each flush
-//! costs a full copy. Fine for simulated states of a few thousand keys, wrong for anything larger.
+//! A write while a snapshot is held copies the whole image. Fine for simulated states of a few thousand keys, and for readers that do not
+//! linger.
 
 use super::engine::{Batch, Cursor, Engine, EngineError, Snapshot, Table};
 use bytes::Bytes;
@@ -18,13 +18,14 @@ type Image = [BTreeMap<Bytes, Bytes>; Table::ALL.len()];
 /// An engine in memory. Clones share its content.
 #[derive(Debug, Clone, Default)]
 pub struct MemoryEngine {
-    images: Arc<Mutex<Images>>,
+    content: Arc<Mutex<Content>>,
 }
 
-#[derive(Debug, Clone, Default)]
-struct Images {
+#[derive(Debug, Default)]
+struct Content {
     written: Arc<Image>,
-    durable: Arc<Image>,
+    /// What the rows written since the last flush held at that flush; `None`: they were not there.
+    flushed: [BTreeMap<Bytes, Option<Bytes>>; Table::ALL.len()],
 }
 
 impl MemoryEngine {
@@ -37,19 +38,28 @@ impl MemoryEngine {
     /// Drops everything written since the last flush, as a power cut would. No state machine may be using the engine: it
     /// would not know.
     pub fn crash(&self) {
-        let mut images = self.lock();
-        images.written = Arc::clone(&images.durable);
+        let mut content = self.lock();
+        let Content { written, flushed } = &mut *content;
+        let image = Arc::make_mut(written);
+        for (table, rows) in image.iter_mut().zip(flushed) {
+            for (key, value) in std::mem::take(rows) {
+                match value {
+                    Some(value) => table.insert(key, value),
+                    None => table.remove(&key),
+                };
+            }
+        }
     }
 
     /// An independent engine with what is written here now, all of it durable: what a checkpoint is to RocksDB.
     #[must_use]
     pub fn fork(&self) -> MemoryEngine {
         let written = Arc::clone(&self.lock().written);
-        MemoryEngine { images: Arc::new(Mutex::new(Images { durable: Arc::clone(&written), written })) }
+        MemoryEngine { content: Arc::new(Mutex::new(Content { written, ..Content::default() })) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Images> {
-        self.images.lock().expect("nobody panics while holding the lock: it is held for pure map operations")
+    fn lock(&self) -> MutexGuard<'_, Content> {
+        self.content.lock().expect("nobody panics while holding the lock: it is held for pure map operations")
     }
 }
 
@@ -66,7 +76,11 @@ impl Engine for MemoryEngine {
     }
 
     fn load_durable(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        Ok(self.lock().durable[table as usize].get(key).cloned())
+        let content = self.lock();
+        match content.flushed[table as usize].get(key) {
+            Some(value) => Ok(value.clone()),
+            None => Ok(content.written[table as usize].get(key).cloned()),
+        }
     }
 
     fn batch(&self, _bytes_hint: usize) -> MemoryBatch {
@@ -74,21 +88,22 @@ impl Engine for MemoryEngine {
     }
 
     fn write(&self, batch: MemoryBatch) -> Result<(), EngineError> {
-        let mut images = self.lock();
-        let image = Arc::make_mut(&mut images.written);
+        let mut content = self.lock();
+        let Content { written, flushed } = &mut *content;
+        let image = Arc::make_mut(written);
         for (table, key, value) in batch.operations {
-            let table = &mut image[table as usize];
-            match value {
-                Some(value) => table.insert(key, value),
-                None => table.remove(&key),
+            let (rows, flushed) = (&mut image[table as usize], &mut flushed[table as usize]);
+            let before = match value {
+                Some(value) => rows.insert(key.clone(), value),
+                None => rows.remove(&key),
             };
+            flushed.entry(key).or_insert(before);
         }
         Ok(())
     }
 
     fn flush(&self, _wait: bool) -> Result<(), EngineError> {
-        let mut images = self.lock();
-        images.durable = Arc::clone(&images.written);
+        self.lock().flushed = Default::default();
         Ok(())
     }
 }
@@ -220,6 +235,34 @@ mod tests {
         engine.crash();
         assert_eq!(engine.load(Table::Current, b"lost").unwrap(), None);
         assert_eq!(engine.load(Table::Current, b"kept").unwrap().unwrap(), &b"1"[..]);
+    }
+
+    #[test]
+    fn crash_brings_back_what_was_overwritten_or_deleted_since_the_flush() {
+        let engine = MemoryEngine::new();
+        for (key, value) in [(b"overwritten", b"1"), (b"deletedlate", b"1")] {
+            write(&engine, key, value);
+        }
+        engine.flush(true).unwrap();
+        for value in [b"2", b"3"] {
+            write(&engine, b"overwritten", value);
+        }
+        let mut batch = engine.batch(0);
+        batch.delete(Table::Current, b"deletedlate");
+        batch.put(Table::Current, b"new", b"1");
+        batch.delete(Table::Current, b"new");
+        engine.write(batch).unwrap();
+        let durable = |key: &[u8]| engine.load_durable(Table::Current, key).unwrap();
+        let written = |key: &[u8]| engine.load(Table::Current, key).unwrap();
+        for key in [&b"overwritten"[..], b"deletedlate"] {
+            assert_eq!(durable(key).unwrap(), &b"1"[..]);
+        }
+        assert_eq!((written(b"overwritten").unwrap(), written(b"deletedlate")), (Bytes::from_static(b"3"), None));
+        engine.crash();
+        for key in [&b"overwritten"[..], b"deletedlate"] {
+            assert_eq!((written(key), durable(key)), (Some(Bytes::from_static(b"1")), Some(Bytes::from_static(b"1"))));
+        }
+        assert_eq!(written(b"new"), None);
     }
 
     #[test]
