@@ -229,6 +229,16 @@ impl<'a> Transaction<'a> {
             })
     }
 
+    /// Whether it reads at a revision that it names, whichever way it goes.
+    #[must_use]
+    pub fn reads_history(&self) -> bool {
+        self.success.iter().chain(&self.failure).any(|operation| match operation {
+            Operation::Put(_) | Operation::DeleteRange { .. } => false,
+            Operation::Range(read) => read.revision.is_some(),
+            Operation::Transaction(transaction) => transaction.reads_history(),
+        })
+    }
+
     /// Calls `visit` with every key that it names as a single one.
     pub fn single_keys(&self, visit: &mut impl FnMut(&'a [u8])) {
         for compare in &self.compares {
