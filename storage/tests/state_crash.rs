@@ -6,7 +6,8 @@ mod state_support;
 
 use raft::{Entry, LogPosition, NodeId};
 use raftkv_storage::state::{
-    Bootstrap, Engine, MemoryEngine, RocksEngine, StateError, StateMachine, StateReader, StateStore, StoreError, Table,
+    Bootstrap, Engine, MemoryEngine, RocksEngine, STATE_FORMAT, StateError, StateMachine, StateReader, StateStore,
+    StoreError, Table,
 };
 use state_support::{
     Owned, apply, apply_in_runs, bootstrap, copy_directory, delete, entries, open, put, rocks, small_options,
@@ -306,7 +307,7 @@ fn the_state_of_another_cluster_or_without_a_description_is_refused() {
     };
     write(&engine, Table::Meta, b"format", &9u32.to_be_bytes());
     let error = StateMachine::open(engine, &bootstrap()).unwrap_err();
-    assert_eq!(error, StateError::UnknownFormat { found: 9, known: 3 });
+    assert_eq!(error, StateError::UnknownFormat { found: 9, known: STATE_FORMAT });
 
     let headless = MemoryEngine::new();
     write(&headless, Table::History, b"x", b"y");

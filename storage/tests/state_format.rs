@@ -8,7 +8,7 @@ use bytes::Bytes;
 use raft::{Entry, EntryKind, LogIndex, Term};
 use raftkv_storage::command::{BatchEncoder, Command, LeaseBinding, Put};
 use raftkv_storage::state::{
-    CommandOutcome, MemoryEngine, STATE_FORMAT, STATE_FORMAT_OLDEST, StateError, StateMachine,
+    CommandOutcome, FORMAT_WITH_TIME, MemoryEngine, STATE_FORMAT, STATE_FORMAT_OLDEST, StateError, StateMachine,
 };
 use state_support::{apply_in_runs, open};
 
@@ -32,11 +32,11 @@ fn raise(index: u64, to: u32) -> Entry {
 fn log() -> Vec<Entry> {
     vec![
         batch(1, &WRITE, None),
-        raise(2, STATE_FORMAT),
+        raise(2, FORMAT_WITH_TIME),
         batch(3, &WRITE, Some(5_000)),
         // The next leader's clock is behind.
         batch(4, &WRITE, Some(4_000)),
-        raise(5, STATE_FORMAT),
+        raise(5, FORMAT_WITH_TIME),
         batch(6, &WRITE, Some(5_001)),
     ]
 }
@@ -49,17 +49,29 @@ fn format_and_time_are_the_same_however_runs_are_cut() {
         let mut machine = open(engine.clone());
         assert_eq!((machine.format(), machine.time_ms()), (STATE_FORMAT_OLDEST, 0), "a new state");
         let outcomes = apply_in_runs(&mut machine, &log()[..4], runs);
-        assert_eq!(outcomes[1].results, [CommandOutcome::FormatRaised { format: STATE_FORMAT }]);
-        assert_eq!((machine.format(), machine.time_ms()), (STATE_FORMAT, 5_000), "time does not go back");
+        assert_eq!(outcomes[1].results, [CommandOutcome::FormatRaised { format: FORMAT_WITH_TIME }]);
+        assert_eq!((machine.format(), machine.time_ms()), (FORMAT_WITH_TIME, 5_000), "time does not go back");
         apply_in_runs(&mut machine, &log()[4..], runs);
-        assert_eq!((machine.format(), machine.time_ms()), (STATE_FORMAT, 5_001));
+        assert_eq!((machine.format(), machine.time_ms()), (FORMAT_WITH_TIME, 5_001));
+        assert_eq!(machine.reader().time_ms(), 5_001);
         hashes.push((machine.state_hash(), machine.reader().content_hash().unwrap()));
         machine.flush(true).unwrap();
         drop(machine);
         let machine = open(engine);
-        assert_eq!((machine.format(), machine.time_ms()), (STATE_FORMAT, 5_001), "after a restart");
+        assert_eq!((machine.format(), machine.time_ms()), (FORMAT_WITH_TIME, 5_001), "after a restart");
+        assert_eq!(machine.reader().time_ms(), 5_001, "after a restart");
     }
     assert!(hashes.windows(2).all(|pair| pair[0] == pair[1]), "{hashes:?}");
+}
+
+#[test]
+fn the_format_is_raised_one_step_at_a_time_up_to_the_newest() {
+    let mut machine = open(MemoryEngine::new());
+    let log = [raise(1, 4), raise(2, 3), raise(3, 3), raise(4, 4), raise(5, 3)];
+    let outcomes = apply_in_runs(&mut machine, &log, &[2]);
+    let found: Vec<_> = outcomes.into_iter().flat_map(|applied| applied.results).collect();
+    assert_eq!(found, [2, 3, 3, 4, 4].map(|format| CommandOutcome::FormatRaised { format }));
+    assert_eq!(machine.format(), STATE_FORMAT);
 }
 
 #[test]
@@ -78,7 +90,7 @@ fn a_raise_to_what_is_not_known_stops_before_anything_is_applied() {
     machine.hold_format(STATE_FORMAT_OLDEST).unwrap();
     let mut outcomes = Vec::new();
     let error = machine.apply(&log()[..3], &mut outcomes).unwrap_err();
-    assert_eq!(error, StateError::UnknownFormat { found: STATE_FORMAT, known: STATE_FORMAT_OLDEST });
+    assert_eq!(error, StateError::UnknownFormat { found: FORMAT_WITH_TIME, known: STATE_FORMAT_OLDEST });
     assert!(error.to_string().contains("nothing was changed"), "{error}");
     assert_eq!((machine.applied().index, outcomes.len()), (LogIndex(0), 0));
 }
@@ -91,5 +103,5 @@ fn a_program_that_does_not_know_the_format_does_not_open_the_state() {
     machine.flush(true).unwrap();
     let mut machine = StateMachine::open_existing(engine).unwrap();
     let error = machine.hold_format(STATE_FORMAT_OLDEST).unwrap_err();
-    assert_eq!(error, StateError::UnknownFormat { found: STATE_FORMAT, known: STATE_FORMAT_OLDEST });
+    assert_eq!(error, StateError::UnknownFormat { found: FORMAT_WITH_TIME, known: STATE_FORMAT_OLDEST });
 }

@@ -180,7 +180,8 @@ pub enum LeaseBinding {
     Keep,
 }
 
-/// How much one command may delete and read: what bounds the memory that applying it takes. A range written as a single key always fits.
+/// How much one command may delete and read: what bounds the memory that applying it takes, and its answer. A delete of a single key always fits; in a
+/// transaction single keys count like others, compared ones and returned previous values too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RangeLimits {
     /// Keys.

@@ -1,3 +1,5 @@
+#![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
 use super::*;
 use bytes::Bytes;
 
@@ -9,7 +11,7 @@ fn delete(range: KeyRange<'_>, previous: bool) -> Command<'_> {
     Command::DeleteRange { range, limits: RangeLimits { keys_max: 0x0102_0304, bytes_max: 5 }, previous }
 }
 
-fn examples() -> Vec<Command<'static>> {
+fn old_examples() -> Vec<Command<'static>> {
     vec![
         put(b"a", b""),
         Command::Put(Put {
@@ -19,23 +21,82 @@ fn examples() -> Vec<Command<'static>> {
             condition: Some(Condition::Absent),
             previous: true,
         }),
+        Command::Put(Put { condition: Some(Condition::ModRevision(7)), ..Put::new(b"k", b"v") }),
         Command::Put(Put {
-            key: b"k",
-            value: Some(b"v"),
-            lease: LeaseBinding::None,
-            condition: Some(Condition::ModRevision(7)),
-            previous: false,
-        }),
-        Command::Put(Put {
-            key: b"k",
-            value: Some(b"v"),
             lease: LeaseBinding::Lease(1),
             condition: Some(Condition::Value(b"old")),
-            previous: false,
+            ..Put::new(b"k", b"v")
         }),
         delete(KeyRange { start: b"a", end: Some(b"b") }, true),
         delete(KeyRange::ALL, false),
+        Command::RaiseFormat { to: 4 },
     ]
+}
+
+const LIMITS: RangeLimits = RangeLimits { keys_max: 0x0102_0304, bytes_max: 5 };
+
+/// Has every compare, operation, sorting and optional number.
+fn transaction() -> Transaction<'static> {
+    let range = KeyRange { start: b"a", end: Some(b"b") };
+    let compare = |target, relation| Compare { range, target, relation };
+    let read = RangeRead {
+        range,
+        revision: Some(1),
+        limit: Some(2),
+        sort_by: SortBy::Value,
+        descending: true,
+        keys_only: true,
+        count_only: true,
+        mod_revision_min: Some(3),
+        mod_revision_max: Some(4),
+        create_revision_min: Some(5),
+        create_revision_max: Some(6),
+    };
+    let sorted = [SortBy::Key, SortBy::Version, SortBy::CreateRevision, SortBy::ModRevision];
+    let reads = sorted.map(|sort_by| Operation::Range(RangeRead { sort_by, ..RangeRead::all_of(KeyRange::ALL) }));
+    Transaction {
+        compares: vec![
+            compare(CompareTarget::Version(1), Relation::Equal),
+            compare(CompareTarget::CreateRevision(2), Relation::NotEqual),
+            compare(CompareTarget::ModRevision(3), Relation::Less),
+            compare(CompareTarget::Value(b"v"), Relation::Greater),
+            Compare { range: KeyRange::ALL, target: CompareTarget::Lease(5), relation: Relation::Equal },
+        ],
+        success: vec![
+            Operation::Put(Put::new(b"c", b"1")),
+            Operation::DeleteRange { range, previous: true },
+            Operation::Range(read),
+            Operation::Transaction(Transaction { failure: reads.into(), ..Transaction::default() }),
+        ],
+        failure: vec![Operation::Put(Put {
+            value: None,
+            lease: LeaseBinding::Keep,
+            previous: true,
+            ..Put::new(b"c", b"")
+        })],
+    }
+}
+
+fn new_examples() -> Vec<Command<'static>> {
+    let limits = LeaseLimits { leases_max: 3, keys_max: 4 };
+    vec![
+        Command::Put(Put { lease: LeaseBinding::TimeToLive { ttl_ms: 9 }, ..Put::new(b"k", b"v") }),
+        Command::Put(Put { value: None, lease: LeaseBinding::Keep, ..Put::new(b"k", b"") }),
+        Command::Put(Put { value: None, ..Put::new(b"k", b"") }),
+        Command::Transaction { transaction: transaction(), limits: LIMITS },
+        Command::Transaction { transaction: Transaction::default(), limits: LIMITS },
+        Command::GrantLease { id: 1, ttl_ms: 2, limits },
+        Command::KeepLeaseAlive { id: 1 },
+        Command::RevokeLease { id: 1 },
+        Command::Expire { leases_max: 1, sessions_max: 2, keys_max: 3 },
+        Command::Compact { revision: 1 },
+        Command::OpenSession { ttl_ms: 1, sessions_max: 2, answers_max: 3 },
+        Command::CloseSession { id: 1 },
+    ]
+}
+
+fn examples() -> Vec<Command<'static>> {
+    [old_examples(), new_examples()].concat()
 }
 
 fn encode(commands: &[Command<'_>]) -> Bytes {
@@ -59,6 +120,37 @@ fn every_command_comes_back_as_it_was() {
 /// Borrowed commands cannot outlive the payload in one expression; their text can.
 fn owned(item: BatchItem<'_>) -> String {
     format!("{item:?}")
+}
+
+#[test]
+fn every_command_comes_back_in_its_session() {
+    for call in [
+        SessionCall { session: 1, sequence: 2, oldest: 0 },
+        SessionCall { session: u64::MAX, sequence: u64::MAX, oldest: u64::MAX },
+    ] {
+        for command in examples() {
+            let mut encoder = BatchEncoder::new();
+            let encoded = EncodedCommand::new(&command, Some(call));
+            assert_eq!(encoded.format(), crate::state::FORMAT_WITH_TRANSACTIONS);
+            encoder.append_encoded(&encoded);
+            let payload = encoder.take();
+            let items: Vec<_> = BatchDecoder::new(&payload).collect();
+            assert_eq!(items, [Ok(BatchItem { session: Some(call), command })]);
+        }
+    }
+}
+
+#[test]
+fn what_format_4_adds_is_not_written_before() {
+    use crate::state::{FORMAT_WITH_TRANSACTIONS, STATE_FORMAT_OLDEST};
+    for command in new_examples() {
+        assert_eq!(command.format(), FORMAT_WITH_TRANSACTIONS, "{command:?}");
+    }
+    for command in old_examples() {
+        let has_lease = matches!(&command, Command::Put(put) if put.lease != LeaseBinding::None);
+        let expected = if has_lease { FORMAT_WITH_TRANSACTIONS } else { STATE_FORMAT_OLDEST };
+        assert_eq!(command.format(), expected, "{command:?}");
+    }
 }
 
 #[test]
@@ -107,6 +199,204 @@ fn the_format_is_this_to_the_byte() {
     ]
     .concat();
     assert_eq!(encode(&[delete(KeyRange { start: b"a", end: Some(b"b") }, true)]), expected);
+}
+
+fn body(command: &Command<'_>) -> Vec<u8> {
+    // Version, count, length, kind, session, sequence.
+    encode(std::slice::from_ref(command))[26..].to_vec()
+}
+
+#[test]
+fn the_new_kinds_are_these_to_the_byte() {
+    let number = |number: u8| [0, 0, 0, 0, 0, 0, 0, number];
+    let small = |number: u8| [0, 0, 0, number];
+    let bodies: Vec<Vec<u8>> = new_examples().iter().map(body).collect();
+    let key_and_value = [&small(1)[..], b"k", &small(1), b"v"].concat();
+    let key_alone = [&small(1)[..], b"k", &small(0)].concat();
+    assert_eq!(bodies[0], [&[0x04][..], &number(9), &[0], &key_and_value].concat(), "a time to live");
+    assert_eq!(bodies[1], [&[0x18][..], &number(0), &[0], &key_alone].concat(), "value and lease are kept");
+    assert_eq!(bodies[2], [&[0x10][..], &number(0), &[0], &key_alone].concat(), "the value is kept");
+    assert_eq!(bodies[4], [&[1, 2, 3, 4][..], &number(5), &[0; 12]].concat(), "an empty transaction");
+    assert_eq!(bodies[5], [&number(1)[..], &number(2), &small(3), &small(4)].concat(), "grant");
+    assert_eq!([&bodies[6], &bodies[7], &bodies[9], &bodies[11]], [&number(1); 4], "a number alone");
+    assert_eq!(bodies[8], [small(1), small(2), small(3)].concat(), "expire");
+    assert_eq!(bodies[10], [&number(1)[..], &small(2), &small(3)].concat(), "open a session");
+    let kinds: Vec<u8> = new_examples().iter().map(|command| encode(std::slice::from_ref(command))[9]).collect();
+    assert_eq!(kinds, [1, 1, 1, 4, 4, 5, 6, 7, 8, 9, 10, 11]);
+
+    let call = SessionCall { session: 1, sequence: 2, oldest: 3 };
+    let encoded = EncodedCommand::new(&Command::CloseSession { id: 4 }, Some(call));
+    let mut encoder = BatchEncoder::new();
+    encoder.append_encoded(&encoded);
+    let expected = [&small(33)[..], &[11], &number(1), &number(2), &number(3), &number(4)].concat();
+    assert_eq!(encoder.take()[5..], expected);
+}
+
+#[test]
+fn a_transaction_is_this_to_the_byte() {
+    let number = |number: u8| [0, 0, 0, 0, 0, 0, 0, number];
+    let small = |number: u8| [0, 0, 0, number];
+    let range = [&small(1)[..], b"a", &small(1), b"b"].concat();
+    let compare = |relation: u8, target: u8, rest: &[u8]| [&[2][..], &range, &[relation, target], rest].concat();
+    let compares = [
+        small(5).to_vec(),
+        compare(1, 1, &number(1)),
+        compare(2, 2, &number(2)),
+        compare(3, 3, &number(3)),
+        compare(4, 4, &[0, 0, 0, 1, b'v']),
+        [&[0][..], &small(0), &[1, 5], &number(5)].concat(),
+    ]
+    .concat();
+    let put = [&[1, 0][..], &number(0), &[0], &small(1), b"c", &small(1), b"1"].concat();
+    let delete = [&[2, 3][..], &range].concat();
+    let numbers = [1, 2, 3, 4, 5, 6].map(number).concat();
+    let read = [&[3, 2][..], &range, &[7, 4, 0x3f], &numbers].concat();
+    let plain_read = |sort_by: u8| [&[3, 0][..], &small(0), &[0, sort_by, 0]].concat();
+    let reads = [0, 1, 2, 3].map(plain_read).concat();
+    let inner = [&[4][..], &small(0), &small(0), &small(4), &reads].concat();
+    let success = [&small(4)[..], &put, &delete, &read, &inner].concat();
+    let failure = [&small(1)[..], &[1, 0x19], &number(0), &[0], &small(1), b"c", &small(0)].concat();
+    let limits = [&[1, 2, 3, 4][..], &number(5)].concat();
+    let command = Command::Transaction { transaction: transaction(), limits: LIMITS };
+    assert_eq!(body(&command), [limits, compares, success, failure].concat());
+}
+
+/// A command whose own bytes end early, in a batch that is whole.
+#[test]
+fn a_command_cut_anywhere_is_invalid() {
+    for command in examples() {
+        for call in [None, Some(SessionCall { session: 1, sequence: 2, oldest: 0 })] {
+            let mut encoder = BatchEncoder::new();
+            encoder.append_encoded(&EncodedCommand::new(&command, call));
+            let whole = encoder.take();
+            for length in 0..whole.len() - 9 {
+                let header = [&[1, 0, 0, 0, 1][..], &u32::try_from(length).unwrap().to_be_bytes()].concat();
+                let cut = [&header[..], &whole[9..9 + length]].concat();
+                let items: Vec<_> = BatchDecoder::new(&cut).collect();
+                assert!(matches!(items[..], [Err(DecodeError::Invalid(_))]), "{command:?} at {length}: {items:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn parts_of_a_transaction_that_are_unknown_are_told_apart_from_nonsense() {
+    let range = KeyRange { start: b"a", end: None };
+    let compare = Compare { range, target: CompareTarget::Version(1), relation: Relation::Equal };
+    let with = |transaction: Transaction<'static>, at: usize, byte: u8| {
+        let mut bytes = encode(&[Command::Transaction { transaction, limits: LIMITS }]).to_vec();
+        // After the limits and the number of compares.
+        bytes[26 + 12 + at] = byte;
+        BatchDecoder::new(&bytes).next().expect("one item").map(owned)
+    };
+    let compares = || Transaction { compares: vec![compare], ..Transaction::default() };
+    let unknown = |part, found| Err(UnknownFeature::TransactionPart { part, found }.into());
+    assert_eq!(with(compares(), 4, 0x80), Err(UnknownFeature::Flags { kind: 4, found: 0x80 }.into()));
+    assert_eq!(with(compares(), 10, 9), unknown("relation", 9));
+    assert_eq!(with(compares(), 11, 9), unknown("comparison", 9));
+    let read = || Transaction { success: vec![Operation::Range(RangeRead::all_of(range))], ..Transaction::default() };
+    assert_eq!(with(read(), 8, 9), unknown("operation", 9));
+    assert_eq!(with(read(), 15, 0x40), Err(UnknownFeature::Flags { kind: 4, found: 0x40 }.into()));
+    assert_eq!(with(read(), 16, 9), unknown("sorting", 9));
+    assert_eq!(with(read(), 17, 0x40), Err(UnknownFeature::Flags { kind: 4, found: 0x40 }.into()));
+    assert!(matches!(with(read(), 4, 0xff), Err(DecodeError::Invalid(InvalidCommand::Truncated { .. }))));
+}
+
+#[test]
+fn zeros_and_two_leases_are_invalid() {
+    let decode = |command: &Command<'_>| {
+        BatchDecoder::new(&encode(std::slice::from_ref(command))).next().expect("one item").map(owned)
+    };
+    let is_zero = |decoded| matches!(decoded, Err(DecodeError::Invalid(InvalidCommand::Zero { .. })));
+    let limits = LeaseLimits { leases_max: 1, keys_max: 1 };
+    let lived = Put { lease: LeaseBinding::TimeToLive { ttl_ms: 0 }, ..Put::new(b"k", b"v") };
+    assert!(is_zero(decode(&Command::Put(lived))));
+    assert!(is_zero(decode(&Command::GrantLease { id: 1, ttl_ms: 0, limits })));
+    assert!(is_zero(decode(&Command::OpenSession { ttl_ms: 0, sessions_max: 1, answers_max: 1 })));
+    let mut bytes = encode(&[put(b"k", b"v")]).to_vec();
+    bytes[17] = 1;
+    assert!(is_zero(BatchDecoder::new(&bytes).next().expect("one item").map(owned)), "a session, and no number in it");
+    let mut bytes = encode(&[Command::Put(Put { lease: LeaseBinding::Keep, ..Put::new(b"k", b"v") })]).to_vec();
+    bytes[34] = 7;
+    let decoded = BatchDecoder::new(&bytes).next().expect("one item").map(owned);
+    assert_eq!(decoded, Err(InvalidCommand::LeaseTwice.into()));
+}
+
+mod rules {
+    //! Which transactions make sense.
+
+    use super::*;
+
+    fn puts(key: &'static [u8]) -> Operation<'static> {
+        Operation::Put(Put::new(key, b""))
+    }
+
+    fn deletes(start: &'static [u8], end: &'static [u8]) -> Operation<'static> {
+        Operation::DeleteRange { range: KeyRange { start, end: Some(end) }, previous: false }
+    }
+
+    fn nested(success: Vec<Operation<'static>>, failure: Vec<Operation<'static>>) -> Operation<'static> {
+        Operation::Transaction(Transaction { compares: Vec::new(), success, failure })
+    }
+
+    fn check(success: Vec<Operation<'static>>, failure: Vec<Operation<'static>>) -> Result<(), InvalidCommand> {
+        let transaction = Transaction { compares: Vec::new(), success, failure };
+        // Whoever applies it comes to the same.
+        let payload = encode(&[Command::Transaction { transaction: transaction.clone(), limits: LIMITS }]);
+        let decoded = BatchDecoder::new(&payload).next().expect("one item").map(|_| ());
+        assert_eq!(decoded, transaction.check().map_err(DecodeError::Invalid));
+        transaction.check()
+    }
+
+    #[test]
+    fn one_key_is_written_once_on_a_way() {
+        let twice = Err(TransactionError::WritesTwice.into());
+        assert_eq!(check(vec![puts(b"a"), puts(b"a")], vec![]), twice);
+        assert_eq!(check(vec![], vec![puts(b"a"), puts(b"a")]), twice);
+        assert_eq!(check(vec![puts(b"b"), deletes(b"a", b"c")], vec![]), twice);
+        assert_eq!(check(vec![deletes(b"a", b"c"), puts(b"b")], vec![]), twice);
+        assert_eq!(check(vec![puts(b"a"), nested(vec![], vec![puts(b"a")])], vec![]), twice);
+        assert_eq!(check(vec![nested(vec![puts(b"a")], vec![]), nested(vec![], vec![puts(b"a")])], vec![]), twice);
+        assert_eq!(check(vec![nested(vec![deletes(b"a", b"b")], vec![]), puts(b"a")], vec![]), twice);
+        assert_eq!(check(vec![nested(vec![nested(vec![puts(b"a")], vec![])], vec![]), puts(b"a")], vec![]), twice);
+    }
+
+    #[test]
+    fn ways_that_exclude_each_other_may_write_the_same() {
+        assert_eq!(check(vec![puts(b"a")], vec![puts(b"a")]), Ok(()));
+        assert_eq!(check(vec![nested(vec![puts(b"a")], vec![deletes(b"a", b"b")])], vec![]), Ok(()));
+        assert_eq!(check(vec![deletes(b"a", b"c"), deletes(b"b", b"d"), puts(b"d")], vec![]), Ok(()));
+        assert_eq!(check(vec![puts(b"a"), puts(b"b"), deletes(b"c", b"d")], vec![]), Ok(()));
+    }
+
+    #[test]
+    fn depth_conditions_and_empty_keys_are_refused() {
+        let mut deep = nested(vec![], vec![]);
+        for _ in 2..NESTING_MAX {
+            deep = nested(vec![deep], vec![]);
+        }
+        assert_eq!(check(vec![deep.clone()], vec![]), Ok(()), "transactions lie {NESTING_MAX} deep");
+        assert_eq!(check(vec![nested(vec![deep], vec![])], vec![]), Err(TransactionError::TooDeep.into()));
+        let conditional = Operation::Put(Put { condition: Some(Condition::Absent), ..Put::new(b"a", b"") });
+        assert_eq!(check(vec![], vec![conditional]), Err(TransactionError::Condition.into()));
+        assert_eq!(check(vec![puts(b"")], vec![]), Err(InvalidCommand::EmptyKey));
+    }
+
+    #[test]
+    fn what_a_transaction_touches_is_known_before_it_is_applied() {
+        let single = KeyRange { start: b"k", end: Some(b"k\0") };
+        let read = |range, revision| Operation::Range(RangeRead { revision, ..RangeRead::all_of(range) });
+        let with = |success| Transaction { success, ..Transaction::default() };
+        let inner = with(vec![nested(vec![read(single, None), puts(b"p")], vec![])]);
+        assert!(inner.is_write() && inner.puts() && !inner.touches_ranges() && !inner.reads_history());
+        let mut keys = Vec::new();
+        inner.single_keys(&mut |key| keys.push(key));
+        assert_eq!((keys, inner.operations()), (vec![&b"k"[..], b"p"], 3));
+        let wide = with(vec![nested(vec![], vec![deletes(b"a", b"c")])]);
+        assert!(wide.is_write() && !wide.puts() && wide.touches_ranges());
+        let old = with(vec![read(single, Some(3))]);
+        assert!(!old.is_write() && !old.touches_ranges() && old.reads_history());
+    }
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Transactions: compares, and operations of which one list or the other is carried out.
 //!
-//! As etcd has it: all compares must hold for the first list, otherwise it is the second. An operation sees what those before it did. Whatever
-//! is changed is changed at one revision, and numbered within it in the order in which it was done.
+//! As etcd has it: all compares must hold for the first list, otherwise it is the second. An operation sees what those before it did; a compare
+//! looks at the state before the whole transaction, in a transaction within it too. Whatever is changed is changed at one revision, and numbered
+//! within it in the order in which it was done.
 //!
 //! One key must not be written twice on a way through the transaction, because then two values would have one revision. [`Transaction::check`]
 //! refuses it before the log, and the state machine once more.
@@ -227,6 +228,16 @@ impl<'a> Transaction<'a> {
                 Operation::Range(read) => is_wide(&read.range),
                 Operation::Transaction(transaction) => transaction.touches_ranges(),
             })
+    }
+
+    /// Whether it reads at a revision that it names, whichever way it goes.
+    #[must_use]
+    pub fn reads_history(&self) -> bool {
+        self.success.iter().chain(&self.failure).any(|operation| match operation {
+            Operation::Put(_) | Operation::DeleteRange { .. } => false,
+            Operation::Range(read) => read.revision.is_some(),
+            Operation::Transaction(transaction) => transaction.reads_history(),
+        })
     }
 
     /// Calls `visit` with every key that it names as a single one.

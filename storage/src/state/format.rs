@@ -20,7 +20,7 @@
 pub const STATE_FORMAT_OLDEST: u32 = 2;
 
 /// The newest format that this program knows.
-pub const STATE_FORMAT: u32 = 3;
+pub const STATE_FORMAT: u32 = 4;
 
 /// The format from which on batches carry a time.
 pub const FORMAT_WITH_TIME: u32 = 3;

@@ -82,6 +82,9 @@ pub enum LayoutError {
     /// The text is not UTF-8.
     #[error("the text is not UTF-8")]
     Text,
+    /// An answer kept for a session is not laid out as answers are.
+    #[error("the answer is not laid out as answers are")]
+    Answer,
     /// A membership that cannot be read.
     #[error(transparent)]
     Membership(#[from] raft::MembershipError),

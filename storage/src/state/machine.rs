@@ -13,17 +13,21 @@
 //! The membership is part of the state: what a committed membership entry carries is kept as it came, so that snapshots bring it along
 //! and a node that starts knows who it works with before it has heard anybody.
 //!
-//! Absent so far: sessions, leases (the number is stored and means nothing yet), compaction of history.
+//! Leases and sessions are kept in memory as well as in rows (`lease.rs`, `session.rs`), and read from the rows when a state is opened, a received
+//! snapshot like any other. They end by commands in the log, never by themselves: [`next_expiry_ms`](StateMachine::next_expiry_ms) tells
+//! whoever leads when it is time for one.
 
 use super::apply::{Clockwork, DecodedRun, Run};
 use super::engine::{Batch, Cursor, Engine, EngineError, Snapshot, Table};
 use super::error::{CorruptRow, StateError};
 use super::format::{STATE_FORMAT, STATE_FORMAT_OLDEST};
 use super::layout::LayoutError;
+use super::lease::Leases;
 use super::meta::{self, Progress};
 use super::outcome::Applied;
 use super::reader::StateReader;
 use super::rocks::{RocksEngine, RocksStatistics};
+use super::session::Sessions;
 use bytes::Bytes;
 use raft::{Entry, LogPosition, Membership};
 use std::path::Path;
@@ -46,6 +50,8 @@ pub struct StateMachine<E: Engine = RocksEngine> {
     membership: Membership,
     progress: Progress,
     clockwork: Clockwork,
+    leases: Leases,
+    sessions: Sessions,
     /// The newest format that this node is to know.
     format_max: u32,
     failed: bool,
@@ -62,12 +68,18 @@ impl<E: Engine> StateMachine<E> {
             Loaded::State(machine) => Ok(*machine),
             Loaded::Nothing(engine) => {
                 set_up(&engine, bootstrap)?;
-                let (cluster, membership) = (bootstrap.cluster.clone(), bootstrap.membership.clone());
-                let progress = Progress::EMPTY;
-                let reader = StateReader::new(engine, progress.revision, 0);
-                let clockwork = Clockwork { format: STATE_FORMAT_OLDEST, time_ms: 0 };
-                let format_max = STATE_FORMAT;
-                Ok(StateMachine { reader, cluster, membership, progress, clockwork, format_max, failed: false })
+                let clockwork = Clockwork { format: STATE_FORMAT_OLDEST, time_ms: 0, compacted: 0 };
+                Ok(StateMachine {
+                    reader: StateReader::new(engine, Progress::EMPTY.revision, clockwork),
+                    cluster: bootstrap.cluster.clone(),
+                    membership: bootstrap.membership.clone(),
+                    progress: Progress::EMPTY,
+                    clockwork,
+                    leases: Leases::new(),
+                    sessions: Sessions::new(),
+                    format_max: STATE_FORMAT,
+                    failed: false,
+                })
             }
         }
     }
@@ -114,6 +126,13 @@ impl<E: Engine> StateMachine<E> {
     #[must_use]
     pub fn time_ms(&self) -> u64 {
         self.clockwork.time_ms
+    }
+
+    /// The earliest moment, in milliseconds of the cluster's time, at which a lease or a session is due: time for
+    /// [`Command::Expire`](crate::command::Command::Expire). `None`: there is neither.
+    #[must_use]
+    pub fn next_expiry_ms(&self) -> Option<u64> {
+        self.leases.next_end_ms().into_iter().chain(self.sessions.next_end_ms()).min()
     }
 
     /// The newest format that this node is to know.
@@ -164,7 +183,7 @@ impl<E: Engine> StateMachine<E> {
         }
         let outcomes_before = outcomes.len();
         match self.apply_run(entries, outcomes) {
-            Ok((progress, clockwork, membership)) => {
+            Ok((progress, membership)) => {
                 assert!(
                     progress.revision >= self.progress.revision,
                     "revision went back from {} to {}",
@@ -172,11 +191,11 @@ impl<E: Engine> StateMachine<E> {
                     progress.revision
                 );
                 self.progress = progress;
-                self.clockwork = clockwork;
                 if let Some(membership) = membership {
                     self.membership = membership;
                 }
                 self.reader.publish(progress.revision);
+                self.reader.publish_time(self.clockwork.time_ms);
                 Ok(())
             }
             Err(error) => {
@@ -199,15 +218,18 @@ impl<E: Engine> StateMachine<E> {
     }
 
     fn apply_run(
-        &self,
+        &mut self,
         entries: &[Entry],
         outcomes: &mut Vec<Applied>,
-    ) -> Result<(Progress, Clockwork, Option<Membership>), StateError> {
-        let decoded = DecodedRun::decode(entries, self.format_max)?;
-        let mut run = Run::start(self.reader.engine(), self.progress, self.clockwork, &decoded)?;
+    ) -> Result<(Progress, Option<Membership>), StateError> {
+        let StateMachine { reader, progress, clockwork, leases, sessions, format_max, .. } = self;
+        let decoded = DecodedRun::decode(entries, *format_max)?;
+        let mut run = Run::start(reader.engine(), *progress, *clockwork, leases, sessions, &decoded)?;
         run.apply(&decoded, |position, results| outcomes.push(Applied { index: position.index, results }))?;
-        let (progress, clockwork) = run.finish()?;
-        Ok((progress, clockwork, decoded.membership().cloned()))
+        *clockwork = run.clockwork();
+        // Before the row can become durable, and with it what is dead be dropped: no reader must take a hole for what there was.
+        reader.publish_compacted(clockwork.compacted);
+        Ok((run.finish()?, decoded.membership().cloned()))
     }
 
     fn assert_entries_follow(&self, entries: &[Entry]) {
@@ -234,18 +256,26 @@ impl<E: Engine> StateMachine<E> {
             return Err(StateError::UnknownFormat { found: format, known: STATE_FORMAT });
         }
         let time_ms = engine.load(Table::Meta, meta::TIME)?.map_or(Ok(0), |row| meta::decode_time(&row))?;
-        let clockwork = Clockwork { format, time_ms };
+        let compacted = meta::decode_u64(meta::COMPACTED, &row(&engine, meta::COMPACTED)?)?;
+        let clockwork = Clockwork { format, time_ms, compacted };
         let progress = Progress::decode(&row(&engine, meta::PROGRESS)?)?;
         let membership = match engine.load(Table::Meta, meta::MEMBERSHIP)? {
             Some(applied) => meta::decode_membership(meta::MEMBERSHIP, &applied)?,
             None => meta::decode_membership(meta::BOOTSTRAP, &row(&engine, meta::BOOTSTRAP)?)?,
         };
         let cluster = meta::decode_cluster(&row(&engine, meta::CLUSTER)?)?;
-        let compacted = meta::decode_compacted(&row(&engine, meta::COMPACTED)?)?;
-        let reader = StateReader::new(engine, progress.revision, compacted);
-        let format_max = STATE_FORMAT;
-        let machine = StateMachine { reader, cluster, membership, progress, clockwork, format_max, failed: false };
-        Ok(Loaded::State(Box::new(machine)))
+        let (leases, sessions) = (Leases::load(&engine)?, Sessions::load(&engine)?);
+        Ok(Loaded::State(Box::new(StateMachine {
+            reader: StateReader::new(engine, progress.revision, clockwork),
+            cluster,
+            membership,
+            progress,
+            clockwork,
+            leases,
+            sessions,
+            format_max: STATE_FORMAT,
+            failed: false,
+        })))
     }
 }
 

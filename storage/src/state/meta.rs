@@ -9,6 +9,8 @@
 //! | `membership` | the newest membership applied, as its log entry carries it; missing before the first one |
 //! | `progress` | applied index (8), its term (8), revision (8), state hash (16) |
 //! | `compacted` | the oldest revision that can be read (8) |
+//! | `lease…` | leases: see `lease.rs` |
+//! | `session…` | sessions: see `session.rs` |
 //!
 //! `progress` is one row so that position, revision and hash cannot disagree; it is written in the same batch as the data it
 //! speaks of.
@@ -87,18 +89,38 @@ pub(crate) fn decode_cluster(row: &[u8]) -> Result<String, CorruptRow> {
     String::from_utf8(row.to_vec()).map_err(|_| CorruptRow::new(Table::Meta, CLUSTER, LayoutError::Text))
 }
 
-pub(crate) fn decode_compacted(row: &[u8]) -> Result<u64, CorruptRow> {
-    take_u64(&mut &*row).map_err(|cause| CorruptRow::new(Table::Meta, COMPACTED, cause))
+pub(crate) fn decode_u64(key: &[u8], row: &[u8]) -> Result<u64, CorruptRow> {
+    take_u64(&mut &*row).map_err(|cause| CorruptRow::new(Table::Meta, key, cause))
 }
 
-fn take_u64(rest: &mut &[u8]) -> Result<u64, LayoutError> {
+/// The key of a row of which there is one for each number.
+pub(crate) fn numbered(prefix: &[u8], number: u64) -> Vec<u8> {
+    [prefix, &number.to_be_bytes()].concat()
+}
+
+/// The number at the end of such a key.
+pub(crate) fn number_after(prefix: &[u8], row_key: &[u8]) -> Result<u64, LayoutError> {
+    let short = LayoutError::Short { bytes: row_key.len() };
+    let number = row_key.strip_prefix(prefix).ok_or(short)?;
+    Ok(u64::from_be_bytes(number.try_into().map_err(|_| short)?))
+}
+
+/// The first key after all that begin with `prefix`, of which not every byte is `ff`.
+pub(crate) fn after(prefix: &[u8]) -> Vec<u8> {
+    let last = prefix.iter().rposition(|byte| *byte != u8::MAX).expect("the names of rows are text");
+    let mut after = prefix[..=last].to_vec();
+    after[last] += 1;
+    after
+}
+
+pub(crate) fn take_u64(rest: &mut &[u8]) -> Result<u64, LayoutError> {
     let short = LayoutError::Short { bytes: rest.len() };
     let (number, after) = rest.split_first_chunk::<8>().ok_or(short)?;
     *rest = after;
     Ok(u64::from_be_bytes(*number))
 }
 
-fn take_u32(rest: &mut &[u8]) -> Result<u32, LayoutError> {
+pub(crate) fn take_u32(rest: &mut &[u8]) -> Result<u32, LayoutError> {
     let short = LayoutError::Short { bytes: rest.len() };
     let (number, after) = rest.split_first_chunk::<4>().ok_or(short)?;
     *rest = after;

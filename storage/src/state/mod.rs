@@ -9,6 +9,7 @@
 //! | `engine` | what the state machine needs of an ordered key-value engine; `rocks` and `memory` provide it |
 //! | `layout`, `meta` | the bytes of keys and values |
 //! | `machine`, `apply` | what committed entries do |
+//! | `lease`, `session`, `answer` | leases, sessions, and the answers that sessions keep |
 //! | `reader`, `walk`, `scan` | reading at any revision, while entries are applied |
 //! | `store` | the directory: which database is the current one, and switching to another |
 //!
@@ -20,15 +21,17 @@
 //! - All rows of an entry and the position of that entry become visible, and durable, together.
 //! - `current` alone answers reads of the newest revision, so they cost the same however long a key's history is.
 //!
-//! Compaction, absent so far, will need nothing but a revision C: rows of `history` superseded at or before C, and rows of
-//! `changes` at or before C, are dead. `docs/decisions/0003-mvcc-layout.md` gives the reasons, `docs/formats.md` the bytes.
+//! Compaction is nothing but a revision C: rows of `history` superseded at or before C, and rows of `changes` before C, are dead from
+//! then on. `docs/decisions/0003-mvcc-layout.md` gives the reasons, `docs/formats.md` the bytes.
 
+mod answer;
 mod apply;
 mod durable;
 mod engine;
 mod error;
 mod format;
 mod layout;
+mod lease;
 mod machine;
 mod memory;
 mod meta;
@@ -36,6 +39,7 @@ mod outcome;
 mod reader;
 mod rocks;
 mod scan;
+mod session;
 mod store;
 mod walk;
 
@@ -44,6 +48,7 @@ pub use engine::{Batch, Cursor, Engine, EngineError, Snapshot, Table};
 pub use error::{CorruptRow, ReadError, StateError};
 pub use format::{FORMAT_WITH_TIME, FORMAT_WITH_TRANSACTIONS, STATE_FORMAT, STATE_FORMAT_OLDEST};
 pub use layout::{KeyValue, LayoutError};
+pub use lease::LeaseStatus;
 pub use machine::{Bootstrap, StateMachine};
 pub use memory::{MemoryBatch, MemoryCursor, MemoryEngine, MemorySnapshot};
 pub use outcome::{Applied, CommandOutcome, OperationOutcome, RangeOutcome, TransactionOutcome};

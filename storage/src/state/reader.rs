@@ -4,12 +4,17 @@
 //! only if the key has changed since; in this order no snapshot is needed, because a value that leaves `current` between the
 //! two lookups is in `history` from the same moment on. Ranges are read through a snapshot and so never see half a revision.
 //!
+//! History that is compacted away may be dropped while it is read. So whoever has read at a revision looks once more whether it can be read, and
+//! what was read counts only then: the word that it cannot is out before anything of it may go.
+//!
 //! A reader belongs to one database. When a node switches to a snapshot, its state machine is replaced and so must its readers
 //! be; an old reader goes on seeing the old state, whose files stay until the last reader is dropped.
 
+use super::apply::Clockwork;
 use super::engine::{Cursor, Engine, EngineError, Snapshot, Table};
 use super::error::{CorruptRow, ReadError, StateError};
 use super::layout::{KeyValue, LayoutError, RecordHeader};
+use super::lease::{self, LeaseStatus};
 use super::meta::{self, Progress};
 use super::rocks::{RocksEngine, RocksOptions, RocksStatistics};
 use super::scan::{Scan, ScanOptions};
@@ -36,6 +41,8 @@ struct Shared<E> {
     revision: AtomicU64,
     /// The oldest one.
     compacted: AtomicU64,
+    /// The cluster's time in milliseconds since 1970.
+    time_ms: AtomicU64,
 }
 
 impl<E: Engine> Clone for StateReader<E> {
@@ -45,9 +52,9 @@ impl<E: Engine> Clone for StateReader<E> {
 }
 
 impl<E: Engine> StateReader<E> {
-    pub(crate) fn new(engine: E, revision: u64, compacted: u64) -> StateReader<E> {
-        let (revision, compacted) = (AtomicU64::new(revision), AtomicU64::new(compacted));
-        StateReader { shared: Arc::new(Shared { engine, revision, compacted }) }
+    pub(crate) fn new(engine: E, revision: u64, clockwork: Clockwork) -> StateReader<E> {
+        let (compacted, time_ms) = (AtomicU64::new(clockwork.compacted), AtomicU64::new(clockwork.time_ms));
+        StateReader { shared: Arc::new(Shared { engine, revision: AtomicU64::new(revision), compacted, time_ms }) }
     }
 
     /// Everything up to `revision` is written. Called by whoever wrote it, and by whoever has read something of it: between the
@@ -56,6 +63,15 @@ impl<E: Engine> StateReader<E> {
         if revision > self.revision() {
             self.shared.revision.fetch_max(revision, Ordering::AcqRel);
         }
+    }
+
+    /// What is before `revision` is not to be read any more. Called before it is written.
+    pub(crate) fn publish_compacted(&self, revision: u64) {
+        self.shared.compacted.fetch_max(revision, Ordering::AcqRel);
+    }
+
+    pub(crate) fn publish_time(&self, time_ms: u64) {
+        self.shared.time_ms.fetch_max(time_ms, Ordering::AcqRel);
     }
 
     /// The engine underneath.
@@ -76,6 +92,55 @@ impl<E: Engine> StateReader<E> {
         self.shared.compacted.load(Ordering::Acquire)
     }
 
+    /// The cluster's time in milliseconds since 1970: the greatest that any batch applied carried. Zero before the first.
+    #[must_use]
+    pub fn time_ms(&self) -> u64 {
+        self.shared.time_ms.load(Ordering::Acquire)
+    }
+
+    /// A lease, if there is one of that number.
+    pub fn lease(&self, id: u64) -> Result<Option<LeaseStatus>, ReadError> {
+        let row_key = lease::lease_row(id);
+        let row = self.engine().load(Table::Meta, &row_key)?;
+        Ok(row.map(|row| lease::decode_status(&row_key, &row)).transpose()?)
+    }
+
+    /// Leases by number, from the first after `after` on, `limit` at most.
+    pub fn leases(&self, after: u64, limit: usize) -> Result<Vec<LeaseStatus>, ReadError> {
+        let Some(first) = after.checked_add(1) else { return Ok(Vec::new()) };
+        let end = meta::after(lease::LEASE_PREFIX);
+        self.meta_rows(&lease::lease_row(first), &end, limit, lease::decode_status)
+    }
+
+    /// Keys that live by a lease, in order, from the first after `after` on, `limit` at most. None, if there is no such lease.
+    pub fn lease_keys(&self, id: u64, after: Option<&[u8]>, limit: usize) -> Result<Vec<Bytes>, ReadError> {
+        let prefix = lease::key_rows(id);
+        let first = after.map_or_else(|| prefix.clone(), |after| [&prefix[..], after, &[0]].concat());
+        let key = |row_key: &[u8], _: &[u8]| Ok(Bytes::copy_from_slice(&row_key[prefix.len()..]));
+        self.meta_rows(&first, &meta::after(&prefix), limit, key)
+    }
+
+    fn meta_rows<T>(
+        &self,
+        first: &[u8],
+        end: &[u8],
+        limit: usize,
+        decode: impl Fn(&[u8], &[u8]) -> Result<T, CorruptRow>,
+    ) -> Result<Vec<T>, ReadError> {
+        let snapshot = self.engine().snapshot();
+        let mut cursor = snapshot.cursor(Table::Meta, first, Some(end));
+        let mut found = Vec::new();
+        cursor.seek_first();
+        while found.len() < limit
+            && let Some((row_key, row)) = cursor.item()
+        {
+            found.push(decode(row_key, row)?);
+            cursor.next();
+        }
+        cursor.check()?;
+        Ok(found)
+    }
+
     /// What a key holds, or held at a revision.
     pub fn get(&self, key: &[u8], revision: Option<u64>) -> Result<Option<KeyValue>, ReadError> {
         if let Some(requested) = revision {
@@ -91,10 +156,9 @@ impl<E: Engine> StateReader<E> {
             }
         }
         let Some(revision) = revision else { return Ok(None) };
-        match walk::superseded_value(&self.engine().snapshot(), key, revision)? {
-            Some(record) => Ok(Some(key_value(key, &record)?)),
-            None => Ok(None),
-        }
+        let record = walk::superseded_value(&self.engine().snapshot(), key, revision)?;
+        self.check_not_compacted(revision)?;
+        Ok(record.map(|record| key_value(key, &record)).transpose()?)
     }
 
     /// Goes through a range of keys, all at one revision. The first part is read at once, so a revision that cannot be read is
@@ -128,18 +192,22 @@ impl<E: Engine> StateReader<E> {
         self.check_revision(revision, latest)?;
         let at = if revision == latest { At::Latest } else { At::Revision(revision) };
         walk::walk(&snapshot, range, reverse, at, visit)?;
+        if let At::Revision(revision) = at {
+            self.check_not_compacted(revision)?;
+        }
         Ok(revision)
     }
 
     fn check_revision(&self, requested: u64, current: u64) -> Result<(), ReadError> {
-        let compacted = self.compacted_revision();
         if requested > current {
             return Err(ReadError::Future { requested, current });
         }
-        if requested < compacted {
-            return Err(ReadError::Compacted { requested, compacted });
-        }
-        Ok(())
+        self.check_not_compacted(requested)
+    }
+
+    fn check_not_compacted(&self, requested: u64) -> Result<(), ReadError> {
+        let compacted = self.compacted_revision();
+        if requested < compacted { Err(ReadError::Compacted { requested, compacted }) } else { Ok(()) }
     }
 
     /// The last entry whose effects are durable: what the log has to keep starts after it.

@@ -3,10 +3,14 @@
 #![allow(dead_code, reason = "every test binary uses its own part of this")]
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
+pub(crate) mod model;
+
 use bytes::Bytes;
 use raft::{Entry, EntryKind, LogIndex, Membership, NodeId, Term};
-use raftkv_storage::command::{BatchEncoder, Command, Condition, KeyRange, LeaseBinding, Put, RangeLimits};
-use raftkv_storage::state::{Applied, Bootstrap, Engine, RocksEngine, RocksOptions, StateMachine};
+use raftkv_storage::command::{
+    BatchEncoder, Command, Condition, EncodedCommand, KeyRange, LeaseBinding, Put, RangeLimits, SessionCall,
+};
+use raftkv_storage::state::{Applied, Bootstrap, CommandOutcome, Engine, RocksEngine, RocksOptions, StateMachine};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -77,6 +81,50 @@ pub(crate) fn entries_from(first: u64, batches: &[Vec<Owned>]) -> Vec<Entry> {
         Entry { term: Term(1 + index / 7), index: LogIndex(index), kind, payload }
     };
     (first..).zip(batches).map(&mut entry).collect()
+}
+
+/// A command that comes in no session.
+pub(crate) fn plain(command: Command<'_>) -> EncodedCommand {
+    EncodedCommand::new(&command, None)
+}
+
+pub(crate) fn in_session(session: u64, sequence: u64, oldest: u64, command: Command<'_>) -> EncodedCommand {
+    EncodedCommand::new(&command, Some(SessionCall { session, sequence, oldest }))
+}
+
+/// An entry with a batch that carries the cluster's time, if there is one.
+pub(crate) fn batch_entry(index: u64, time_ms: Option<u64>, commands: &[EncodedCommand]) -> Entry {
+    let mut encoder = BatchEncoder::new();
+    commands.iter().for_each(|command| encoder.append_encoded(command));
+    let payload = match time_ms {
+        _ if commands.is_empty() => Bytes::new(),
+        Some(time_ms) => encoder.take_at(time_ms),
+        None => encoder.take(),
+    };
+    let kind = if commands.is_empty() { EntryKind::Noop } else { EntryKind::Command };
+    Entry { term: Term(1 + index / 7), index: LogIndex(index), kind, payload }
+}
+
+/// Applies commands as one batch at a time of the cluster, and returns what became of each.
+pub(crate) fn apply_at<E: Engine>(
+    machine: &mut StateMachine<E>,
+    time_ms: u64,
+    commands: &[EncodedCommand],
+) -> Vec<CommandOutcome> {
+    let entry = batch_entry(machine.applied().index.0 + 1, Some(time_ms), commands);
+    apply_in_runs(machine, &[entry], &[1]).remove(0).results
+}
+
+/// Applies one command that comes in no session.
+pub(crate) fn one_at<E: Engine>(machine: &mut StateMachine<E>, time_ms: u64, command: Command<'_>) -> CommandOutcome {
+    apply_at(machine, time_ms, &[plain(command)]).remove(0)
+}
+
+/// The range of one key.
+pub(crate) fn only<'a>(key_and_zero: &'a [u8]) -> KeyRange<'a> {
+    let (zero, key) = key_and_zero.split_last().unwrap();
+    assert_eq!(*zero, 0, "written with a zero at its end");
+    KeyRange { start: key, end: Some(key_and_zero) }
 }
 
 pub(crate) fn bootstrap() -> Bootstrap {
