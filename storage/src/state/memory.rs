@@ -8,6 +8,7 @@
 //! costs a full copy. Fine for simulated states of a few thousand keys, wrong for anything larger.
 
 use super::engine::{Batch, Cursor, Engine, EngineError, Snapshot, Table};
+use super::reclaim::is_dead;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -25,6 +26,8 @@ pub struct MemoryEngine {
 struct Images {
     written: Arc<Image>,
     durable: Arc<Image>,
+    /// Rows that only revisions before this one need are dropped.
+    let_go_before: u64,
 }
 
 impl MemoryEngine {
@@ -44,8 +47,9 @@ impl MemoryEngine {
     /// An independent engine with what is written here now, all of it durable: what a checkpoint is to RocksDB.
     #[must_use]
     pub fn fork(&self) -> MemoryEngine {
-        let written = Arc::clone(&self.lock().written);
-        MemoryEngine { images: Arc::new(Mutex::new(Images { durable: Arc::clone(&written), written })) }
+        let images = self.lock();
+        let forked = Images { durable: Arc::clone(&images.written), ..images.clone() };
+        MemoryEngine { images: Arc::new(Mutex::new(forked)) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Images> {
@@ -90,6 +94,32 @@ impl Engine for MemoryEngine {
         let mut images = self.lock();
         images.durable = Arc::clone(&images.written);
         Ok(())
+    }
+
+    fn let_go(&self, revision: u64) {
+        let mut images = self.lock();
+        if revision <= images.let_go_before {
+            return;
+        }
+        images.let_go_before = revision;
+        let is_shared = Arc::ptr_eq(&images.written, &images.durable);
+        drop_dead_rows(&mut images.written, revision);
+        if is_shared {
+            images.durable = Arc::clone(&images.written);
+        } else {
+            drop_dead_rows(&mut images.durable, revision);
+        }
+    }
+
+    fn let_go_before(&self) -> u64 {
+        self.lock().let_go_before
+    }
+}
+
+fn drop_dead_rows(image: &mut Arc<Image>, compacted: u64) {
+    let image = Arc::make_mut(image);
+    for table in [Table::History, Table::Changes] {
+        image[table as usize].retain(|key, _| !is_dead(table, key, compacted));
     }
 }
 

@@ -10,6 +10,7 @@
 //! | `layout`, `meta` | the bytes of keys and values |
 //! | `machine`, `apply` | what committed entries do |
 //! | `reader`, `walk`, `scan` | reading at any revision, while entries are applied |
+//! | `reclaim` | what compaction has made dead, and giving its space back |
 //! | `store` | the directory: which database is the current one, and switching to another |
 //!
 //! Invariants:
@@ -20,8 +21,10 @@
 //! - All rows of an entry and the position of that entry become visible, and durable, together.
 //! - `current` alone answers reads of the newest revision, so they cost the same however long a key's history is.
 //!
-//! Compaction, absent so far, will need nothing but a revision C: rows of `history` superseded at or before C, and rows of
-//! `changes` at or before C, are dead. `docs/decisions/0003-mvcc-layout.md` gives the reasons, `docs/formats.md` the bytes.
+//! - Compaction is a revision C: rows of `history` superseded at or before C, and rows of `changes` before C, are dead, each by its own key. They are
+//!   dropped in the background, at each node's own pace, and only once C is durable.
+//!
+//! `docs/decisions/0003-mvcc-layout.md` gives the reasons, `docs/formats.md` the bytes.
 
 mod apply;
 mod durable;
@@ -34,6 +37,7 @@ mod memory;
 mod meta;
 mod outcome;
 mod reader;
+mod reclaim;
 mod rocks;
 mod scan;
 mod store;
@@ -48,6 +52,7 @@ pub use machine::{Bootstrap, StateMachine};
 pub use memory::{MemoryBatch, MemoryCursor, MemoryEngine, MemorySnapshot};
 pub use outcome::{Applied, CommandOutcome, OperationOutcome, RangeOutcome, TransactionOutcome};
 pub use reader::StateReader;
+pub use reclaim::{Reclaimed, Reclaimer};
 pub use rocks::{RocksBatch, RocksCursor, RocksEngine, RocksOptions, RocksSnapshot, RocksStatistics};
 pub use scan::{Scan, ScanOptions};
 pub use store::{IncomingState, StateStore, StoreError};

@@ -4,6 +4,9 @@
 //! only if the key has changed since; in this order no snapshot is needed, because a value that leaves `current` between the
 //! two lookups is in `history` from the same moment on. Ranges are read through a snapshot and so never see half a revision.
 //!
+//! **Compaction** takes away what revisions before `compacted` need, from under snapshots too. So whoever reads at a revision looks at
+//! `compacted` before, to save the work, and after, to know that nothing was missing: a row is dropped only after everybody could see that it is dead.
+//!
 //! A reader belongs to one database. When a node switches to a snapshot, its state machine is replaced and so must its readers
 //! be; an old reader goes on seeing the old state, whose files stay until the last reader is dropped.
 
@@ -11,6 +14,7 @@ use super::engine::{Cursor, Engine, EngineError, Snapshot, Table};
 use super::error::{CorruptRow, ReadError, StateError};
 use super::layout::{KeyValue, LayoutError, RecordHeader};
 use super::meta::{self, Progress};
+use super::reclaim::is_dead;
 use super::rocks::{RocksEngine, RocksOptions, RocksStatistics};
 use super::scan::{Scan, ScanOptions};
 use super::walk::{self, At, Visit};
@@ -58,6 +62,11 @@ impl<E: Engine> StateReader<E> {
         }
     }
 
+    /// Nothing before `compacted` is to be read any more. Called before the first row that only such reads need is dropped.
+    pub(crate) fn publish_compacted(&self, compacted: u64) {
+        self.shared.compacted.fetch_max(compacted, Ordering::AcqRel);
+    }
+
     /// The engine underneath.
     #[must_use]
     pub fn engine(&self) -> &E {
@@ -91,7 +100,9 @@ impl<E: Engine> StateReader<E> {
             }
         }
         let Some(revision) = revision else { return Ok(None) };
-        match walk::superseded_value(&self.engine().snapshot(), key, revision)? {
+        let found = walk::superseded_value(&self.engine().snapshot(), key, revision)?;
+        self.check_kept(revision)?;
+        match found {
             Some(record) => Ok(Some(key_value(key, &record)?)),
             None => Ok(None),
         }
@@ -128,14 +139,22 @@ impl<E: Engine> StateReader<E> {
         self.check_revision(revision, latest)?;
         let at = if revision == latest { At::Latest } else { At::Revision(revision) };
         walk::walk(&snapshot, range, reverse, at, visit)?;
+        if at != At::Latest {
+            self.check_kept(revision)?;
+        }
         Ok(revision)
     }
 
     fn check_revision(&self, requested: u64, current: u64) -> Result<(), ReadError> {
-        let compacted = self.compacted_revision();
         if requested > current {
             return Err(ReadError::Future { requested, current });
         }
+        self.check_kept(requested)
+    }
+
+    /// Whether everything that a read at `requested` needs is there; asked after reading, whether it was.
+    fn check_kept(&self, requested: u64) -> Result<(), ReadError> {
+        let compacted = self.compacted_revision();
         if requested < compacted {
             return Err(ReadError::Compacted { requested, compacted });
         }
@@ -147,39 +166,57 @@ impl<E: Engine> StateReader<E> {
         Ok(progress(self.engine().load_durable(Table::Meta, meta::PROGRESS)?.as_ref())?.applied)
     }
 
-    /// Makes everything applied so far durable; with `wait` false, only starts to, and [`flushed`](StateReader::flushed) tells
-    /// when it is done. Never blocks applying, but may itself wait while the engine is short of room: not for the thread that
-    /// applies.
-    pub fn flush(&self, wait: bool) -> Result<(), EngineError> {
-        self.engine().flush(wait)
+    /// The oldest revision that can be read, as it would be found if the process died now.
+    pub(crate) fn durably_compacted(&self) -> Result<u64, StateError> {
+        let row = self.engine().load_durable(Table::Meta, meta::COMPACTED)?;
+        Ok(row.map_or(Ok(0), |row| meta::decode_compacted(&row))?)
     }
 
-    /// A hash over every row of every table, but for the membership that a state was set up with, in which nodes may differ. Reads all of
-    /// the state.
+    /// Makes everything applied so far durable; with `wait` false, only starts to, and [`flushed`](StateReader::flushed) tells
+    /// when it is done. Never blocks applying, but may itself wait while the engine is short of room: not for the thread that
+    /// applies. What is durably compacted afterwards may be dropped.
+    pub fn flush(&self, wait: bool) -> Result<(), StateError> {
+        self.engine().flush(wait)?;
+        self.release().map(|_| ())
+    }
+
+    /// A hash over every row of every table, but for the membership that a state was set up with, in which nodes may differ, and for rows that
+    /// compaction has made dead, which each node drops when it likes. Reads all of the state.
     ///
-    /// Equal on all nodes at the same applied index, until history is compacted in the background at each node's own pace.
-    pub fn content_hash(&self) -> Result<[u8; 16], EngineError> {
-        let snapshot = self.engine().snapshot();
-        let mut hasher = Xxh3::new();
-        for table in Table::ALL {
-            let mut cursor = snapshot.cursor(table, b"", None);
-            cursor.seek_first();
-            while let Some((key, value)) = cursor.item() {
-                if table == Table::Meta && key == meta::BOOTSTRAP {
-                    cursor.next();
-                    continue;
-                }
+    /// Equal on all nodes at the same applied index.
+    pub fn content_hash(&self) -> Result<[u8; 16], StateError> {
+        loop {
+            let snapshot = self.engine().snapshot();
+            let compacted = snapshot.load(Table::Meta, meta::COMPACTED)?;
+            let compacted = compacted.map_or(Ok(0), |row| meta::decode_compacted(&row))?;
+            let hash = hash_living_rows(&snapshot, compacted)?;
+            // Otherwise rows that this snapshot should have may have been dropped meanwhile.
+            if self.engine().let_go_before() <= compacted {
+                return Ok(hash);
+            }
+        }
+    }
+}
+
+fn hash_living_rows<S: Snapshot>(snapshot: &S, compacted: u64) -> Result<[u8; 16], EngineError> {
+    let mut hasher = Xxh3::new();
+    for table in Table::ALL {
+        let mut cursor = snapshot.cursor(table, b"", None);
+        cursor.seek_first();
+        while let Some((key, value)) = cursor.item() {
+            let is_own = table == Table::Meta && key == meta::BOOTSTRAP;
+            if !is_own && !is_dead(table, key, compacted) {
                 hasher.update(&[table as u8]);
                 hasher.update(&(key.len() as u64).to_be_bytes());
                 hasher.update(&(value.len() as u64).to_be_bytes());
                 hasher.update(key);
                 hasher.update(value);
-                cursor.next();
             }
-            cursor.check()?;
+            cursor.next();
         }
-        Ok(hasher.digest128().to_be_bytes())
+        cursor.check()?;
     }
+    Ok(hasher.digest128().to_be_bytes())
 }
 
 impl StateReader<RocksEngine> {
