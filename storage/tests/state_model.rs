@@ -205,6 +205,7 @@ fn check_scan<E: Engine>(reader: &StateReader<E>, model: &Model, read: &Read) {
         limit: read.limit,
         keys_only: read.keys_only,
         revision,
+        ..ScanOptions::default()
     };
     let mut scan = reader.scan(options).unwrap();
     let found: Vec<KeyValue> = scan.by_ref().map(Result::unwrap).collect();

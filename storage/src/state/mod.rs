@@ -10,6 +10,7 @@
 //! | `layout`, `meta` | the bytes of keys and values |
 //! | `machine`, `apply` | what committed entries do |
 //! | `reader`, `walk`, `scan` | reading at any revision, while entries are applied |
+//! | `range` | what is read of a range: filters, order, limit, count |
 //! | `reclaim` | what compaction has made dead, and giving its space back |
 //! | `store` | the directory: which database is the current one, and switching to another |
 //!
@@ -36,6 +37,7 @@ mod machine;
 mod memory;
 mod meta;
 mod outcome;
+mod range;
 mod reader;
 mod reclaim;
 mod rocks;
@@ -51,6 +53,7 @@ pub use layout::{KeyValue, LayoutError};
 pub use machine::{Bootstrap, StateMachine};
 pub use memory::{MemoryBatch, MemoryCursor, MemoryEngine, MemorySnapshot};
 pub use outcome::{Applied, CommandOutcome, OperationOutcome, RangeOutcome, TransactionOutcome};
+pub use range::{Offered, RangeSelection, RevisionFilter, SelectionTooLarge};
 pub use reader::StateReader;
 pub use reclaim::{Reclaimed, Reclaimer};
 pub use rocks::{RocksBatch, RocksCursor, RocksEngine, RocksOptions, RocksSnapshot, RocksStatistics};

@@ -14,11 +14,13 @@ use super::engine::{Cursor, Engine, EngineError, Snapshot, Table};
 use super::error::{CorruptRow, ReadError, StateError};
 use super::layout::{KeyValue, LayoutError, RecordHeader};
 use super::meta::{self, Progress};
+use super::outcome::RangeOutcome;
+use super::range::{Offered, RangeSelection, RevisionFilter};
 use super::reclaim::is_dead;
 use super::rocks::{RocksEngine, RocksOptions, RocksStatistics};
 use super::scan::{Scan, ScanOptions};
 use super::walk::{self, At, Visit};
-use crate::command::KeyRange;
+use crate::command::{KeyRange, RangeRead, SortBy};
 use bytes::Bytes;
 use raft::LogPosition;
 use std::ops::ControlFlow;
@@ -112,6 +114,37 @@ impl<E: Engine> StateReader<E> {
     /// an error here.
     pub fn scan(&self, options: ScanOptions) -> Result<Scan<E>, ReadError> {
         Scan::start(self.clone(), options)
+    }
+
+    /// Reads a range in any order, all at one revision, and says at which. With `count_all` all of the range is gone through and counted. Everything
+    /// that is given out is held in memory: for large ranges in key order there is [`scan`](StateReader::scan).
+    ///
+    /// # Errors
+    /// When the revision cannot be read, or more than `bytes_max` bytes would have to be held.
+    pub fn range(
+        &self,
+        read: &RangeRead<'_>,
+        count_all: bool,
+        bytes_max: u64,
+    ) -> Result<(u64, RangeOutcome), ReadError> {
+        let scan = self.scan(ScanOptions {
+            start: Bytes::copy_from_slice(read.range.start),
+            end: read.range.end.map(Bytes::copy_from_slice),
+            reverse: read.sort_by == SortBy::Key && read.descending,
+            limit: None,
+            keys_only: read.count_only || (read.keys_only && read.sort_by != SortBy::Value),
+            revision: read.revision,
+            // What is filtered counts all the same.
+            filter: if count_all || read.count_only { RevisionFilter::default() } else { RevisionFilter::from(read) },
+        })?;
+        let revision = scan.revision();
+        let mut selection = RangeSelection::new(read, Offered::InOrder, count_all, bytes_max);
+        for pair in scan {
+            if selection.offer(&pair?)?.is_break() {
+                break;
+            }
+        }
+        Ok((revision, selection.finish()))
     }
 
     /// How many keys a range holds, or held at a revision. Goes through all of them.
