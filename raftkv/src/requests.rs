@@ -277,6 +277,9 @@ pub fn write_refused(refusal: WriteRefusal, members: &BTreeMap<NodeId, wire::Mem
     match refusal {
         WriteRefusal::NotLeader { leader } => not_leader(leader, members),
         WriteRefusal::Overloaded | WriteRefusal::Stopping => error(ErrorCode::Unavailable, refusal.to_string()),
+        WriteRefusal::NoSpace { bytes_max, .. } => {
+            Box::new(wire::Error { limit: bytes_max, ..*error(ErrorCode::NoSpace, refusal.to_string()) })
+        }
         WriteRefusal::OutcomeUnknown => error(ErrorCode::OutcomeUnknown, refusal.to_string()),
     }
 }
