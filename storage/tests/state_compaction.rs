@@ -12,7 +12,9 @@ use raftkv_storage::state::{
     Batch, Cursor, Engine, MemoryEngine, ReadError, Reclaimed, Reclaimer, RocksEngine, ScanOptions, Snapshot,
     StateMachine, StateReader, Table,
 };
-use state_support::{apply_in_runs, copy_directory, entries, open, put, rocks, small_options};
+use state_support::{
+    NO_LIMITS, apply, apply_in_runs, copy_directory, delete_range, entries, open, put, rocks, small_options,
+};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -172,6 +174,31 @@ fn a_scan_under_way_ends_when_its_revision_is_compacted() {
     reader.flush(true).unwrap();
     let outcome: Result<Vec<_>, _> = scan.collect();
     assert_eq!(outcome, Err(ReadError::Compacted { requested: 1900, compacted: 2000 }));
+}
+
+#[test]
+fn what_was_deleted_gives_its_space_back_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("db");
+    let mut machine = rocks(&path);
+    let value = |number: u64| (0..40).flat_map(|part| value_of(number * 64 + part)).collect::<Vec<u8>>();
+    let keys: u64 = 2000;
+    for number in 0..keys {
+        apply(&mut machine, &[vec![put(&number.to_be_bytes(), &value(number))]]);
+    }
+    machine.flush(true).unwrap();
+    let reader = machine.reader();
+    let mut reclaimer = Reclaimer::new(Instant::now());
+    let full = directory_bytes(&path);
+    apply(&mut machine, &[vec![delete_range(b"", None, NO_LIMITS)]]);
+    machine.flush(true).unwrap();
+    reclaim_all(&reader, &mut reclaimer);
+    assert!(directory_bytes(&path) >= full, "it stays readable");
+    compact(&reader, machine.revision());
+    machine.flush(true).unwrap();
+    reclaim_all(&reader, &mut reclaimer);
+    let left = directory_bytes(&path);
+    assert!(left * 20 < full, "{full} bytes before, {left} after");
 }
 
 const REVISIONS: u64 = 1_000_000;

@@ -43,8 +43,10 @@ const FLUSH_INTERVAL: Duration = Duration::from_secs(5);
 const PASS_INTERVAL_MAX: Duration = Duration::from_secs(3600);
 /// Files of level 0 from which on RocksDB has enough to do. It starts to merge them at 4, and slows writers down at 24.
 const LEVEL0_FILES_BUSY: u64 = 10;
-/// The share of deletes among the rows of `current`, as a divisor, from which on they are brought to the bottom.
-const DELETED_SHARE: u64 = 8;
+/// The share of deletes among the rows of `current`, as a divisor, from which on they are brought to the bottom, where the deleted rows are.
+const DELETED_SHARE: u64 = 64;
+/// In a table of up to this size, any delete is.
+const DELETES_CHEAP_BYTES: u64 = 1 << 30;
 
 /// Whether a row is needed by nobody who reads at `compacted` or later.
 pub(crate) fn is_dead(table: Table, key: &[u8], compacted: u64) -> bool {
@@ -215,13 +217,14 @@ impl Reclaimer {
     /// Decides what is to be done, once there is nothing left from before. Says whether there is anything.
     fn plan(&mut self, reader: &StateReader<RocksEngine>, now: Instant) -> Result<bool, StateError> {
         let engine = reader.engine();
+        let mut compacted = reader.release()?;
         let rested = self.flushed_at.is_none_or(|at| now.saturating_duration_since(at) >= FLUSH_INTERVAL);
-        if reader.compacted_revision() > engine.let_go_before() && rested {
+        if reader.compacted_revision() > compacted && rested {
             self.flushed_at = Some(now);
-            // It may only be dropped for good once it is known for good that it is dead.
+            // A row may only be dropped for good once it is known for good that it is dead.
             reader.flush(true)?;
+            compacted = reader.release()?;
         }
-        let compacted = reader.release()?;
         if compacted > self.changes_given_back {
             self.changes_given_back = compacted;
             self.steps.push_back(Step::Changes);
@@ -234,7 +237,8 @@ impl Reclaimer {
             self.pass = Pass { compacted, began_at: now, leaves_some: false };
             self.push_spans(Table::History, engine.spans(Table::History, STEP_BYTES)?);
             let current = engine.files(Table::Current)?;
-            if current.deletes > current.rows / DELETED_SHARE {
+            let is_cheap = current.deletes > 0 && current.bytes <= DELETES_CHEAP_BYTES;
+            if is_cheap || current.deletes > current.rows / DELETED_SHARE {
                 self.push_spans(Table::Current, engine.spans(Table::Current, STEP_BYTES)?);
             }
         }

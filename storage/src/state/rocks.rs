@@ -238,12 +238,16 @@ impl RocksEngine {
         dropped.map_err(|source| self.error("drop files", source))
     }
 
-    /// Merges what there is in a span, down to the lowest level, beside RocksDB's own merging. Blocks until it is done. A failure stops RocksDB's
+    /// Merges what there is in a span down to the lowest level, and what lies there anew if it may have dead rows, beside RocksDB's own merging. Blocks until it is done. A failure stops RocksDB's
     /// background work, and the next write says so.
     pub(super) fn rewrite(&self, table: Table, span: &KeySpan) {
         let mut options = CompactOptions::default();
         options.set_exclusive_manual_compaction(false);
-        options.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
+        // Where nothing is filtered, what lies at the bottom alone stays as it is.
+        options.set_bottommost_level_compaction(match table {
+            Table::History | Table::Changes => BottommostLevelCompaction::ForceOptimized,
+            Table::Meta | Table::Current => BottommostLevelCompaction::IfHaveCompactionFilter,
+        });
         let KeySpan { first, last } = span;
         self.db.compact_range_cf_opt(self.family(table), first.as_deref(), last.as_deref(), &options);
     }
