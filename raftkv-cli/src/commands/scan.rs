@@ -129,6 +129,9 @@ pub(crate) async fn run(arguments: ScanArguments, globals: &Globals) -> Result<(
     Ok(())
 }
 
+/// An option of a scan that is a revision.
+type WithRevision = fn(Scan, u64) -> Scan;
+
 fn request(arguments: &ScanArguments) -> Result<Scan, Failure> {
     let bytes = |argument: &Option<OsString>| argument.clone().map(bytes_of);
     let range = match bytes(&arguments.prefix) {
@@ -144,7 +147,7 @@ fn request(arguments: &ScanArguments) -> Result<Scan, Failure> {
         Sort::Value => SortBy::Value,
     };
     let mut scan = Scan::new(range).limit(arguments.limit.unwrap_or(0)).level(level).sort_by(sort_by);
-    let with: [(Option<u64>, fn(Scan, u64) -> Scan); 6] = [
+    let with: [(Option<u64>, WithRevision); 6] = [
         (arguments.min_mod_rev, Scan::min_mod_revision),
         (arguments.max_mod_rev, Scan::max_mod_revision),
         (arguments.min_create_rev, Scan::min_create_revision),
