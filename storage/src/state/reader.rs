@@ -4,8 +4,8 @@
 //! only if the key has changed since; in this order no snapshot is needed, because a value that leaves `current` between the
 //! two lookups is in `history` from the same moment on. Ranges are read through a snapshot and so never see half a revision.
 //!
-//! **Compaction** takes away what revisions before `compacted` need, from under snapshots too. So whoever reads at a revision looks at
-//! `compacted` before, to save the work, and after, to know that nothing was missing: a row is dropped only after everybody could see that it is dead.
+//! History that is compacted away may be dropped while it is read. So whoever has read at a revision looks once more whether it can be read, and
+//! what was read counts only then: the word that it cannot is out before anything of it may go.
 //!
 //! A reader belongs to one database. When a node switches to a snapshot, its state machine is replaced and so must its readers
 //! be; an old reader goes on seeing the old state, whose files stay until the last reader is dropped.
@@ -64,9 +64,9 @@ impl<E: Engine> StateReader<E> {
         }
     }
 
-    /// Nothing before `compacted` is to be read any more. Called before the first row that only such reads need is dropped.
-    pub(crate) fn publish_compacted(&self, compacted: u64) {
-        self.shared.compacted.fetch_max(compacted, Ordering::AcqRel);
+    /// What is before `revision` is not to be read any more. Called before it is written.
+    pub(crate) fn publish_compacted(&self, revision: u64) {
+        self.shared.compacted.fetch_max(revision, Ordering::AcqRel);
     }
 
     /// The engine underneath.
@@ -102,12 +102,9 @@ impl<E: Engine> StateReader<E> {
             }
         }
         let Some(revision) = revision else { return Ok(None) };
-        let found = walk::superseded_value(&self.engine().snapshot(), key, revision)?;
-        self.check_kept(revision)?;
-        match found {
-            Some(record) => Ok(Some(key_value(key, &record)?)),
-            None => Ok(None),
-        }
+        let record = walk::superseded_value(&self.engine().snapshot(), key, revision)?;
+        self.check_not_compacted(revision)?;
+        Ok(record.map(|record| key_value(key, &record)).transpose()?)
     }
 
     /// Goes through a range of keys, all at one revision. The first part is read at once, so a revision that cannot be read is
@@ -172,8 +169,8 @@ impl<E: Engine> StateReader<E> {
         self.check_revision(revision, latest)?;
         let at = if revision == latest { At::Latest } else { At::Revision(revision) };
         walk::walk(&snapshot, range, reverse, at, visit)?;
-        if at != At::Latest {
-            self.check_kept(revision)?;
+        if let At::Revision(revision) = at {
+            self.check_not_compacted(revision)?;
         }
         Ok(revision)
     }
@@ -182,16 +179,12 @@ impl<E: Engine> StateReader<E> {
         if requested > current {
             return Err(ReadError::Future { requested, current });
         }
-        self.check_kept(requested)
+        self.check_not_compacted(requested)
     }
 
-    /// Whether everything that a read at `requested` needs is there; asked after reading, whether it was.
-    fn check_kept(&self, requested: u64) -> Result<(), ReadError> {
+    fn check_not_compacted(&self, requested: u64) -> Result<(), ReadError> {
         let compacted = self.compacted_revision();
-        if requested < compacted {
-            return Err(ReadError::Compacted { requested, compacted });
-        }
-        Ok(())
+        if requested < compacted { Err(ReadError::Compacted { requested, compacted }) } else { Ok(()) }
     }
 
     /// The last entry whose effects are durable: what the log has to keep starts after it.
