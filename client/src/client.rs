@@ -171,6 +171,27 @@ impl Client {
         Ok(DeleteOutcome { revision, index, deleted: reply.deleted, previous })
     }
 
+    /// Lets go of everything that only revisions before `revision` need, and returns the oldest revision that can be read afterwards. Its space comes back in
+    /// the background, at each node's own pace. A second one with the same revision does no harm.
+    ///
+    /// ```no_run
+    /// # async fn example(client: raftkv_client::Client) -> Result<(), raftkv_client::Error> {
+    /// let now = client.put(("color", "green")).await?.revision;
+    /// let oldest = client.compact(now).await?;
+    /// assert!(oldest >= now);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::CompactedRevision`] when more than that was let go of before, [`Error::FutureRevision`] when there is no such revision yet.
+    pub async fn compact(&self, revision: u64) -> Result<u64, Error> {
+        let request = Request::Compact(wire::CompactRequest { revision });
+        let (address, response) = self.call(Purpose::Write, request).await?;
+        let Response::Compact(reply) = response else { return Err(nonsense(Purpose::Write, &address)) };
+        Ok(reply.compacted)
+    }
+
     /// Begins to read a range. Pairs come as they are asked for, so a range of any size takes little memory here.
     ///
     /// ```no_run

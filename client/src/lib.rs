@@ -64,7 +64,7 @@ pub use directory::ENDPOINTS_MAX;
 pub use error::{Error, Part};
 pub use member::{MemberChange, MemberEdit, NewMember, NodeConfig, Quorum};
 pub use node_directory::{CertificateAuthority, NodeDirectoryError, check_absent};
-pub use request::{Condition, Delete, Get, Level, Put, Range, Scan};
+pub use request::{Condition, Delete, Get, Level, Put, Range, Scan, SortBy};
 pub use scan::{ScanStream, ScanSummary};
 pub use status::{Member, MemberStatus, Status};
 pub use transport::{CALLS_MAX, CredentialPaths, Credentials, CredentialsError};

@@ -162,7 +162,13 @@ fn node_error(purpose: Purpose, endpoint: &str, error: wire::Error) -> Verdict {
         },
         Ok(ErrorCode::TooLarge) => Verdict::Fail(match keys_limit {
             Some(keys_max) => Error::RangeTooLarge { endpoint: endpoint_owned, keys_max, bytes_max: limit },
-            None => Error::TooLarge { endpoint: endpoint_owned, part: Part::Request, bytes: None, limit },
+            None => match purpose {
+                Purpose::Write => Error::TooLarge { endpoint: endpoint_owned, part: Part::Request, bytes: None, limit },
+                // Of a read it is the answer that is too large, and the node says what to ask instead.
+                Purpose::Read | Purpose::LeaseRead | Purpose::StaleRead => {
+                    Error::Invalid { endpoint: endpoint_owned, cause }
+                }
+            },
         }),
         Ok(
             ErrorCode::Invalid

@@ -133,12 +133,13 @@ pub struct Get {
     key: Bytes,
     revision: Option<u64>,
     level: Level,
+    revision_min: Option<u64>,
 }
 
 impl Get {
     /// Read `key` as it is.
     pub fn new(key: impl Into<Bytes>) -> Get {
-        Get { key: key.into(), revision: None, level: Level::Linearizable }
+        Get { key: key.into(), revision: None, level: Level::Linearizable, revision_min: None }
     }
 
     /// Read it as it was at this revision.
@@ -155,13 +156,22 @@ impl Get {
         self
     }
 
+    /// Of a stale read: only from a node whose state is at this revision or later; one that is not there yet is tried again, and others are asked. What
+    /// a write returned as its revision is seen by such a read, without asking a leader.
+    #[must_use]
+    pub fn at_least_revision(mut self, revision: u64) -> Get {
+        self.revision_min = Some(revision);
+        self
+    }
+
     pub(crate) fn read_level(&self) -> Level {
         self.level
     }
 
     pub(crate) fn into_wire(self) -> Request {
         let (level, age_ms_max) = self.level.wire();
-        Request::Get(wire::GetRequest { key: self.key, revision: self.revision, level, age_ms_max, revision_min: None })
+        let Get { key, revision, revision_min, .. } = self;
+        Request::Get(wire::GetRequest { key, revision, level, age_ms_max, revision_min })
     }
 }
 
@@ -274,11 +284,41 @@ impl Delete {
     }
 }
 
+/// What pairs are sorted by. Pairs that are equal in it come in key order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SortBy {
+    /// The key: streamed, however many there are.
+    #[default]
+    Key,
+    /// The version.
+    Version,
+    /// The revision at which it was created.
+    CreateRevision,
+    /// The revision at which it was last written.
+    ModRevision,
+    /// The value, as bytes.
+    Value,
+}
+
+impl From<SortBy> for wire::SortBy {
+    fn from(sort_by: SortBy) -> wire::SortBy {
+        match sort_by {
+            SortBy::Key => wire::SortBy::Key,
+            SortBy::Version => wire::SortBy::Version,
+            SortBy::CreateRevision => wire::SortBy::CreateRevision,
+            SortBy::ModRevision => wire::SortBy::ModRevision,
+            SortBy::Value => wire::SortBy::Value,
+        }
+    }
+}
+
 /// Read a range, in order, all at one revision.
 ///
 /// ```
-/// use raftkv_client::{Range, Scan};
-/// let newest = Scan::new(Range::prefix("log/")).reverse().limit(10);
+/// use raftkv_client::{Range, Scan, SortBy};
+/// let last_keys = Scan::new(Range::prefix("log/")).reverse().limit(10);
+/// let changed_last = Scan::new(Range::all()).sort_by(SortBy::ModRevision).reverse().limit(10);
+/// let since = Scan::new(Range::all()).min_mod_revision(1200).count_total();
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scan {
@@ -290,14 +330,35 @@ pub struct Scan {
     pub(crate) count_only: bool,
     pub(crate) revision: Option<u64>,
     pub(crate) level: Level,
+    pub(crate) sort_by: SortBy,
+    pub(crate) mod_revision_min: Option<u64>,
+    pub(crate) mod_revision_max: Option<u64>,
+    pub(crate) create_revision_min: Option<u64>,
+    pub(crate) create_revision_max: Option<u64>,
+    pub(crate) count_total: bool,
+    pub(crate) revision_min: Option<u64>,
 }
 
 impl Scan {
     /// Read everything in `range`.
     #[must_use]
     pub fn new(range: Range) -> Scan {
-        let level = Level::Linearizable;
-        Scan { range, limit: 0, reverse: false, keys_only: false, count_only: false, revision: None, level }
+        Scan {
+            range,
+            limit: 0,
+            reverse: false,
+            keys_only: false,
+            count_only: false,
+            revision: None,
+            level: Level::Linearizable,
+            sort_by: SortBy::Key,
+            mod_revision_min: None,
+            mod_revision_max: None,
+            create_revision_min: None,
+            create_revision_max: None,
+            count_total: false,
+            revision_min: None,
+        }
     }
 
     /// At most so many pairs; 0 means no limit.
@@ -307,7 +368,58 @@ impl Scan {
         self
     }
 
-    /// From the last key to the first.
+    /// In this order. The node sorts any other than by key in memory: without a limit it refuses what does not fit in 64 MiB, with one it
+    /// keeps no more than so many pairs.
+    #[must_use]
+    pub fn sort_by(mut self, sort_by: SortBy) -> Scan {
+        self.sort_by = sort_by;
+        self
+    }
+
+    /// Only keys that were last written at this revision or later.
+    #[must_use]
+    pub fn min_mod_revision(mut self, revision: u64) -> Scan {
+        self.mod_revision_min = Some(revision);
+        self
+    }
+
+    /// Only keys that were last written at this revision or earlier.
+    #[must_use]
+    pub fn max_mod_revision(mut self, revision: u64) -> Scan {
+        self.mod_revision_max = Some(revision);
+        self
+    }
+
+    /// Only keys that were created at this revision or later.
+    #[must_use]
+    pub fn min_create_revision(mut self, revision: u64) -> Scan {
+        self.create_revision_min = Some(revision);
+        self
+    }
+
+    /// Only keys that were created at this revision or earlier.
+    #[must_use]
+    pub fn max_create_revision(mut self, revision: u64) -> Scan {
+        self.create_revision_max = Some(revision);
+        self
+    }
+
+    /// Say in the end how many keys the range holds, whatever limit and revisions leave out: [`ScanSummary::total`](crate::ScanSummary). The node goes through
+    /// all of them for that.
+    #[must_use]
+    pub fn count_total(mut self) -> Scan {
+        self.count_total = true;
+        self
+    }
+
+    /// Of a stale read: only from a node whose state is at this revision or later.
+    #[must_use]
+    pub fn at_least_revision(mut self, revision: u64) -> Scan {
+        self.revision_min = Some(revision);
+        self
+    }
+
+    /// From the last to the first, whatever they are sorted by.
     #[must_use]
     pub fn reverse(mut self) -> Scan {
         self.reverse = true;
@@ -321,7 +433,7 @@ impl Scan {
         self
     }
 
-    /// Only how many there are: no pairs come, and [`ScanSummary::count`](crate::ScanSummary) tells.
+    /// Only how many the range holds: no pairs come, and [`ScanSummary::count`](crate::ScanSummary) tells. Limit and revisions leave nothing out of it.
     #[must_use]
     pub fn count_only(mut self) -> Scan {
         self.count_only = true;
@@ -353,7 +465,14 @@ impl Scan {
             revision: self.revision,
             level,
             age_ms_max,
-            ..wire::ScanRequest::default()
+            revision_min: self.revision_min,
+            sort_by: wire::SortBy::from(self.sort_by).into(),
+            descending: false,
+            mod_revision_min: self.mod_revision_min,
+            mod_revision_max: self.mod_revision_max,
+            create_revision_min: self.create_revision_min,
+            create_revision_max: self.create_revision_max,
+            count_total: self.count_total,
         }
     }
 }

@@ -1,12 +1,13 @@
 //! A range, read as a stream.
 //!
 //! All of a scan is at one revision. If its node fails half-way, the scan goes on at another one, at the same revision, after the last key
-//! that came; the caller sees no seam.
+//! that came; the caller sees no seam. In an order other than by key there is no such place to go on from: then it begins anew, and leaves out as many
+//! pairs as had come, which are the same, because the order is the same at one revision.
 
 use crate::client::{Client, Done, OpenScan, Work, nonsense, read_purpose, scan_failure};
 use crate::error::Error;
 use crate::policy::{Failure, Verdict, judge};
-use crate::request::{Scan, successor};
+use crate::request::{Scan, SortBy, successor};
 use crate::value::{KeyValue, header};
 use bytes::Bytes;
 use transport::proto::client as wire;
@@ -23,6 +24,8 @@ pub struct ScanSummary {
     pub count: u64,
     /// Whether the limit left some out.
     pub more: bool,
+    /// If [`Scan::count_total`] asked for it: pairs in the range, whatever was left out.
+    pub total: Option<u64>,
 }
 
 /// The pairs of a scan, as they come.
@@ -36,6 +39,10 @@ pub struct ScanStream {
     received: u64,
     last_key: Option<Bytes>,
     resumptions: u32,
+    /// Pairs that come a second time.
+    repeated: u64,
+    /// It went on in what was left of the range, so the node's total is not the range's.
+    narrowed: bool,
     summary: Option<ScanSummary>,
 }
 
@@ -52,6 +59,8 @@ impl ScanStream {
             received: 0,
             last_key: None,
             resumptions: 0,
+            repeated: 0,
+            narrowed: false,
             summary: None,
         };
         stream.take_first();
@@ -67,10 +76,11 @@ impl ScanStream {
             if let Some(kv) = self.ready.pop() {
                 return Ok(Some(kv));
             }
-            if self.summary.is_some() {
-                return Ok(None);
+            match &self.summary {
+                Some(summary) if self.scan.count_total && summary.total.is_none() => self.count_total().await?,
+                Some(_) => return Ok(None),
+                None => self.receive().await?,
             }
-            self.receive().await?;
         }
     }
 
@@ -110,7 +120,22 @@ impl ScanStream {
         let rest = rest_of(&self.scan, self.revision, self.received, self.last_key.as_ref());
         let Some(rest) = rest else { return Err(error) };
         self.open = begin(&self.client, &rest).await?;
+        if self.scan.sort_by == SortBy::Key {
+            self.narrowed = true;
+        } else {
+            self.repeated = self.received;
+        }
         self.take_first();
+        Ok(())
+    }
+
+    /// Asks for the total of the whole range, where the end of the scan did not tell it.
+    async fn count_total(&mut self) -> Result<(), Error> {
+        let whole = Scan::new(self.scan.range.clone()).count_only().at_revision(self.revision).level(self.scan.level);
+        let counted = begin(&self.client, &whole).await?;
+        if let Some(summary) = &mut self.summary {
+            summary.total = Some(counted.first.count);
+        }
         Ok(())
     }
 
@@ -119,7 +144,10 @@ impl ScanStream {
         self.take(first);
     }
 
-    fn take(&mut self, reply: wire::ScanReply) {
+    fn take(&mut self, mut reply: wire::ScanReply) {
+        let repeated = usize::try_from(self.repeated).unwrap_or(usize::MAX).min(reply.kvs.len());
+        self.repeated -= repeated as u64;
+        reply.kvs.drain(..repeated);
         if !reply.kvs.is_empty() {
             self.resumptions = 0;
         }
@@ -128,7 +156,8 @@ impl ScanStream {
         self.ready.extend(reply.kvs.into_iter().rev().map(KeyValue::from));
         if reply.last {
             let count = if self.scan.count_only { reply.count } else { self.received };
-            self.summary = Some(ScanSummary { revision: self.revision, count, more: reply.more });
+            let total = reply.total.filter(|_| !self.narrowed);
+            self.summary = Some(ScanSummary { revision: self.revision, count, more: reply.more, total });
         }
     }
 }
@@ -142,10 +171,13 @@ async fn begin(client: &Client, scan: &Scan) -> Result<OpenScan, Error> {
 }
 
 /// What is left of a scan after `received` pairs, the last of them `last_key`. None when the limit is reached: then only whether
-/// there is more is not known, and no scan tells that.
+/// there is more is not known, and no scan tells that. In another order than by key, all of it is left.
 fn rest_of(scan: &Scan, revision: u64, received: u64, last_key: Option<&Bytes>) -> Option<Scan> {
     let mut rest = scan.clone();
     rest.revision = Some(revision);
+    if scan.sort_by != SortBy::Key {
+        return Some(rest);
+    }
     if let Some(last_key) = last_key {
         if scan.reverse {
             rest.range.end = Some(last_key.clone());
@@ -183,6 +215,12 @@ mod tests {
     fn a_scan_that_broke_off_before_its_first_pair_starts_over() {
         let scan = Scan::new(Range::prefix("a"));
         assert_eq!(rest_of(&scan, 7, 0, None).unwrap(), scan.at_revision(7));
+    }
+
+    #[test]
+    fn a_sorted_scan_starts_over_and_leaves_out_what_had_come() {
+        let scan = Scan::new(Range::all()).sort_by(SortBy::Value).limit(10);
+        assert_eq!(rest_of(&scan, 7, 4, Some(&"k".into())).unwrap(), scan.at_revision(7));
     }
 
     #[test]

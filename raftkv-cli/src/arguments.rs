@@ -1,6 +1,7 @@
 //! The command line: what can be said, and its help.
 
-use crate::commands::{bench, del, export, get, import, leader, member, put, scan, status};
+use crate::commands::{bench, compact, del, export, get, import, leader, member, put, scan, status};
+use crate::failure::{Code, Failure};
 use crate::output::Format;
 use clap::{Args, Parser, Subcommand};
 use client::Level;
@@ -91,6 +92,7 @@ pub(crate) enum Command {
     /// Who leads: show it, hand it over
     #[command(subcommand)]
     Leader(leader::LeaderCommand),
+    Compact(compact::CompactArguments),
     Import(import::ImportArguments),
     Export(export::ExportArguments),
     /// Measure operations per second and latency
@@ -123,6 +125,18 @@ pub(crate) fn level(text: &str) -> Result<Level, String> {
         None if text == "stale" => Ok(Level::Stale { age_max: None }),
         Some(("stale", age)) => Ok(Level::Stale { age_max: Some(duration(age)?) }),
         None | Some(_) => Err("it is one of linearizable, lease, stale, stale=AGE (such as stale=2s)".to_owned()),
+    }
+}
+
+/// The level of a read that also says from which revision on a state will do: a stale one, unless another is named, which cannot be.
+pub(crate) fn level_at_least(level: Level, revision: Option<u64>) -> Result<Level, Failure> {
+    match (level, revision) {
+        (level, None) | (level @ Level::Stale { .. }, Some(_)) => Ok(level),
+        (Level::Linearizable, Some(_)) => Ok(Level::Stale { age_max: None }),
+        (Level::Lease, Some(_)) => {
+            let message = "--at-least-rev is for stale reads; one of level lease sees every acknowledged write anyway";
+            Err(Failure::new(Code::Usage, message).with_next("without --level, or without --at-least-rev"))
+        }
     }
 }
 
@@ -162,6 +176,16 @@ mod tests {
     }
 
     #[test]
+    fn a_least_revision_makes_a_read_stale() {
+        let stale = Level::Stale { age_max: None };
+        assert_eq!(level_at_least(Level::Linearizable, None).unwrap(), Level::Linearizable);
+        assert_eq!(level_at_least(Level::Linearizable, Some(3)).unwrap(), stale);
+        let aged = Level::Stale { age_max: Some(Duration::from_secs(1)) };
+        assert_eq!(level_at_least(aged, Some(3)).unwrap(), aged);
+        assert_eq!(level_at_least(Level::Lease, Some(3)).unwrap_err().code, Code::Usage);
+    }
+
+    #[test]
     fn global_flags_may_stand_before_and_after_the_command() {
         for line in [["--timeout", "2s", "get", "k"], ["get", "k", "--timeout", "2s"]] {
             assert_eq!(parse(&line).unwrap().globals.timeout, Duration::from_secs(2), "{line:?}");
@@ -184,6 +208,10 @@ mod tests {
             vec!["del", "--range", "a"],
             vec!["scan", "--prefix", "p", "--from", "a"],
             vec!["scan", "--keys-only", "--count"],
+            vec!["scan", "--sort", "colour"],
+            vec!["scan", "--count", "--total"],
+            vec!["compact"],
+            vec!["compact", "0"],
             vec!["put", "k", "v", "--if-absent", "--if-rev", "3"],
             vec!["bench", "put", "--clients", "0"],
             vec!["nonsense"],

@@ -46,6 +46,7 @@ async fn run(command: Command, globals: &Globals) -> Result<(), Failure> {
         Command::Status(arguments) => commands::status::run(&arguments, globals).await,
         Command::Leader(command) => commands::leader::run(command, globals).await,
         Command::Member(command) => commands::member::run(command, globals).await,
+        Command::Compact(arguments) => commands::compact::run(arguments, globals).await,
         Command::Import(arguments) => commands::import::run(arguments, globals).await,
         Command::Export(arguments) => commands::export::run(arguments, globals).await,
         Command::Bench(command) => commands::bench::run(command, globals).await,

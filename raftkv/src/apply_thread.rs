@@ -66,7 +66,7 @@ impl ApplyThread {
             }
         }
         if let Err(error) = self.state.machine().flush(true) {
-            self.failures.report(FatalError::State(error.into()));
+            self.failures.report(FatalError::State(error));
         }
     }
 

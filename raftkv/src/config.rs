@@ -1,9 +1,10 @@
 //! The configuration of a node: one TOML file, strict, with two kinds of settings kept apart.
 //!
 //! `[cluster]` must be the same on every node: nodes compare a digest of it when they connect and refuse each other if it
-//! differs. Everything else is the node's own. Relative paths are relative to the file. An unknown key is an error that
+//! differs, but for what only a leader goes by and is to be changed while the cluster runs. Everything else is the node's own. Relative paths are relative to the file. An unknown key is an error that
 //! suggests the known key it resembles.
 
+use crate::driver::SpaceLimits;
 use raft::{Membership, NodeId};
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -13,6 +14,9 @@ use storage::state::{STATE_FORMAT, STATE_FORMAT_OLDEST};
 
 /// Bytes proposed and not yet committed, unless two of the largest values need more.
 const UNCOMMITTED_BYTES_MAX: usize = 16 << 20;
+
+const COMPACT_AGE_MIN: Duration = Duration::from_secs(60);
+const COMPACT_AGE_MAX: Duration = Duration::from_secs(3660 * 24 * 3600);
 
 /// The name of the file inside a node's directory.
 pub const FILE_NAME: &str = "raftkv.toml";
@@ -59,6 +63,18 @@ pub struct ClusterConfig {
     /// any other. Default false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lease_reads: bool,
+    /// How large the state may grow, in MiB: on disk, with what waits in memory for the disk. Above it the leader refuses writes that add data; deletes
+    /// and compaction are taken. 16 to 16,777,216. None: no limit. Nodes do not compare it, so that it can be raised one node after the other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota_mib: Option<u64>,
+    /// How many of the last revisions stay readable: the leader lets go of older ones by itself. 1 to 10^15. None, and no `compact_age`: all of
+    /// them, until somebody compacts. Nodes do not compare it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compact_revisions: Option<u64>,
+    /// For how long what was readable stays so, such as `"90m"`, `"12h"` or `"7d"`: the leader lets go of what is older by itself. A minute to ten years. None, and no
+    /// `compact_revisions`: for ever. With both, what either keeps is kept. Nodes do not compare it.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "readable_duration")]
+    pub compact_age: Option<Duration>,
     /// This node joins a cluster that runs already: it starts without members and waits for the leader to reach it. Written by
     /// `raftkv-cli member add`; of no meaning once the node has joined. Default false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -66,6 +82,40 @@ pub struct ClusterConfig {
     /// The voters the cluster starts with, one to seven, with ids and names of their own. From the first change on, the members are part of
     /// the replicated state, and this list is read no more. On a node that joins: itself, and those it is told of.
     pub members: Vec<MemberConfig>,
+}
+
+impl ClusterConfig {
+    /// How much of the past is kept, and how large the state may grow.
+    #[must_use]
+    pub fn space_limits(&self) -> SpaceLimits {
+        SpaceLimits {
+            quota_bytes: self.quota_mib.map(|mib| mib << 20),
+            keep_revisions: self.compact_revisions,
+            keep_age: self.compact_age,
+        }
+    }
+}
+
+/// A time as people write it, in a TOML string.
+mod readable_duration {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+    use std::time::Duration;
+
+    #[expect(clippy::ref_option, reason = "serde hands out references")]
+    pub(super) fn serialize<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+        match duration {
+            Some(duration) => serializer.collect_str(&humantime::format_duration(*duration)),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let parsed = humantime::parse_duration(&text);
+        parsed
+            .map(Some)
+            .map_err(|cause| de::Error::custom(format!("`{text}` is no time such as 90m, 12h or 7d: {cause}")))
+    }
 }
 
 /// One member as the others know it.
@@ -330,6 +380,19 @@ impl Config {
         within("cluster.value_bytes_max", cluster.value_bytes_max, 1, 30 << 20)?;
         let format_max = u64::from(self.node.format_max);
         within("node.format_max", format_max, u64::from(STATE_FORMAT_OLDEST), u64::from(STATE_FORMAT))?;
+        if let Some(quota_mib) = cluster.quota_mib {
+            within("cluster.quota_mib", quota_mib, 16, 1 << 24)?;
+        }
+        if let Some(revisions) = cluster.compact_revisions {
+            within("cluster.compact_revisions", revisions, 1, 1_000_000_000_000_000)?;
+        }
+        if let Some(age) = cluster.compact_age
+            && !(COMPACT_AGE_MIN..=COMPACT_AGE_MAX).contains(&age)
+        {
+            let problem =
+                format!("{} is out of bounds; a minute to ten years is allowed", humantime::format_duration(age));
+            return Err(("cluster.compact_age", problem));
+        }
         within("cluster.election_timeout_ms", cluster.election_timeout_ms, 50, 60_000)?;
         within("cluster.heartbeat_interval_ms", cluster.heartbeat_interval_ms, 5, cluster.election_timeout_ms / 3)?;
         within("storage.log_segment_mib", self.storage.log_segment_mib, 1, 1024)?;
@@ -490,6 +553,31 @@ mod tests {
         let text = MINIMAL.replace("id = \"test\"", "id = \"test\"\nheartbeat_interval_ms = 500");
         let message = parse(&text).unwrap_err().to_string();
         assert!(message.contains("cluster.heartbeat_interval_ms") && message.contains("5 to 333"), "{message}");
+    }
+
+    #[test]
+    fn room_and_the_past_are_limited_as_people_write_it() {
+        let with = |lines: &str| MINIMAL.replace("id = \"test\"", &format!("id = \"test\"\n{lines}"));
+        assert_eq!(parse(MINIMAL).unwrap().cluster.space_limits(), SpaceLimits::default());
+        let config = parse(&with("quota_mib = 64\ncompact_revisions = 1000\ncompact_age = \"90m\"")).unwrap();
+        let limits = SpaceLimits {
+            quota_bytes: Some(64 << 20),
+            keep_revisions: Some(1000),
+            keep_age: Some(Duration::from_secs(5400)),
+        };
+        assert_eq!(config.cluster.space_limits(), limits);
+        let written = toml::to_string(&config).unwrap();
+        assert_eq!(parse(&written).unwrap(), config);
+        assert_eq!(config.cluster_digest(), parse(MINIMAL).unwrap().cluster_digest(), "one node after the other");
+        for (bad, part) in [
+            ("quota_mib = 1", "16 to 16777216"),
+            ("compact_revisions = 0", "1 to"),
+            ("compact_age = \"5s\"", "a minute to ten years"),
+            ("compact_age = \"soon\"", "such as 90m"),
+        ] {
+            let message = parse(&with(bad)).unwrap_err().to_string();
+            assert!(message.contains(part), "{message}");
+        }
     }
 
     #[test]

@@ -15,13 +15,16 @@
 //! - One apply job is under way at a time, and jobs are consecutive.
 //! - A read is served only once its read index is applied.
 
+mod compaction;
 mod format;
 mod freshness;
 mod input;
 mod jobs;
 mod membership;
+mod quota;
 mod waiting;
 
+pub use compaction::{SpaceLimits, SpaceSample};
 pub use input::{Input, WriteRequest};
 pub use jobs::{ApplyEntries, ApplyJob, EntryWaiters, PersistJob};
 pub use membership::{
@@ -31,6 +34,7 @@ pub use membership::{
 pub use waiting::{ReadRefusal, ReadWaiter, WriteOutcome, WriteRefusal, WriteWaiter};
 
 use crate::directory::MemberDirectory;
+use compaction::Space;
 use format::Formats;
 use freshness::FreshnessTracker;
 use membership::OperatorDesk;
@@ -99,6 +103,8 @@ pub struct DriverConfig {
     pub format_max: u32,
     /// What the members are called until the membership says so itself.
     pub founding: MemberDirectory,
+    /// How much of the past is kept, and how large the state may grow.
+    pub space: SpaceLimits,
 }
 
 /// What a node finds on its disk, beside what the core is told.
@@ -137,6 +143,7 @@ pub struct Driver<H> {
     freshness: FreshnessTracker,
     desk: OperatorDesk,
     formats: Formats,
+    space: Space,
     /// The membership in effect is not known to be committed.
     membership_open: bool,
 }
@@ -181,6 +188,7 @@ impl<H: Host> Driver<H> {
     pub fn new(node: Node, host: H, config: DriverConfig, restored: RestoredDisk, now: Instant) -> Driver<H> {
         let RestoredDisk { applied, log_bytes, format } = restored;
         let formats = Formats::new(config.format_max, format);
+        let space = Space::new(config.space);
         let mut driver = Driver {
             node,
             host,
@@ -205,6 +213,7 @@ impl<H: Host> Driver<H> {
             freshness: FreshnessTracker::default(),
             desk: OperatorDesk::default(),
             formats,
+            space,
             membership_open: false,
         };
         driver.follow_membership(true);
@@ -250,6 +259,7 @@ impl<H: Host> Driver<H> {
             Input::ChangeMembership(request) => self.on_change_request(now, request),
             Input::PeerFormat { peer, format_max } => self.formats.heard(peer, format_max),
             Input::FormatInEffect { format } => self.formats.in_effect = self.formats.in_effect.max(format),
+            Input::Space(sample) => self.on_space(now, sample),
             Input::Repaired => self.step(now, Event::Repaired),
             Input::Status(answer) => answer(self.status()),
         }
@@ -375,6 +385,13 @@ impl<H: Host> Driver<H> {
     }
 
     fn gather_write(&mut self, now: Instant, request: WriteRequest) {
+        if request.command.is_growth()
+            && let Some(full) = self.space.quota.full()
+            && self.node.status().role == Role::Leader
+        {
+            let quota::Full { bytes, bytes_max } = full;
+            return (request.waiter)(Err(WriteRefusal::NoSpace { bytes, bytes_max }));
+        }
         if !self.batch.is_empty() && self.batch.bytes_len() + request.command.bytes_len() > BATCH_BYTES_MAX {
             self.propose_batch(now);
         }

@@ -19,7 +19,6 @@ use raft::{
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use storage::state::StateError;
 use tokio::sync::watch;
 use transport::PeerTransport;
 
@@ -129,7 +128,7 @@ impl Host for ThreadHost {
         // RocksDB may make whoever asks wait when it is short of room: not the thread that applies.
         let flush: ReadWaiter = Box::new(move |_| {
             let reader = shared.reader();
-            match reader.flush(false).map_err(StateError::from).and_then(|()| reader.flushed()) {
+            match reader.flush(false).and_then(|()| reader.flushed()) {
                 Ok(position) => inbox.push(Input::Flushed { index: position.index }),
                 Err(error) => tracing::warn!(%error, "RocksDB does not flush"),
             }

@@ -43,6 +43,7 @@ mod server;
 mod service;
 mod shared_state;
 mod snapshots;
+mod space;
 mod state;
 pub mod status;
 

@@ -247,6 +247,9 @@ fn node_config(
             election_timeout_ms: settings.election_timeout_ms,
             heartbeat_interval_ms: settings.heartbeat_interval_ms,
             lease_reads: false,
+            quota_mib: None,
+            compact_revisions: None,
+            compact_age: None,
             members: members.to_vec(),
         },
         node: NodeConfig {

@@ -3,23 +3,20 @@
 //! The service of a real node and the simulator's both come through here, so that limits, conditions, refusals and replies are the
 //! same code.
 
+mod ranges;
+
+pub use ranges::{check_state, scan_replies};
+
 use crate::driver::{ReadRefusal, WriteOutcome, WriteRefusal};
 use bytes::Bytes;
 use raft::NodeId;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use storage::command::{Command, Condition, EncodedCommand, KeyRange, LeaseBinding, Put, RangeLimits};
-use storage::state::{CommandOutcome, Engine, KeyValue, ReadError, ScanOptions, StateReader};
+use storage::state::{CommandOutcome, Engine, KeyValue, ReadError, StateReader};
 use transport::Response;
 use transport::proto::client as wire;
 use wire::ErrorCode;
-
-/// Bytes of keys and values in one piece, about; a single larger pair makes a piece of its own.
-const PIECE_BYTES: usize = 64 << 10;
-/// Pairs in one piece.
-const PIECE_PAIRS_MAX: usize = 512;
-/// What a pair takes beside its key and value, about.
-const PAIR_OVERHEAD_BYTES: usize = 32;
 
 /// How much one delete may delete. It is held in memory while it is applied, and sent back whole if the client asks for what was there:
 /// a test compares it with the longest reply.
@@ -191,59 +188,6 @@ pub fn get_reply<E: Engine>(reader: &StateReader<E>, request: &wire::GetRequest)
     Ok(wire::GetReply { header, kv: found.map(key_value) })
 }
 
-/// The answers to a scan, piece by piece, once the state may be read. `send` takes each and says whether to go on.
-///
-/// # Errors
-/// When the revision cannot be read, or the engine fails; pieces may have been sent before.
-pub fn scan_replies<E: Engine>(
-    reader: &StateReader<E>,
-    range: &wire::KeyRange,
-    request: &wire::ScanRequest,
-    send: &mut dyn FnMut(wire::ScanReply) -> bool,
-) -> Result<(), ReadError> {
-    if request.count_only {
-        let revision = request.revision.unwrap_or_else(|| reader.revision());
-        let range = KeyRange { start: &range.start, end: range.end.as_deref() };
-        let count = reader.count(range, Some(revision))?;
-        let header = Some(wire::Header { revision, index: 0 });
-        // Whoever asked may have gone.
-        let _ = send(wire::ScanReply { header, kvs: Vec::new(), last: true, count, more: false, total: None });
-        return Ok(());
-    }
-    let limit = (request.limit > 0).then_some(request.limit);
-    let scan = reader.scan(ScanOptions {
-        start: range.start.clone(),
-        end: range.end.clone(),
-        reverse: request.reverse,
-        // One more than asked for tells whether there is more.
-        limit: limit.map(|limit| limit.saturating_add(1)),
-        keys_only: request.keys_only,
-        revision: request.revision,
-    })?;
-    let header = Some(wire::Header { revision: scan.revision(), index: 0 });
-    let mut piece = Vec::new();
-    let (mut bytes, mut count, mut more) = (0, 0, false);
-    for kv in scan {
-        let kv = kv?;
-        if limit.is_some_and(|limit| count == limit) {
-            more = true;
-            break;
-        }
-        count += 1;
-        bytes += kv.key.len() + kv.value.len() + PAIR_OVERHEAD_BYTES;
-        piece.push(key_value(kv));
-        if bytes >= PIECE_BYTES || piece.len() >= PIECE_PAIRS_MAX {
-            let kvs = std::mem::take(&mut piece);
-            bytes = 0;
-            if !send(wire::ScanReply { header, kvs, last: false, count: 0, more: false, total: None }) {
-                return Ok(());
-            }
-        }
-    }
-    let _ = send(wire::ScanReply { header, kvs: piece, last: true, count, more, total: None });
-    Ok(())
-}
-
 /// A key with its value, on the wire.
 #[must_use]
 pub fn key_value(kv: KeyValue) -> wire::KeyValue {
@@ -260,14 +204,15 @@ pub fn key_value(kv: KeyValue) -> wire::KeyValue {
 /// How a read that the state machine could not answer reads on the wire.
 #[must_use]
 pub fn read_failed(cause: &ReadError) -> Refused {
-    let code = match cause {
-        ReadError::Compacted { .. } => ErrorCode::Compacted,
-        ReadError::Future { .. } => ErrorCode::FutureRevision,
-        ReadError::Corrupt(_) => ErrorCode::Corrupt,
-        ReadError::Engine(engine) if engine.is_corruption() => ErrorCode::Corrupt,
-        ReadError::Engine(_) => ErrorCode::Internal,
+    let (code, compacted, limit) = match cause {
+        ReadError::Compacted { compacted, .. } => (ErrorCode::Compacted, Some(*compacted), 0),
+        ReadError::Future { .. } => (ErrorCode::FutureRevision, None, 0),
+        ReadError::TooLarge(too_large) => (ErrorCode::TooLarge, None, too_large.bytes_max),
+        ReadError::Corrupt(_) => (ErrorCode::Corrupt, None, 0),
+        ReadError::Engine(engine) if engine.is_corruption() => (ErrorCode::Corrupt, None, 0),
+        ReadError::Engine(_) => (ErrorCode::Internal, None, 0),
     };
-    error(code, cause.to_string())
+    Box::new(wire::Error { compacted, limit, ..*error(code, cause.to_string()) })
 }
 
 /// An error with nothing but a code and a message.
@@ -332,6 +277,9 @@ pub fn write_refused(refusal: WriteRefusal, members: &BTreeMap<NodeId, wire::Mem
     match refusal {
         WriteRefusal::NotLeader { leader } => not_leader(leader, members),
         WriteRefusal::Overloaded | WriteRefusal::Stopping => error(ErrorCode::Unavailable, refusal.to_string()),
+        WriteRefusal::NoSpace { bytes_max, .. } => {
+            Box::new(wire::Error { limit: bytes_max, ..*error(ErrorCode::NoSpace, refusal.to_string()) })
+        }
         WriteRefusal::OutcomeUnknown => error(ErrorCode::OutcomeUnknown, refusal.to_string()),
     }
 }

@@ -16,6 +16,8 @@
 //!                 └────────── serve ────────┘
 //! ```
 //!
+//! Beside them the space thread tells the driver how large the state is, and gives back what compaction has made dead.
+//!
 //! Each box that is a thread owns what it works on; they speak through channels. The driver never waits for any of them.
 
 use crate::amnesia::{DamageNote, Loss};
@@ -37,9 +39,11 @@ use crate::premises::{Recovered, open_data_directory};
 use crate::requests::SizeLimits;
 use crate::service::Service;
 use crate::snapshots::{LocalSnapshots, SnapshotFetcher};
+use crate::space;
 use crate::status::{NodeStatus, StatusReporter};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use raft::{Changed, Node, NodeId, Role};
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -71,6 +75,8 @@ pub struct Server {
     links: Arc<PeerLinks>,
     listener: ClientListener,
     http: Option<oneshot::Sender<()>>,
+    /// Ends the space thread when it is dropped.
+    space: Sender<Infallible>,
     reporter: Arc<StatusReporter>,
     members: Arc<Members>,
     /// Released last.
@@ -102,6 +108,7 @@ impl Server {
         let http = start_http(&config, parts.reporter.clone()).await?;
 
         let Recovered { directory, log, state, shared, store, restored, intent, repair, outgoing: _ } = recovered;
+        let to_reclaim = shared.clone();
         let (role, role_changes) = watch::channel(None);
         let (logs, log_jobs) = unbounded::<LogJob>();
         let (states, state_jobs) = unbounded::<StateJob>();
@@ -140,6 +147,7 @@ impl Server {
             election_timeout: config.raft().election_timeout,
             format_max: config.node.format_max,
             founding: MemberDirectory::founding(&config),
+            space: config.cluster.space_limits(),
         };
         let on_disk = RestoredDisk { applied, log_bytes: log.bytes(), format: state.format() };
         let driver = Driver::new(node, host, driver_config, on_disk, clock.now());
@@ -160,6 +168,9 @@ impl Server {
         spawn("apply", Box::new(move || apply.run(&state_jobs)))?;
         let (to_driver, reporter) = (inbox.clone(), failures.clone());
         spawn("log", Box::new(move || log_thread::run(log, &log_jobs, &to_driver, &reporter)))?;
+        let (to_driver, reporter) = (inbox.clone(), failures.clone());
+        let (space, space_stop) = unbounded();
+        spawn("space", Box::new(move || space::run(&to_reclaim, &space_stop, &to_driver, &reporter)))?;
         let (to_driver, reporter) = (inbox.clone(), failures.clone());
         spawn("loader", Box::new(move || run_loader(&reader, &load_jobs, &to_driver, &reporter)))?;
         for _ in 0..READ_THREADS {
@@ -184,6 +195,7 @@ impl Server {
             links,
             listener,
             http,
+            space,
             reporter: parts.reporter,
             members: parts.members,
             directory,
@@ -232,6 +244,7 @@ impl Server {
             let _ = http.send(());
         }
         self.inbox.stop();
+        drop(self.space);
         let threads = std::mem::take(&mut self.threads);
         let joined = tokio::task::spawn_blocking(move || {
             for thread in threads {

@@ -13,7 +13,7 @@ use crate::members::Members;
 use crate::operator;
 use crate::provision::joining_files;
 use crate::requests::{
-    self, ReadLevel, Refused, SizeLimits, error, get_reply, read_refused, write_refused, write_reply,
+    self, ReadLevel, Refused, SizeLimits, check_state, error, get_reply, read_refused, write_refused, write_reply,
 };
 use crate::scans::{ScanJob, run_scan};
 use crate::shared_state::SharedState;
@@ -113,16 +113,19 @@ impl ClientService for Service {
             Some(end) => self.limits.check_key(end, true),
             None => Ok(()),
         });
-        let level = ReadLevel::of(request.level(), request.age_ms_max);
+        let (level, revision_min) = (ReadLevel::of(request.level(), request.age_ms_max), request.revision_min);
         let job = ScanJob { range, request, shared: self.shared.clone(), failures: self.failures.clone() };
         let (ready, wait) = tokio::sync::oneshot::channel();
-        let members = self.members.clone();
+        let (shared, members) = (self.shared.clone(), self.members.clone());
         match checked.and(level) {
             Ok(level) => self.read(
                 level,
                 Box::new(move |allowed| {
+                    let allowed = allowed
+                        .map_err(|refusal| read_refused(refusal, &members.view().members))
+                        .and_then(|()| check_state(level, revision_min, shared.reader().revision()));
                     // A scan whose client is gone by now has nobody who waits.
-                    let _ = ready.send(allowed.map_err(|refusal| read_refused(refusal, &members.view().members)));
+                    let _ = ready.send(allowed);
                 }),
             ),
             Err(error) => drop(ready.send(Err(error))),
@@ -187,13 +190,12 @@ impl Service {
         self.read(
             level,
             Box::new(move |allowed| {
-                responder.answer(match allowed {
-                    Ok(()) => match get_reply(&shared.reader(), &request) {
-                        Ok(reply) => Response::Get(reply),
-                        Err(cause) => Response::Error(*read_failed(cause, &failures)),
-                    },
-                    Err(refusal) => Response::Error(*read_refused(refusal, &members.view().members)),
-                });
+                let reader = shared.reader();
+                let answer = allowed
+                    .map_err(|refusal| read_refused(refusal, &members.view().members))
+                    .and_then(|()| check_state(level, request.revision_min, reader.revision()))
+                    .and_then(|()| get_reply(&reader, &request).map_err(|cause| read_failed(cause, &failures)));
+                responder.answer(answer.map_or_else(|refused| Response::Error(*refused), Response::Get));
             }),
         );
     }
@@ -221,7 +223,7 @@ pub(crate) fn read_failed(cause: ReadError, failures: &FailureReporter) -> Refus
     match cause {
         ReadError::Corrupt(row) => failures.report(FatalError::State(row.into())),
         ReadError::Engine(engine) if engine.is_corruption() => failures.report(FatalError::State(engine.into())),
-        ReadError::Compacted { .. } | ReadError::Future { .. } | ReadError::Engine(_) => {}
+        ReadError::Compacted { .. } | ReadError::Future { .. } | ReadError::TooLarge(_) | ReadError::Engine(_) => {}
     }
     refused
 }

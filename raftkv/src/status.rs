@@ -42,6 +42,8 @@ pub struct NodeStatus {
     pub flushed: u64,
     /// The revision of the state machine at `state_applied`.
     pub revision: u64,
+    /// The oldest revision that can be read; zero: all can.
+    pub compacted: u64,
     /// The index at which `revision` and `state_hash` were read.
     pub state_applied: u64,
     /// The hash of the state at `state_applied`, in hexadecimal.
@@ -116,7 +118,8 @@ impl StatusReporter {
 
     fn status(&self, driver: &DriverStatus) -> NodeStatus {
         let published = self.shared.published();
-        let statistics = self.shared.reader().statistics();
+        let reader = self.shared.reader();
+        let statistics = reader.statistics();
         if let Err(error) = &statistics {
             tracing::warn!(%error, "RocksDB does not say how it is doing");
         }
@@ -141,6 +144,7 @@ impl StatusReporter {
             applied: driver.applied.0,
             flushed: driver.flushed.0,
             revision: published.revision,
+            compacted: reader.compacted_revision(),
             state_applied: published.applied.index.0,
             state_hash: hexadecimal(&published.state_hash),
             state_bytes: statistics.map_or(0, |statistics| statistics.disk_bytes + statistics.memtable_bytes),

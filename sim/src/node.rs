@@ -16,7 +16,9 @@ use raft::{Entry, InstallSnapshot, LogIndex, LogPosition, NodeId, RepairId, Role
 use raftkv::StartError;
 use raftkv::amnesia::{FIRST_START, Loss, RepairMarker};
 use raftkv::apply_worker::ApplyWorker;
-use raftkv::driver::{ApplyJob, ChangeRefusal, ChangeReport, Driver, DriverConfig, Input, PersistJob, RestoredDisk};
+use raftkv::driver::{
+    ApplyJob, ChangeRefusal, ChangeReport, Driver, DriverConfig, Input, PersistJob, RestoredDisk, SpaceLimits,
+};
 use raftkv::log_worker::LogWorker;
 use raftkv::marker::InstallIntent;
 use raftkv::members::MemberView;
@@ -282,6 +284,7 @@ impl Node {
             election_timeout: settings.raft.election_timeout,
             format_max: self.format_max,
             founding: provisioned.directory,
+            space: SpaceLimits::default(),
         };
         let log_reader = log.reader();
         self.process = Some(Process {

@@ -140,7 +140,7 @@ impl World {
         })?;
         // Now and then a memtable is full.
         if self.random.chance(20) {
-            process.machine.flush(false).map_err(|error| FatalError::State(error.into()))?;
+            process.machine.flush(false).map_err(FatalError::State)?;
         }
         if self.random.chance(500) {
             process.flushed = process.machine.flushed().map_err(FatalError::State)?.index;
@@ -195,7 +195,7 @@ impl World {
 
     pub(crate) fn flush_state(&mut self, node: usize) {
         let process = self.nodes[node].process.as_mut().expect("void in later lives");
-        let flushed = process.machine.flush(false).map_err(|error| FatalError::State(error.into()));
+        let flushed = process.machine.flush(false).map_err(FatalError::State);
         match flushed.and_then(|()| process.machine.flushed().map_err(FatalError::State)) {
             Ok(position) => self.push(node, Input::Flushed { index: position.index }),
             Err(error) => self.fail(node, &error),

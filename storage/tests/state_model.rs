@@ -414,6 +414,7 @@ fn check_scan<E: Engine>(reader: &StateReader<E>, model: &Model, read: &ReadCase
         limit: read.limit,
         keys_only: read.keys_only,
         revision,
+        ..ScanOptions::default()
     };
     let mut scan = reader.scan(options).unwrap();
     let found: Vec<KeyValue> = scan.by_ref().map(Result::unwrap).collect();

@@ -28,7 +28,8 @@ const SHOWN_MAX: usize = 200;
   raftkv-cli get photo > photo.jpg
   raftkv-cli get color -o json
   raftkv-cli get color --rev 12 --meta
-  raftkv-cli get color --level stale=2s --endpoints n3:7420")]
+  raftkv-cli get color --level stale=2s --endpoints n3:7420
+  raftkv-cli get color --at-least-rev 12 --endpoints n3:7420")]
 pub(crate) struct GetArguments {
     /// The key: any bytes
     pub(crate) key: OsString,
@@ -38,6 +39,9 @@ pub(crate) struct GetArguments {
     /// How current the answer has to be: linearizable, lease, stale or stale=AGE
     #[arg(long, value_name = "LEVEL", default_value = "linearizable", value_parser = arguments::level)]
     pub(crate) level: Level,
+    /// From a node whose state is at this revision or later; makes it a stale read
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) at_least_rev: Option<u64>,
     /// Print revisions and version to standard error
     #[arg(long)]
     pub(crate) meta: bool,
@@ -45,7 +49,11 @@ pub(crate) struct GetArguments {
 
 pub(crate) async fn run(arguments: GetArguments, globals: &Globals) -> Result<(), Failure> {
     let client = connect::client(globals)?;
-    let mut get = Get::new(bytes_of(arguments.key.clone())).level(arguments.level);
+    let level = arguments::level_at_least(arguments.level, arguments.at_least_rev)?;
+    let mut get = Get::new(bytes_of(arguments.key.clone())).level(level);
+    if let Some(revision) = arguments.at_least_rev {
+        get = get.at_least_revision(revision);
+    }
     if let Some(revision) = arguments.rev {
         get = get.at_revision(revision);
     }

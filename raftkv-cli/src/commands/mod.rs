@@ -1,6 +1,7 @@
 //! One file for each command.
 
 pub(crate) mod bench;
+pub(crate) mod compact;
 pub(crate) mod del;
 pub(crate) mod export;
 pub(crate) mod get;

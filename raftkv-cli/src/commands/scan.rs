@@ -6,8 +6,8 @@ use crate::failure::Failure;
 use crate::output::{Format, Output, columns_of, printable, table, text_room, write_table};
 use crate::record::{self, Parts};
 use crate::source::bytes_of;
-use clap::Args;
-use client::{KeyValue, Level, Range, Scan};
+use clap::{Args, ValueEnum};
+use client::{KeyValue, Level, Range, Scan, SortBy};
 use serde_json::json;
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -19,6 +19,9 @@ const SHOWN_MAX: usize = 72;
 
 /// Read a range of keys, in order, all at one revision
 ///
+/// Sorted by the key, a range of any size streams in little memory. By anything else the node sorts it in memory, and refuses what does not fit in 64 MiB unless
+/// --limit says how many are wanted.
+///
 /// -o table shows keys and values shortened and escaped, and is what a terminal gets. -o plain writes `KEY<tab>VALUE` lines with the bytes
 /// as they are. -o json writes one object a line and is exact for any bytes; it is what `import` reads.
 #[derive(Debug, Args)]
@@ -27,6 +30,8 @@ const SHOWN_MAX: usize = 72;
   raftkv-cli scan --from a --to m --limit 10 --reverse
   raftkv-cli scan --count
   raftkv-cli scan --prefix log/ --keys-only -o plain | head
+  raftkv-cli scan --sort mod --reverse --limit 10
+  raftkv-cli scan --min-mod-rev 1200
   raftkv-cli scan --rev 12 -o json")]
 pub(crate) struct ScanArguments {
     /// Every key that begins with this
@@ -44,23 +49,60 @@ pub(crate) struct ScanArguments {
     /// Without values
     #[arg(long, conflicts_with = "count")]
     pub(crate) keys_only: bool,
-    /// Only how many there are
+    /// Only how many there are, whatever a limit or revisions would leave out
     #[arg(long)]
     pub(crate) count: bool,
-    /// From the last key to the first
+    /// Tell in the end, on standard error, how many there are, those left out included
+    #[arg(long, conflicts_with = "count")]
+    pub(crate) total: bool,
+    /// What they are sorted by; equal ones come in key order
+    #[arg(long, value_enum, value_name = "BY", default_value = "key")]
+    pub(crate) sort: Sort,
+    /// From the last to the first, whatever they are sorted by
     #[arg(long)]
     pub(crate) reverse: bool,
+    /// Only keys last written at this revision or later
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) min_mod_rev: Option<u64>,
+    /// Only keys last written at this revision or earlier
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) max_mod_rev: Option<u64>,
+    /// Only keys created at this revision or later
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) min_create_rev: Option<u64>,
+    /// Only keys created at this revision or earlier
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) max_create_rev: Option<u64>,
     /// As it was at this revision
     #[arg(long, value_name = "REVISION")]
     pub(crate) rev: Option<u64>,
     /// How current the answer has to be: linearizable, lease, stale or stale=AGE
     #[arg(long, value_name = "LEVEL", default_value = "linearizable", value_parser = arguments::level)]
     pub(crate) level: Level,
+    /// From a node whose state is at this revision or later; makes it a stale read
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) at_least_rev: Option<u64>,
+}
+
+/// What to sort by, as it is written on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum Sort {
+    /// The key
+    #[default]
+    Key,
+    /// How often it was written since it was created
+    Version,
+    /// When it was created
+    Create,
+    /// When it was last written
+    Mod,
+    /// The value, as bytes
+    Value,
 }
 
 pub(crate) async fn run(arguments: ScanArguments, globals: &Globals) -> Result<(), Failure> {
     let client = connect::client(globals)?;
-    let mut stream = client.scan(request(&arguments)).await?;
+    let mut stream = client.scan(request(&arguments)?).await?;
     let mut output = Output::standard();
     let default = if output.is_terminal() { Format::Table } else { Format::Plain };
     let format = globals.output.unwrap_or(default);
@@ -79,16 +121,48 @@ pub(crate) async fn run(arguments: ScanArguments, globals: &Globals) -> Result<(
         output.write(|out| printer.print(out, kv))?;
     }
     output.write(|out| printer.finish(out))?;
-    output.finish()
+    output.finish()?;
+    if let Some(total) = stream.summary().and_then(|summary| summary.total) {
+        // The pairs count; that standard error is closed does not.
+        let _told = writeln!(io::stderr(), "total: {total}");
+    }
+    Ok(())
 }
 
-fn request(arguments: &ScanArguments) -> Scan {
+/// An option of a scan that is a revision.
+type WithRevision = fn(Scan, u64) -> Scan;
+
+fn request(arguments: &ScanArguments) -> Result<Scan, Failure> {
     let bytes = |argument: &Option<OsString>| argument.clone().map(bytes_of);
     let range = match bytes(&arguments.prefix) {
         Some(prefix) => Range::prefix(prefix),
         None => Range { start: bytes(&arguments.from).unwrap_or_default(), end: bytes(&arguments.to) },
     };
-    let mut scan = Scan::new(range).limit(arguments.limit.unwrap_or(0)).level(arguments.level);
+    let level = arguments::level_at_least(arguments.level, arguments.at_least_rev)?;
+    let sort_by = match arguments.sort {
+        Sort::Key => SortBy::Key,
+        Sort::Version => SortBy::Version,
+        Sort::Create => SortBy::CreateRevision,
+        Sort::Mod => SortBy::ModRevision,
+        Sort::Value => SortBy::Value,
+    };
+    let mut scan = Scan::new(range).limit(arguments.limit.unwrap_or(0)).level(level).sort_by(sort_by);
+    let with: [(Option<u64>, WithRevision); 6] = [
+        (arguments.min_mod_rev, Scan::min_mod_revision),
+        (arguments.max_mod_rev, Scan::max_mod_revision),
+        (arguments.min_create_rev, Scan::min_create_revision),
+        (arguments.max_create_rev, Scan::max_create_revision),
+        (arguments.at_least_rev, Scan::at_least_revision),
+        (arguments.rev, Scan::at_revision),
+    ];
+    for (revision, set) in with {
+        if let Some(revision) = revision {
+            scan = set(scan, revision);
+        }
+    }
+    if arguments.total {
+        scan = scan.count_total();
+    }
     if arguments.keys_only {
         scan = scan.keys_only();
     }
@@ -98,10 +172,7 @@ fn request(arguments: &ScanArguments) -> Scan {
     if arguments.reverse {
         scan = scan.reverse();
     }
-    match arguments.rev {
-        Some(revision) => scan.at_revision(revision),
-        None => scan,
-    }
+    Ok(scan)
 }
 
 /// Writes pairs as they come.
@@ -266,10 +337,20 @@ mod tests {
             limit: Some(3),
             keys_only: true,
             count: false,
+            total: true,
+            sort: Sort::Mod,
             reverse: true,
+            min_mod_rev: Some(1),
+            max_mod_rev: Some(2),
+            min_create_rev: Some(3),
+            max_create_rev: Some(4),
             rev: Some(9),
             level: Level::Linearizable,
+            at_least_rev: Some(5),
         };
-        assert_eq!(request(&arguments), Scan::new(Range::from("a")).limit(3).keys_only().reverse().at_revision(9));
+        let sorted = Scan::new(Range::from("a")).limit(3).keys_only().count_total().sort_by(SortBy::ModRevision);
+        let chosen = sorted.min_mod_revision(1).max_mod_revision(2).min_create_revision(3).max_create_revision(4);
+        let stale = chosen.at_least_revision(5).level(Level::Stale { age_max: None });
+        assert_eq!(request(&arguments).unwrap(), stale.reverse().at_revision(9));
     }
 }

@@ -1,6 +1,6 @@
 //! Everything that reaches the driver.
 
-use super::{ChangeRequest, DriverStatus, ReadWaiter, TransferWaiter, WriteWaiter};
+use super::{ChangeRequest, DriverStatus, ReadWaiter, SpaceSample, TransferWaiter, WriteWaiter};
 use raft::{Entry, LogIndex, LogMark, LogPosition, Membership, Message, NodeId};
 use storage::command::EncodedCommand;
 use transport::InboundPermit;
@@ -106,6 +106,8 @@ pub enum Input {
     },
     /// Change who is a member.
     ChangeMembership(ChangeRequest),
+    /// How much room the state takes, and which revisions it has. About once a second.
+    Space(SpaceSample),
     /// The node has durably noted that it is repaired, as [`Host::repaired`](super::Host::repaired) asked for.
     Repaired,
     /// Somebody wants to know how the node is.

@@ -32,6 +32,19 @@ pub enum WriteRefusal {
     /// Too much waits already. Certainly not applied.
     #[error("overloaded: too many writes wait for their commit")]
     Overloaded,
+    /// It would add data to a state that is as large as it may be. Certainly not applied.
+    #[error(
+        "the state takes {} MiB, and the quota of the cluster is {} MiB: delete what is not needed and compact, or raise cluster.quota_mib; \
+         deletes and compaction are taken, and writes are taken again once there is room",
+        bytes >> 20,
+        bytes_max >> 20
+    )]
+    NoSpace {
+        /// Bytes it takes.
+        bytes: u64,
+        /// Bytes it may take.
+        bytes_max: u64,
+    },
     /// The node is stopping. Certainly not applied.
     #[error("the node is stopping")]
     Stopping,

@@ -7,8 +7,8 @@ use raft::{Changed, Config, Entry, Instant, LogIndex, LogPosition, Membership, M
 use raftkv::directory::{DirectoryMember, MemberDirectory};
 use raftkv::driver::{
     ApplyEntries, ApplyJob, ChangeRefusal, ChangeReport, ChangeRequest, Driver, DriverConfig, EntryWaiters, Host,
-    Input, MemberEdit, PersistJob, ReadRefusal, ReadWaiter, RestoredDisk, TransferRefusal, WriteOutcome, WriteRefusal,
-    WriteRequest,
+    Input, MemberEdit, PersistJob, ReadRefusal, ReadWaiter, RestoredDisk, SpaceLimits, TransferRefusal, WriteOutcome,
+    WriteRefusal, WriteRequest,
 };
 use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
@@ -98,7 +98,7 @@ fn founding(founders: u64) -> MemberDirectory {
     MemberDirectory { id_max: founders, members: (1..=founders).map(member).collect() }
 }
 
-fn test_node(id: u64, founders: u64, lease_reads: bool) -> TestNode {
+fn test_node(id: u64, founders: u64, lease_reads: bool, space: SpaceLimits) -> TestNode {
     let is_founder = id <= founders;
     let membership = if is_founder { Membership::new((1..=founders).map(NodeId)) } else { Membership::default() };
     let host = SharedHost::default();
@@ -109,6 +109,7 @@ fn test_node(id: u64, founders: u64, lease_reads: bool) -> TestNode {
         election_timeout: core.election_timeout,
         format_max: STATE_FORMAT,
         founding: if is_founder { founding(founders) } else { MemberDirectory::default() },
+        space,
     };
     let on_disk = RestoredDisk { applied: LogIndex::ZERO, log_bytes: 0, format: STATE_FORMAT_OLDEST };
     let driver = Driver::new(node, host.clone(), config, on_disk, Instant::ORIGIN);
@@ -123,13 +124,19 @@ impl World {
 
     /// Founding members, and nodes after them that wait to be made members.
     pub(crate) fn with(founders: u64, joining: u64) -> World {
-        let nodes = (1..=founders + joining).map(|id| test_node(id, founders, false)).collect();
+        let nodes = (1..=founders + joining).map(|id| test_node(id, founders, false, SpaceLimits::default())).collect();
         World { nodes, cut_off: BTreeSet::new(), now: Instant::ORIGIN }
     }
 
     /// Three founding members of a group that has leases on.
     pub(crate) fn with_leases() -> World {
-        let nodes = (1..=3).map(|id| test_node(id, 3, true)).collect();
+        let nodes = (1..=3).map(|id| test_node(id, 3, true, SpaceLimits::default())).collect();
+        World { nodes, cut_off: BTreeSet::new(), now: Instant::ORIGIN }
+    }
+
+    /// Three founding members that keep so much of the past, and take so much room.
+    pub(crate) fn with_space(space: SpaceLimits) -> World {
+        let nodes = (1..=3).map(|id| test_node(id, 3, false, space)).collect();
         World { nodes, cut_off: BTreeSet::new(), now: Instant::ORIGIN }
     }
 

@@ -63,6 +63,15 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Makes everything written so far durable; with `wait` false, only starts to.
     fn flush(&self, wait: bool) -> Result<(), EngineError>;
+
+    /// Allows the engine to drop, whenever it likes and from snapshots too, the rows that nobody needs who reads at `revision` or later
+    /// (`reclaim`). It must be durable that nobody else reads. Never goes back.
+    fn let_go(&self, _revision: u64) {}
+
+    /// The revision that was let go of last; zero: none. An engine that drops nothing need not know.
+    fn let_go_before(&self) -> u64 {
+        0
+    }
 }
 
 /// Writes that happen together. Of two writes to one key the later one counts.

@@ -2,6 +2,7 @@
 
 use super::engine::{EngineError, Table};
 use super::layout::LayoutError;
+use super::range::SelectionTooLarge;
 use crate::command::UnknownFeature;
 use raft::{LogIndex, MembershipError};
 use thiserror::Error;
@@ -89,6 +90,9 @@ pub enum ReadError {
         /// The newest revision of this node.
         current: u64,
     },
+    /// An order other than by key was asked for, and takes too much memory.
+    #[error(transparent)]
+    TooLarge(#[from] SelectionTooLarge),
     /// The engine failed.
     #[error(transparent)]
     Engine(#[from] EngineError),

@@ -213,7 +213,7 @@ impl<E: Engine> StateMachine<E> {
 
     /// Makes everything applied durable; with `wait` false, only starts to. See [`StateReader::flush`] for doing it from
     /// another thread.
-    pub fn flush(&mut self, wait: bool) -> Result<(), EngineError> {
+    pub fn flush(&mut self, wait: bool) -> Result<(), StateError> {
         self.reader.flush(wait)
     }
 

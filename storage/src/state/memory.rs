@@ -8,6 +8,7 @@
 //! linger.
 
 use super::engine::{Batch, Cursor, Engine, EngineError, Snapshot, Table};
+use super::reclaim::is_dead;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -26,6 +27,8 @@ struct Content {
     written: Arc<Image>,
     /// What the rows written since the last flush held at that flush; `None`: they were not there.
     flushed: [BTreeMap<Bytes, Option<Bytes>>; Table::ALL.len()],
+    /// Rows that only revisions before this one need are dropped.
+    let_go_before: u64,
 }
 
 impl MemoryEngine {
@@ -39,7 +42,7 @@ impl MemoryEngine {
     /// would not know.
     pub fn crash(&self) {
         let mut content = self.lock();
-        let Content { written, flushed } = &mut *content;
+        let Content { written, flushed, .. } = &mut *content;
         let image = Arc::make_mut(written);
         for (table, rows) in image.iter_mut().zip(flushed) {
             for (key, value) in std::mem::take(rows) {
@@ -54,8 +57,9 @@ impl MemoryEngine {
     /// An independent engine with what is written here now, all of it durable: what a checkpoint is to RocksDB.
     #[must_use]
     pub fn fork(&self) -> MemoryEngine {
-        let written = Arc::clone(&self.lock().written);
-        MemoryEngine { content: Arc::new(Mutex::new(Content { written, ..Content::default() })) }
+        let content = self.lock();
+        let (written, let_go_before) = (Arc::clone(&content.written), content.let_go_before);
+        MemoryEngine { content: Arc::new(Mutex::new(Content { written, let_go_before, ..Content::default() })) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Content> {
@@ -89,7 +93,7 @@ impl Engine for MemoryEngine {
 
     fn write(&self, batch: MemoryBatch) -> Result<(), EngineError> {
         let mut content = self.lock();
-        let Content { written, flushed } = &mut *content;
+        let Content { written, flushed, .. } = &mut *content;
         let image = Arc::make_mut(written);
         for (table, key, value) in batch.operations {
             let (rows, flushed) = (&mut image[table as usize], &mut flushed[table as usize]);
@@ -105,6 +109,25 @@ impl Engine for MemoryEngine {
     fn flush(&self, _wait: bool) -> Result<(), EngineError> {
         self.lock().flushed = Default::default();
         Ok(())
+    }
+
+    fn let_go(&self, revision: u64) {
+        let mut content = self.lock();
+        if revision <= content.let_go_before {
+            return;
+        }
+        content.let_go_before = revision;
+        let Content { written, flushed, .. } = &mut *content;
+        let image = Arc::make_mut(written);
+        for table in [Table::History, Table::Changes] {
+            image[table as usize].retain(|key, _| !is_dead(table, key, revision));
+            // What a crash would bring back is dead as well.
+            flushed[table as usize].retain(|key, _| !is_dead(table, key, revision));
+        }
+    }
+
+    fn let_go_before(&self) -> u64 {
+        self.lock().let_go_before
     }
 }
 

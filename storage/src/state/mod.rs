@@ -11,6 +11,8 @@
 //! | `machine`, `apply` | what committed entries do |
 //! | `lease`, `session`, `answer` | leases, sessions, and the answers that sessions keep |
 //! | `reader`, `walk`, `scan` | reading at any revision, while entries are applied |
+//! | `range` | what is read of a range: filters, order, limit, count |
+//! | `reclaim` | what compaction has made dead, and giving its space back |
 //! | `store` | the directory: which database is the current one, and switching to another |
 //!
 //! Invariants:
@@ -21,8 +23,10 @@
 //! - All rows of an entry and the position of that entry become visible, and durable, together.
 //! - `current` alone answers reads of the newest revision, so they cost the same however long a key's history is.
 //!
-//! Compaction is nothing but a revision C: rows of `history` superseded at or before C, and rows of `changes` before C, are dead from
-//! then on. `docs/decisions/0003-mvcc-layout.md` gives the reasons, `docs/formats.md` the bytes.
+//! - Compaction is a revision C: rows of `history` superseded at or before C, and rows of `changes` before C, are dead, each by its own key. They are
+//!   dropped in the background, at each node's own pace, and only once C is durable.
+//!
+//! `docs/decisions/0003-mvcc-layout.md` gives the reasons, `docs/formats.md` the bytes.
 
 mod answer;
 mod apply;
@@ -36,7 +40,9 @@ mod machine;
 mod memory;
 mod meta;
 mod outcome;
+mod range;
 mod reader;
+mod reclaim;
 mod rocks;
 mod scan;
 mod session;
@@ -52,7 +58,9 @@ pub use lease::LeaseStatus;
 pub use machine::{Bootstrap, StateMachine};
 pub use memory::{MemoryBatch, MemoryCursor, MemoryEngine, MemorySnapshot};
 pub use outcome::{Applied, CommandOutcome, OperationOutcome, RangeOutcome, TransactionOutcome};
+pub use range::{Offered, RangeSelection, RevisionFilter, SelectionTooLarge};
 pub use reader::StateReader;
+pub use reclaim::{Reclaimed, Reclaimer};
 pub use rocks::{RocksBatch, RocksCursor, RocksEngine, RocksOptions, RocksSnapshot, RocksStatistics};
 pub use scan::{Scan, ScanOptions};
 pub use store::{IncomingState, StateStore, StoreError};

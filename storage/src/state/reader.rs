@@ -16,10 +16,13 @@ use super::error::{CorruptRow, ReadError, StateError};
 use super::layout::{KeyValue, LayoutError, RecordHeader};
 use super::lease::{self, LeaseStatus};
 use super::meta::{self, Progress};
+use super::outcome::RangeOutcome;
+use super::range::{Offered, RangeSelection, RevisionFilter};
+use super::reclaim::is_dead;
 use super::rocks::{RocksEngine, RocksOptions, RocksStatistics};
 use super::scan::{Scan, ScanOptions};
 use super::walk::{self, At, Visit};
-use crate::command::KeyRange;
+use crate::command::{KeyRange, RangeRead, SortBy};
 use bytes::Bytes;
 use raft::LogPosition;
 use std::ops::ControlFlow;
@@ -167,6 +170,37 @@ impl<E: Engine> StateReader<E> {
         Scan::start(self.clone(), options)
     }
 
+    /// Reads a range in any order, all at one revision, and says at which. With `count_all` all of the range is gone through and counted. Everything
+    /// that is given out is held in memory: for large ranges in key order there is [`scan`](StateReader::scan).
+    ///
+    /// # Errors
+    /// When the revision cannot be read, or more than `bytes_max` bytes would have to be held.
+    pub fn range(
+        &self,
+        read: &RangeRead<'_>,
+        count_all: bool,
+        bytes_max: u64,
+    ) -> Result<(u64, RangeOutcome), ReadError> {
+        let scan = self.scan(ScanOptions {
+            start: Bytes::copy_from_slice(read.range.start),
+            end: read.range.end.map(Bytes::copy_from_slice),
+            reverse: read.sort_by == SortBy::Key && read.descending,
+            limit: None,
+            keys_only: read.count_only || (read.keys_only && read.sort_by != SortBy::Value),
+            revision: read.revision,
+            // What is filtered counts all the same.
+            filter: if count_all || read.count_only { RevisionFilter::default() } else { RevisionFilter::from(read) },
+        })?;
+        let revision = scan.revision();
+        let mut selection = RangeSelection::new(read, Offered::InOrder, count_all, bytes_max);
+        for pair in scan {
+            if selection.offer(&pair?)?.is_break() {
+                break;
+            }
+        }
+        Ok((revision, selection.finish()))
+    }
+
     /// How many keys a range holds, or held at a revision. Goes through all of them.
     pub fn count(&self, range: KeyRange<'_>, revision: Option<u64>) -> Result<u64, ReadError> {
         let mut count = 0;
@@ -215,39 +249,57 @@ impl<E: Engine> StateReader<E> {
         Ok(progress(self.engine().load_durable(Table::Meta, meta::PROGRESS)?.as_ref())?.applied)
     }
 
-    /// Makes everything applied so far durable; with `wait` false, only starts to, and [`flushed`](StateReader::flushed) tells
-    /// when it is done. Never blocks applying, but may itself wait while the engine is short of room: not for the thread that
-    /// applies.
-    pub fn flush(&self, wait: bool) -> Result<(), EngineError> {
-        self.engine().flush(wait)
+    /// The oldest revision that can be read, as it would be found if the process died now.
+    pub(crate) fn durably_compacted(&self) -> Result<u64, StateError> {
+        let row = self.engine().load_durable(Table::Meta, meta::COMPACTED)?;
+        Ok(row.map_or(Ok(0), |row| meta::decode_compacted(&row))?)
     }
 
-    /// A hash over every row of every table, but for the membership that a state was set up with, in which nodes may differ. Reads all of
-    /// the state.
+    /// Makes everything applied so far durable; with `wait` false, only starts to, and [`flushed`](StateReader::flushed) tells
+    /// when it is done. Never blocks applying, but may itself wait while the engine is short of room: not for the thread that
+    /// applies. What is durably compacted afterwards may be dropped.
+    pub fn flush(&self, wait: bool) -> Result<(), StateError> {
+        self.engine().flush(wait)?;
+        self.release().map(|_| ())
+    }
+
+    /// A hash over every row of every table, but for the membership that a state was set up with, in which nodes may differ, and for rows that
+    /// compaction has made dead, which each node drops when it likes. Reads all of the state.
     ///
-    /// Equal on all nodes at the same applied index, until history is compacted in the background at each node's own pace.
-    pub fn content_hash(&self) -> Result<[u8; 16], EngineError> {
-        let snapshot = self.engine().snapshot();
-        let mut hasher = Xxh3::new();
-        for table in Table::ALL {
-            let mut cursor = snapshot.cursor(table, b"", None);
-            cursor.seek_first();
-            while let Some((key, value)) = cursor.item() {
-                if table == Table::Meta && key == meta::BOOTSTRAP {
-                    cursor.next();
-                    continue;
-                }
+    /// Equal on all nodes at the same applied index.
+    pub fn content_hash(&self) -> Result<[u8; 16], StateError> {
+        loop {
+            let snapshot = self.engine().snapshot();
+            let compacted = snapshot.load(Table::Meta, meta::COMPACTED)?;
+            let compacted = compacted.map_or(Ok(0), |row| meta::decode_compacted(&row))?;
+            let hash = hash_living_rows(&snapshot, compacted)?;
+            // Otherwise rows that this snapshot should have may have been dropped meanwhile.
+            if self.engine().let_go_before() <= compacted {
+                return Ok(hash);
+            }
+        }
+    }
+}
+
+fn hash_living_rows<S: Snapshot>(snapshot: &S, compacted: u64) -> Result<[u8; 16], EngineError> {
+    let mut hasher = Xxh3::new();
+    for table in Table::ALL {
+        let mut cursor = snapshot.cursor(table, b"", None);
+        cursor.seek_first();
+        while let Some((key, value)) = cursor.item() {
+            let is_own = table == Table::Meta && key == meta::BOOTSTRAP;
+            if !is_own && !is_dead(table, key, compacted) {
                 hasher.update(&[table as u8]);
                 hasher.update(&(key.len() as u64).to_be_bytes());
                 hasher.update(&(value.len() as u64).to_be_bytes());
                 hasher.update(key);
                 hasher.update(value);
-                cursor.next();
             }
-            cursor.check()?;
+            cursor.next();
         }
-        Ok(hasher.digest128().to_be_bytes())
+        cursor.check()?;
     }
+    Ok(hasher.digest128().to_be_bytes())
 }
 
 impl StateReader<RocksEngine> {

@@ -12,15 +12,18 @@
 //! **Stalls.** RocksDB slows writers down when level 0 holds 24 files and stops them at 48, or when four memtables wait for the
 //! flush. [`RocksStatistics`] shows how near that is.
 //!
+//! **Space.** What is dead is left out whenever RocksDB merges files; `reclaim` says what that is and goes through what is not merged by itself.
+//!
 //! **Retirement.** RocksDB opens its files when it needs them, so the directory of a database that is still read from must
 //! stay. [`RocksEngine::retire`] therefore only marks it; it is removed when the last user drops the engine.
 
 use super::engine::{Batch, Cursor, Engine, EngineError, Snapshot, Table};
+use super::reclaim::{DeadRowFilters, Horizon, TableFiles};
 use bytes::Bytes;
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator, FlushOptions,
-    Options, ReadOptions, ReadTier, WriteBatch, WriteOptions,
+    BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB,
+    DBCompressionType, DBRawIterator, FlushOptions, LiveFile, Options, ReadOptions, ReadTier, WriteBatch, WriteOptions,
 };
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -93,6 +96,15 @@ pub struct RocksEngine {
     read: ReadOptions,
     read_durable: ReadOptions,
     write: WriteOptions,
+    /// What may be dropped.
+    horizon: Horizon,
+}
+
+/// A span of keys, both ends inclusive; `None`: from the first key, to the last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct KeySpan {
+    pub(super) first: Option<Vec<u8>>,
+    pub(super) last: Option<Vec<u8>>,
 }
 
 struct Retirement {
@@ -182,10 +194,70 @@ impl RocksEngine {
         })
     }
 
+    /// What there is of a table in files.
+    pub(super) fn files(&self, table: Table) -> Result<TableFiles, EngineError> {
+        let sum = |files: TableFiles, file: LiveFile| TableFiles {
+            bytes: files.bytes + file.size as u64,
+            rows: files.rows + file.num_entries,
+            deletes: files.deletes + file.num_deletions,
+        };
+        Ok(self.live_files(table)?.fold(TableFiles::default(), sum))
+    }
+
+    /// The table in spans of about so many bytes of its lowest level, cut between files of it. Together they are all of it.
+    pub(super) fn spans(&self, table: Table, bytes: u64) -> Result<Vec<KeySpan>, EngineError> {
+        let mut files: Vec<LiveFile> = self.live_files(table)?.collect();
+        let lowest = files.iter().map(|file| file.level).max().unwrap_or(0);
+        // Files of level 0 overlap: there is nothing to cut between.
+        files.retain(|file| file.level == lowest && lowest > 0);
+        files.sort_by(|a, b| a.start_key.cmp(&b.start_key));
+        let mut spans = Vec::new();
+        let (mut first, mut gathered) = (None, 0);
+        for file in &files {
+            gathered += file.size as u64;
+            if let Some(last) = &file.end_key
+                && gathered >= bytes
+            {
+                gathered = 0;
+                spans.push(KeySpan { first, last: Some(last.clone()) });
+                first = Some([last, &[0][..]].concat());
+            }
+        }
+        spans.push(KeySpan { first, last: None });
+        Ok(spans)
+    }
+
+    fn live_files(&self, table: Table) -> Result<impl Iterator<Item = LiveFile>, EngineError> {
+        let files = self.db.live_files().map_err(|source| self.error("list the files", source))?;
+        Ok(files.into_iter().filter(move |file| file.column_family_name == name(table)))
+    }
+
+    /// Drops the files below level 0 that hold nothing after `last`, unread.
+    pub(super) fn delete_files(&self, table: Table, last: &[u8]) -> Result<(), EngineError> {
+        let dropped = self.db.delete_file_in_range_cf(self.family(table), &[][..], last);
+        dropped.map_err(|source| self.error("drop files", source))
+    }
+
+    /// Merges what there is in a span down to the lowest level, and what lies there anew if it may have dead rows, beside RocksDB's own merging. Blocks until it is done. A failure stops RocksDB's
+    /// background work, and the next write says so.
+    pub(super) fn rewrite(&self, table: Table, span: &KeySpan) {
+        let mut options = CompactOptions::default();
+        options.set_exclusive_manual_compaction(false);
+        // Where nothing is filtered, what lies at the bottom alone stays as it is.
+        options.set_bottommost_level_compaction(match table {
+            Table::History | Table::Changes => BottommostLevelCompaction::ForceOptimized,
+            Table::Meta | Table::Current => BottommostLevelCompaction::IfHaveCompactionFilter,
+        });
+        let KeySpan { first, last } = span;
+        self.db.compact_range_cf_opt(self.family(table), first.as_deref(), last.as_deref(), &options);
+    }
+
     fn open_as(directory: &Path, options: &RocksOptions, access: &Access) -> Result<RocksEngine, EngineError> {
         let cache = Cache::new_lru_cache(options.block_cache_bytes.max(8 << 20));
-        let families =
-            Table::ALL.map(|table| ColumnFamilyDescriptor::new(name(table), table_options(table, options, &cache)));
+        let horizon = Horizon::default();
+        let families = Table::ALL.map(|table| {
+            ColumnFamilyDescriptor::new(name(table), table_options(table, options, &cache, horizon.clone()))
+        });
         let mut database = database_options(options);
         let opened = match access {
             Access::Create => {
@@ -213,7 +285,7 @@ impl RocksEngine {
         let mut write = WriteOptions::default();
         write.disable_wal(true);
         let retirement = Retirement { directory, retired: AtomicBool::new(false) };
-        Ok(RocksEngine { db, retirement, read: ReadOptions::default(), read_durable, write })
+        Ok(RocksEngine { db, retirement, read: ReadOptions::default(), read_durable, write, horizon })
     }
 
     fn family(&self, table: Table) -> &ColumnFamily {
@@ -251,7 +323,7 @@ fn database_options(options: &RocksOptions) -> Options {
     database
 }
 
-fn table_options(table: Table, options: &RocksOptions, cache: &Cache) -> Options {
+fn table_options(table: Table, options: &RocksOptions, cache: &Cache, horizon: Horizon) -> Options {
     let mut blocks = BlockBasedOptions::default();
     blocks.set_block_cache(cache);
     blocks.set_block_size(BLOCK_BYTES);
@@ -264,6 +336,9 @@ fn table_options(table: Table, options: &RocksOptions, cache: &Cache) -> Options
         blocks.set_optimize_filters_for_memory(true);
         family.set_memtable_whole_key_filtering(true);
         family.set_memtable_prefix_bloom_ratio(MEMTABLE_BLOOM_SHARE);
+    }
+    if matches!(table, Table::History | Table::Changes) {
+        family.set_compaction_filter_factory(DeadRowFilters { table, horizon });
     }
     family.set_block_based_table_factory(&blocks);
     family.set_compression_type(DBCompressionType::Lz4);
@@ -328,6 +403,14 @@ impl Engine for RocksEngine {
         options.set_wait(wait);
         let families = Table::ALL.map(|table| self.family(table));
         self.db.flush_cfs_opt(&families, &options).map_err(|source| self.error("flush", source))
+    }
+
+    fn let_go(&self, revision: u64) {
+        self.horizon.advance(revision);
+    }
+
+    fn let_go_before(&self) -> u64 {
+        self.horizon.get()
     }
 }
 

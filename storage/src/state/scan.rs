@@ -5,10 +5,14 @@
 //! (which would keep RocksDB from dropping what is dead) nor more memory than one part, and a scan may be kept, sent between threads
 //! and forgotten. The price: if history is compacted beyond the revision while the scan is under way, it ends with
 //! [`ReadError::Compacted`].
+//!
+//! A filter on revisions leaves pairs out while they are read. A part ends after so many pairs looked at, so a filter that nothing passes holds no
+//! snapshot for long either.
 
 use super::engine::Engine;
 use super::error::ReadError;
 use super::layout::{KeyValue, RECORD_HEADER_BYTES};
+use super::range::RevisionFilter;
 use super::reader::StateReader;
 use super::rocks::RocksEngine;
 use crate::command::KeyRange;
@@ -21,6 +25,8 @@ use std::ops::ControlFlow;
 const PART_PAIRS_MAX: usize = 512;
 /// A part ends once it has this many bytes, so it can exceed them by one pair.
 const PART_BYTES: usize = 1 << 20;
+/// Pairs looked at for one part, at most: those that are filtered out make it no larger, but keep its snapshot.
+const PART_VISITED_MAX: usize = 16 << 10;
 
 /// What to scan.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,6 +43,8 @@ pub struct ScanOptions {
     pub keys_only: bool,
     /// As of this revision; `None`: the newest one.
     pub revision: Option<u64>,
+    /// Only pairs with these revisions. The limit is of those.
+    pub filter: RevisionFilter,
 }
 
 /// Key-value pairs in key order, or in reverse. Ends after the first error.
@@ -75,31 +83,39 @@ impl<E: Engine> Scan<E> {
         let Scan { reader, left, revision, part, complete, limited } = self;
         let limit = left.limit.unwrap_or(u64::MAX);
         let pairs_max = usize::try_from(limit).unwrap_or(usize::MAX).min(PART_PAIRS_MAX);
-        let keys_only = left.keys_only;
-        let mut bytes = 0;
+        let (keys_only, filter) = (left.keys_only, left.filter);
+        let (mut bytes, mut visited) = (0, 0);
+        // The first key that belongs to the next part.
+        let mut next_key = None;
         let range = KeyRange { start: &left.start, end: left.end.as_deref() };
-        *complete = true;
         *revision = reader.walk(range, left.reverse, left.revision, &mut |key, header, record| {
-            if part.len() >= pairs_max || bytes >= PART_BYTES {
-                *complete = false;
+            let is_wanted = filter.admits(header.mod_revision, header.create_revision);
+            if (is_wanted && (part.len() >= pairs_max || bytes >= PART_BYTES)) || visited >= PART_VISITED_MAX {
+                next_key = Some(Bytes::copy_from_slice(key));
                 return ControlFlow::Break(());
             }
-            let value = if keys_only { &[][..] } else { &record[RECORD_HEADER_BYTES..] };
-            bytes += key.len() + value.len();
-            part.push_back(KeyValue::new(Bytes::copy_from_slice(key), header, Bytes::copy_from_slice(value)));
+            visited += 1;
+            if is_wanted {
+                let value = if keys_only { &[][..] } else { &record[RECORD_HEADER_BYTES..] };
+                bytes += key.len() + value.len();
+                part.push_back(KeyValue::new(Bytes::copy_from_slice(key), header, Bytes::copy_from_slice(value)));
+            }
             ControlFlow::Continue(())
         })?;
         left.revision = Some(*revision);
+        *complete = next_key.is_none();
+        // A part that ends for another reason leaves it open whether there is another pair: the next one finds out.
+        let stopped_at_limit = part.len() >= pairs_max && visited < PART_VISITED_MAX;
         if let Some(limit) = &mut left.limit {
             *limit -= part.len() as u64;
-            *limited = *limit == 0 && !*complete;
+            *limited = *limit == 0 && !*complete && stopped_at_limit;
             *complete |= *limited;
         }
-        if let Some(KeyValue { key, .. }) = part.back() {
+        if let Some(key) = next_key {
             if left.reverse {
-                left.end = Some(key.clone());
+                left.end = Some([&key[..], &[0]].concat().into());
             } else {
-                left.start = [&key[..], &[0]].concat().into();
+                left.start = key;
             }
         }
         Ok(())
@@ -110,13 +126,12 @@ impl<E: Engine> Iterator for Scan<E> {
     type Item = Result<KeyValue, ReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.part.is_empty()
-            && !self.complete
-            && let Err(error) = self.read_part()
-        {
-            self.part.clear();
-            self.complete = true;
-            return Some(Err(error));
+        while self.part.is_empty() && !self.complete {
+            if let Err(error) = self.read_part() {
+                self.part.clear();
+                self.complete = true;
+                return Some(Err(error));
+            }
         }
         self.part.pop_front().map(Ok)
     }

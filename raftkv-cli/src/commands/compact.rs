@@ -1,0 +1,34 @@
+//! `compact`: let go of old revisions.
+
+use crate::arguments::Globals;
+use crate::connect;
+use crate::failure::Failure;
+use crate::output::{Format, Output};
+use clap::Args;
+use serde_json::json;
+
+/// Let go of what only revisions before this one need
+///
+/// What keys hold at this revision and later stays readable; what they held before, and deletes before it, do not. There is no way back. Nodes give the space
+/// back in the background while they go on serving, so the disk's usage falls in the minutes afterwards.
+///
+/// Prints the oldest revision that can be read. The newest one is shown by `status -o json`, and by `get --meta` for a key.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  raftkv-cli compact 1200")]
+pub(crate) struct CompactArguments {
+    /// The oldest revision that can be read afterwards
+    #[arg(value_name = "REVISION", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) revision: u64,
+}
+
+pub(crate) async fn run(arguments: CompactArguments, globals: &Globals) -> Result<(), Failure> {
+    let client = connect::client(globals)?;
+    let oldest = client.compact(arguments.revision).await?;
+    let mut output = Output::standard();
+    output.write(|out| match globals.output {
+        Some(Format::Json) => writeln!(out, "{}", json!({ "compacted": oldest })),
+        Some(Format::Table | Format::Plain) | None => writeln!(out, "{oldest}"),
+    })?;
+    output.finish()
+}

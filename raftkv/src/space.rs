@@ -1,0 +1,47 @@
+//! The space thread: how much room the state takes, and giving back what compaction has made dead.
+//!
+//! It tells the driver once a second (`driver/quota.rs`, `driver/compaction.rs`), and takes the next step of the reclaimer, which may take a second
+//! or two. After a step it rests for as long as that took, so that at most half of one of RocksDB's threads works on what is not urgent.
+
+use crate::driver::{Input, SpaceSample};
+use crate::failure::{FailureReporter, FatalError};
+use crate::inbox::Inbox;
+use crate::shared_state::SharedState;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use storage::state::{Reclaimed, Reclaimer, StateError, StateReader};
+
+/// How often the driver is told. Also the longest rest.
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Runs until the other end of `stop` is gone.
+pub(crate) fn run(shared: &Arc<SharedState>, stop: &Receiver<Infallible>, driver: &Inbox, failures: &FailureReporter) {
+    let mut reclaimer = Reclaimer::new(Instant::now());
+    loop {
+        // Taken anew each time: a snapshot may have replaced the state.
+        let reader = shared.reader();
+        let stepped = sample(&reader).and_then(|sample| {
+            driver.push(Input::Space(sample));
+            reclaimer.step(&reader, Instant::now())
+        });
+        drop(reader);
+        let rest = match stepped {
+            Ok(Reclaimed::Nothing | Reclaimed::Later) => SAMPLE_INTERVAL,
+            Ok(Reclaimed::Step { took }) => took.min(SAMPLE_INTERVAL),
+            Err(error) => return failures.report(FatalError::State(error)),
+        };
+        match stop.recv_timeout(rest) {
+            Ok(never) => match never {},
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+fn sample(reader: &StateReader) -> Result<SpaceSample, StateError> {
+    let statistics = reader.statistics()?;
+    let bytes = statistics.disk_bytes + statistics.memtable_bytes;
+    Ok(SpaceSample { bytes, revision: reader.revision(), compacted: reader.compacted_revision() })
+}

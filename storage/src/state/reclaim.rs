@@ -1,0 +1,328 @@
+//! Giving back the space of what compaction has made dead.
+//!
+//! A row is dead by its own key, once a revision C says what can still be read: a row of `history` that was superseded at or before C, a row of
+//! `changes` before C. So nothing has to be looked up to drop it, and RocksDB does so by the way, with a filter, whenever it merges files. Rows
+//! that lie at the bottom are merged again only if something new comes above them; for those a [`Reclaimer`] goes through the tables.
+//!
+//! - Files of `changes` fill up in the order of revisions. They are dropped as a whole, unread, and what is left of them is one file's worth.
+//! - `history` is rewritten a span of keys at a time, dead rows left out. It costs writing the living once more, so it begins when at least a third
+//!   of the revisions kept is dead, or an hour after the last time. `current` goes along where many keys were deleted.
+//!
+//! **What makes it safe** is the order in which C becomes known (decision 9). First it is durable: whoever loses its memtables must not find
+//! holes where it believes it can read. Then readers refuse what is before it, and look at it again after they have read. Only then may rows be
+//! dropped ([`Engine::let_go`]). A snapshot of RocksDB does not protect dead rows, which is why readers look twice.
+//!
+//! **What makes it harmless** is that each step is small, that the caller rests in between for as long as the step took, and that a step is not begun while
+//! RocksDB is behind with what it has to do anyway. Manual compactions run beside the automatic ones, in the same few threads.
+//!
+//! Absent: a bound on how long dead rows stay in files that nothing is written to, other than the hour; knowledge of which spans have dead rows, so
+//! a pass rewrites those without any too.
+
+use super::engine::{Engine, EngineError, Table};
+use super::error::StateError;
+use super::layout;
+use super::reader::StateReader;
+use super::rocks::{KeySpan, RocksEngine};
+use rocksdb::CompactionDecision;
+use rocksdb::compaction_filter::CompactionFilter;
+use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory};
+use std::collections::VecDeque;
+use std::ffi::CStr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Bytes of the bottom level that one step rewrites, about: one to two seconds of one thread.
+const STEP_BYTES: u64 = 64 << 20;
+/// A table of up to this size is gone through whenever anything in it may be dead.
+const SMALL_TABLE_BYTES: u64 = 64 << 20;
+/// The least time between two flushes for the sake of compaction.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(5);
+/// The most time that dead rows stay at the bottom of `history`, plus the time of a pass.
+const PASS_INTERVAL_MAX: Duration = Duration::from_secs(3600);
+/// Files of level 0 from which on RocksDB has enough to do. It starts to merge them at 4, and slows writers down at 24.
+const LEVEL0_FILES_BUSY: u64 = 10;
+/// The share of deletes among the rows of `current`, as a divisor, from which on they are brought to the bottom, where the deleted rows are.
+const DELETED_SHARE: u64 = 64;
+/// In a table of up to this size, any delete is.
+const DELETES_CHEAP_BYTES: u64 = 1 << 30;
+
+/// Whether a row is needed by nobody who reads at `compacted` or later.
+pub(crate) fn is_dead(table: Table, key: &[u8], compacted: u64) -> bool {
+    match table {
+        Table::Meta | Table::Current => false,
+        // A row that is not laid out as it should be is for a reader to find.
+        Table::History => layout::split_history_key(key).is_ok_and(|(_, superseded_at)| superseded_at <= compacted),
+        Table::Changes => key.first_chunk::<8>().is_some_and(|revision| u64::from_be_bytes(*revision) < compacted),
+    }
+}
+
+/// The last possible key of `changes` that is dead at `compacted`, if there can be one.
+pub(super) fn last_dead_change(compacted: u64) -> Option<[u8; 12]> {
+    compacted.checked_sub(1).map(|revision| layout::change_key(revision, u32::MAX))
+}
+
+/// What RocksDB may drop, shared with its filters.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Horizon(Arc<AtomicU64>);
+
+impl Horizon {
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    pub(super) fn advance(&self, revision: u64) {
+        self.0.fetch_max(revision, Ordering::AcqRel);
+    }
+}
+
+/// Makes one filter for each compaction of a table.
+pub(super) struct DeadRowFilters {
+    pub(super) table: Table,
+    pub(super) horizon: Horizon,
+}
+
+/// Leaves dead rows out of what one compaction writes.
+pub(super) struct DeadRowFilter {
+    table: Table,
+    compacted: u64,
+}
+
+impl CompactionFilterFactory for DeadRowFilters {
+    type Filter = DeadRowFilter;
+
+    fn create(&mut self, _context: CompactionFilterContext) -> DeadRowFilter {
+        DeadRowFilter { table: self.table, compacted: self.horizon.get() }
+    }
+
+    fn name(&self) -> &CStr {
+        c"raftkv dead rows"
+    }
+}
+
+impl CompactionFilter for DeadRowFilter {
+    fn filter(&mut self, _level: u32, key: &[u8], _value: &[u8]) -> CompactionDecision {
+        if is_dead(self.table, key, self.compacted) { CompactionDecision::Remove } else { CompactionDecision::Keep }
+    }
+
+    fn name(&self) -> &CStr {
+        c"raftkv dead rows"
+    }
+}
+
+/// What one step of a [`Reclaimer`] came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reclaimed {
+    /// There is nothing to do.
+    Nothing,
+    /// RocksDB has more urgent work. Ask again in a second or so.
+    Later,
+    /// Something was done, and there may be more.
+    Step {
+        /// How long it took: rest as long.
+        took: Duration,
+    },
+}
+
+/// One thing to do.
+#[derive(Debug)]
+enum Step {
+    /// Drop files of `changes`, and merge what is left of them.
+    Changes,
+    /// Rewrite a span of a table.
+    Rewrite(Table, KeySpan),
+}
+
+/// Goes through the tables of one node, step by step. Kept by whoever calls it regularly; it needs nothing that would have to outlive a restart.
+#[derive(Debug)]
+pub struct Reclaimer {
+    /// The database it knows. After a switch to a snapshot it is another one.
+    directory: PathBuf,
+    steps: VecDeque<Step>,
+    /// When it last made compaction durable.
+    flushed_at: Option<Instant>,
+    /// Up to where `changes` is given back.
+    changes_given_back: u64,
+    pass: Pass,
+}
+
+/// The last pass through `history`.
+#[derive(Debug, Clone, Copy)]
+struct Pass {
+    /// What was dead then.
+    compacted: u64,
+    /// When it began.
+    began_at: Instant,
+    /// Whether it, or one before it, may have left dead rows: it is not known what an earlier life of the process did.
+    leaves_some: bool,
+}
+
+impl Pass {
+    /// Whether another pass is worth what it costs.
+    fn is_due(&self, now: Instant, compacted: u64, newest: u64, table_bytes: u64) -> bool {
+        let dead = compacted.saturating_sub(self.compacted);
+        let kept = newest.saturating_sub(compacted);
+        let may_help = dead > 0 || (self.leaves_some && compacted > 0);
+        let costs_little = table_bytes <= SMALL_TABLE_BYTES;
+        let is_worth_it = dead > 0 && dead >= kept / 2;
+        let is_overdue = now.saturating_duration_since(self.began_at) >= PASS_INTERVAL_MAX;
+        may_help && (costs_little || is_worth_it || is_overdue)
+    }
+}
+
+impl Reclaimer {
+    /// A reclaimer that knows of nothing it did before.
+    #[must_use]
+    pub fn new(now: Instant) -> Reclaimer {
+        Reclaimer {
+            directory: PathBuf::new(),
+            steps: VecDeque::new(),
+            flushed_at: None,
+            changes_given_back: 0,
+            pass: Pass { compacted: 0, began_at: now, leaves_some: true },
+        }
+    }
+
+    /// Does the next thing that there is to do, if any. Blocks for a second or two when it rewrites, and while RocksDB flushes: not for a thread that
+    /// anybody waits for. `now` is the caller's monotonic clock.
+    ///
+    /// # Errors
+    /// When the engine fails, or a row of the state's description is damaged.
+    pub fn step(&mut self, reader: &StateReader<RocksEngine>, now: Instant) -> Result<Reclaimed, StateError> {
+        let engine = reader.engine();
+        if self.directory != engine.directory() {
+            *self = Reclaimer { directory: engine.directory().to_owned(), ..Reclaimer::new(now) };
+            self.pass.compacted = reader.compacted_revision();
+        }
+        if self.steps.is_empty() && !self.plan(reader, now)? {
+            return Ok(Reclaimed::Nothing);
+        }
+        let statistics = engine.statistics()?;
+        if statistics.level0_files_max >= LEVEL0_FILES_BUSY
+            || statistics.delayed_write_bytes_per_second > 0
+            || statistics.write_stopped
+        {
+            return Ok(Reclaimed::Later);
+        }
+        let started = Instant::now();
+        match self.steps.pop_front() {
+            Some(Step::Changes) => engine.drop_dead_changes()?,
+            Some(Step::Rewrite(table, span)) => engine.rewrite(table, &span),
+            None => {}
+        }
+        Ok(Reclaimed::Step { took: started.elapsed() })
+    }
+
+    /// Decides what is to be done, once there is nothing left from before. Says whether there is anything.
+    fn plan(&mut self, reader: &StateReader<RocksEngine>, now: Instant) -> Result<bool, StateError> {
+        let engine = reader.engine();
+        let mut compacted = reader.release()?;
+        let rested = self.flushed_at.is_none_or(|at| now.saturating_duration_since(at) >= FLUSH_INTERVAL);
+        if reader.compacted_revision() > compacted && rested {
+            self.flushed_at = Some(now);
+            // A row may only be dropped for good once it is known for good that it is dead.
+            reader.flush(true)?;
+            compacted = reader.release()?;
+        }
+        if compacted > self.changes_given_back {
+            self.changes_given_back = compacted;
+            self.steps.push_back(Step::Changes);
+        }
+        if compacted == 0 {
+            return Ok(false);
+        }
+        let files = engine.files(Table::History)?;
+        if self.pass.is_due(now, compacted, reader.revision(), files.bytes) {
+            self.pass = Pass { compacted, began_at: now, leaves_some: false };
+            self.push_spans(Table::History, engine.spans(Table::History, STEP_BYTES)?);
+            let current = engine.files(Table::Current)?;
+            let is_cheap = current.deletes > 0 && current.bytes <= DELETES_CHEAP_BYTES;
+            if is_cheap || current.deletes > current.rows / DELETED_SHARE {
+                self.push_spans(Table::Current, engine.spans(Table::Current, STEP_BYTES)?);
+            }
+        }
+        Ok(!self.steps.is_empty())
+    }
+
+    fn push_spans(&mut self, table: Table, spans: Vec<KeySpan>) {
+        self.steps.extend(spans.into_iter().map(|span| Step::Rewrite(table, span)));
+    }
+}
+
+impl<E: Engine> StateReader<E> {
+    /// Tells the engine what it may drop: what is dead by the revision that is durable. Readers refuse what is before it from now on. Returns that
+    /// revision; zero: nothing.
+    ///
+    /// # Errors
+    /// When the engine fails, or the row is damaged.
+    pub fn release(&self) -> Result<u64, StateError> {
+        let compacted = self.durably_compacted()?;
+        self.publish_compacted(compacted);
+        self.engine().let_go(compacted);
+        Ok(compacted)
+    }
+}
+
+/// What there is of a table in files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct TableFiles {
+    pub(super) bytes: u64,
+    pub(super) rows: u64,
+    pub(super) deletes: u64,
+}
+
+impl RocksEngine {
+    /// Drops files of `changes` in which everything is dead, and merges the others that have something dead.
+    fn drop_dead_changes(&self) -> Result<(), EngineError> {
+        let Some(last) = last_dead_change(self.let_go_before()) else { return Ok(()) };
+        self.delete_files(Table::Changes, &last)?;
+        self.rewrite(Table::Changes, &KeySpan { first: None, last: Some(last.to_vec()) });
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn history(superseded_at: u64) -> Vec<u8> {
+        let mut key = Vec::new();
+        layout::history_key(b"k", superseded_at, &mut key);
+        key
+    }
+
+    #[test]
+    fn what_a_reader_at_the_oldest_revision_needs_is_not_dead() {
+        assert!(is_dead(Table::History, &history(7), 7));
+        assert!(!is_dead(Table::History, &history(8), 7));
+        assert!(is_dead(Table::Changes, &layout::change_key(6, u32::MAX), 7));
+        assert!(!is_dead(Table::Changes, &layout::change_key(7, 0), 7));
+        assert!(!is_dead(Table::Current, b"", u64::MAX) && !is_dead(Table::Meta, b"", u64::MAX));
+    }
+
+    #[test]
+    fn a_row_that_is_laid_out_wrongly_is_kept() {
+        assert!(!is_dead(Table::History, b"short", u64::MAX));
+        assert!(!is_dead(Table::Changes, b"short", u64::MAX));
+    }
+
+    #[test]
+    fn a_pass_begins_when_it_is_worth_it_or_an_hour_later() {
+        let start = Instant::now();
+        let large = SMALL_TABLE_BYTES + 1;
+        let pass = Pass { compacted: 1000, began_at: start, leaves_some: false };
+        assert!(!pass.is_due(start, 1000, 5000, 1), "nothing is dead");
+        assert!(pass.is_due(start, 1001, 5000, 1), "it costs next to nothing");
+        assert!(!pass.is_due(start, 1001, 5000, large));
+        assert!(!pass.is_due(start, 2000, 5000, large), "a thousand are dead, three thousand are kept");
+        assert!(pass.is_due(start, 3000, 5000, large));
+        let later = start + PASS_INTERVAL_MAX;
+        assert!(pass.is_due(later, 1001, 5000, large));
+        assert!(!pass.is_due(later, 1000, 5000, large));
+        let first = Pass { leaves_some: true, ..pass };
+        assert!(!first.is_due(start, 1000, 5000, large) && first.is_due(start, 1000, 5000, 1));
+        assert!(first.is_due(later, 1000, 5000, large), "who knows what was done before");
+        assert!(!Pass { compacted: 0, ..first }.is_due(later, 0, 5000, 1), "nothing was ever compacted");
+    }
+}
