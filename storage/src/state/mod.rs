@@ -10,6 +10,7 @@
 //! | `layout`, `meta` | the bytes of keys and values |
 //! | `machine`, `apply` | what committed entries do |
 //! | `reader`, `walk`, `scan` | reading at any revision, while entries are applied |
+//! | `changes` | what happened in a revision, for watches |
 //! | `store` | the directory: which database is the current one, and switching to another |
 //!
 //! Invariants:
@@ -24,6 +25,7 @@
 //! `changes` at or before C, are dead. `docs/decisions/0003-mvcc-layout.md` gives the reasons, `docs/formats.md` the bytes.
 
 mod apply;
+mod changes;
 mod durable;
 mod engine;
 mod error;
@@ -39,6 +41,7 @@ mod scan;
 mod store;
 mod walk;
 
+pub use changes::{Change, Changes, Interest};
 pub(crate) use durable::{read_sealed, seal, sync_directory, write_durably};
 pub use engine::{Batch, Cursor, Engine, EngineError, Snapshot, Table};
 pub use error::{CorruptRow, ReadError, StateError};

@@ -76,6 +76,12 @@ impl<E: Engine> StateReader<E> {
         self.shared.compacted.load(Ordering::Acquire)
     }
 
+    /// As a compaction that readers hear of while they read.
+    #[cfg(test)]
+    pub(crate) fn raise_compacted(&self, revision: u64) {
+        self.shared.compacted.fetch_max(revision, Ordering::AcqRel);
+    }
+
     /// What a key holds, or held at a revision.
     pub fn get(&self, key: &[u8], revision: Option<u64>) -> Result<Option<KeyValue>, ReadError> {
         if let Some(requested) = revision {
@@ -197,7 +203,7 @@ impl StateReader<RocksEngine> {
     }
 }
 
-fn progress(row: Option<&Bytes>) -> Result<Progress, CorruptRow> {
+pub(crate) fn progress(row: Option<&Bytes>) -> Result<Progress, CorruptRow> {
     let row = row.ok_or_else(|| CorruptRow::new(Table::Meta, meta::PROGRESS, LayoutError::Missing))?;
     Progress::decode(row)
 }
