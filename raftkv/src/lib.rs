@@ -45,6 +45,7 @@ mod shared_state;
 mod snapshots;
 mod state;
 pub mod status;
+pub mod watch;
 
 pub use config::{Config, ConfigError};
 pub use error::StartError;

@@ -267,7 +267,11 @@ pub fn read_failed(cause: &ReadError) -> Refused {
         ReadError::Engine(engine) if engine.is_corruption() => ErrorCode::Corrupt,
         ReadError::Engine(_) => ErrorCode::Internal,
     };
-    error(code, cause.to_string())
+    let mut refused = error(code, cause.to_string());
+    if let ReadError::Compacted { compacted, .. } = cause {
+        refused.compacted = Some(*compacted);
+    }
+    refused
 }
 
 /// An error with nothing but a code and a message.

@@ -7,6 +7,7 @@ use crate::identity::Identity;
 use crate::proto::client as wire;
 use crate::proto::client::ErrorCode;
 use crate::request::{BodyError, Request, Response, kind};
+use crate::watch::WatchResponder;
 use bytes::BytesMut;
 use prost::Message as _;
 use quinn::{Connection, RecvStream, SendStream, WriteError};
@@ -43,6 +44,8 @@ struct ConnectionShared {
     request_bytes: Semaphore,
     /// Bytes of answers that wait.
     reply_bytes: AtomicUsize,
+    /// Places for watches.
+    watches: Arc<Semaphore>,
 }
 
 /// Answers of one stream that wait to be written.
@@ -80,6 +83,7 @@ pub(crate) async fn serve_connection(listener: Arc<ListenerShared>, greeted: Gre
         requests: Arc::new(Semaphore::new(limits.requests_max)),
         request_bytes: Semaphore::new(limits.request_bytes_max.max(limits.frame_bytes_max() + REQUEST_OVERHEAD_BYTES)),
         reply_bytes: AtomicUsize::new(0),
+        watches: Arc::new(Semaphore::new(limits.watches_max)),
     });
     tokio::spawn(serve_requests(shared.clone(), connection.clone(), send, reader, None));
     loop {
@@ -100,6 +104,7 @@ async fn serve_stream(shared: Arc<ConnectionShared>, connection: Connection, sen
     let mut reader = FrameReader::new(receive);
     match reader.envelope(shared.listener.limits.frame_bytes_max()).await {
         Ok(Some(envelope)) if envelope.kind == kind::SCAN => serve_scan(shared, send, reader, envelope).await,
+        Ok(Some(envelope)) if envelope.kind == kind::WATCH => serve_watch(shared, send, reader, envelope).await,
         first => serve_requests(shared, connection, send, reader, Some(first)).await,
     }
 }
@@ -123,6 +128,34 @@ async fn serve_scan(shared: Arc<ConnectionShared>, send: SendStream, mut reader:
             // Fails when the client is gone, and then nobody waits for it.
             let _told = responder.send_error(error).await;
         }
+    }
+}
+
+async fn serve_watch(shared: Arc<ConnectionShared>, mut send: SendStream, mut reader: FrameReader, envelope: Envelope) {
+    let Ok(frame) = reader.body(envelope).await else { return };
+    let places = (shared.watches.clone().try_acquire_owned(), shared.listener.watches.clone().try_acquire_owned());
+    let refused = match (wire::WatchRequest::decode(frame.body), places) {
+        (Ok(request), (Ok(own), Ok(of_all))) => {
+            let places = [own, of_all];
+            let responder = WatchResponder { stream: send, request: envelope.request, done: false, _places: places };
+            return shared.listener.service.watch(&shared.client, request, responder);
+        }
+        (Err(cause), _) => (ErrorCode::Invalid, format!("the watch does not decode: {cause}")),
+        (Ok(_), places) => {
+            let limits = &shared.listener.limits;
+            let text = match places.0 {
+                Err(_) => format!("this connection has {} watches, and may have no more", limits.watches_max),
+                Ok(_) => format!("this node has {} watches, and may have no more", limits.watches_total_max),
+            };
+            (ErrorCode::TooMany, text)
+        }
+    };
+    let error = wire::Error { code: refused.0.into(), message: refused.1, ..wire::Error::default() };
+    let mut out = BytesMut::new();
+    put_frame(&mut out, kind::ERROR, envelope.request, &error);
+    // Fails when the client is gone, and then nobody waits for it.
+    if send.write_chunk(out.freeze()).await.is_ok() {
+        let _finished = send.finish();
     }
 }
 
@@ -244,8 +277,8 @@ fn dispatch(shared: &Arc<ConnectionShared>, frame: Frame, mut responder: Respond
             shared.listener.service.call(&shared.client, request, responder);
         }
         Err(cause @ BodyError::Decode(_)) => responder.answer(Response::error(ErrorCode::Invalid, cause.to_string())),
-        Err(BodyError::Kind(kind::SCAN)) => {
-            let text = "a scan wants a stream of its own: send it as the first frame of a new one";
+        Err(BodyError::Kind(kind::SCAN | kind::WATCH)) => {
+            let text = "a scan or a watch wants a stream of its own: send it as the first frame of a new one";
             responder.answer(Response::error(ErrorCode::Invalid, text));
         }
         Err(cause @ BodyError::Kind(_)) => {
