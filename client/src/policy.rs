@@ -135,7 +135,7 @@ fn arrived_maybe(purpose: Purpose, endpoint: &str, cause: String) -> Verdict {
 }
 
 fn node_error(purpose: Purpose, endpoint: &str, error: wire::Error) -> Verdict {
-    let wire::Error { code, message: cause, leader, limit, keys_limit, compacted: _ } = error;
+    let wire::Error { code, message: cause, leader, limit, keys_limit, compacted: oldest } = error;
     let endpoint_owned = endpoint.to_owned();
     match ErrorCode::try_from(code) {
         Ok(ErrorCode::NotLeader) => {
@@ -177,7 +177,7 @@ fn node_error(purpose: Purpose, endpoint: &str, error: wire::Error) -> Verdict {
             | ErrorCode::WatchOverloaded,
         ) => Verdict::Fail(Error::Invalid { endpoint: endpoint_owned, cause }),
         Ok(ErrorCode::Permission) => Verdict::Fail(Error::Permission { endpoint: endpoint_owned, cause }),
-        Ok(ErrorCode::Compacted) => Verdict::Fail(Error::CompactedRevision { endpoint: endpoint_owned, cause }),
+        Ok(ErrorCode::Compacted) => Verdict::Fail(Error::CompactedRevision { endpoint: endpoint_owned, cause, oldest }),
         Ok(ErrorCode::FutureRevision) => Verdict::Fail(Error::FutureRevision { endpoint: endpoint_owned, cause }),
         Ok(ErrorCode::Corrupt) => Verdict::Fail(Error::Corrupt { endpoint: endpoint_owned, cause }),
         Err(_) => {

@@ -1,6 +1,6 @@
 //! The command line: what can be said, and its help.
 
-use crate::commands::{bench, del, export, get, import, leader, member, put, scan, status};
+use crate::commands::{bench, del, export, get, import, leader, member, put, scan, status, watch};
 use crate::output::Format;
 use clap::{Args, Parser, Subcommand};
 use client::Level;
@@ -26,6 +26,7 @@ Examples:
   raftkv-cli get color
   raftkv-cli put photo @photo.jpg && raftkv-cli get photo > copy.jpg
   raftkv-cli scan --prefix service/
+  raftkv-cli watch --prefix service/
   raftkv-cli status";
 
 /// Read and write a raftkv cluster.
@@ -74,6 +75,7 @@ pub(crate) enum Command {
     Get(get::GetArguments),
     Del(del::DelArguments),
     Scan(scan::ScanArguments),
+    Watch(watch::WatchArguments),
     /// Show every member: role, term, log and state
     ///
     /// All members are asked, not only the endpoints given. Ends with 0 if a leader is known and a majority of the voters answers, else
@@ -186,6 +188,10 @@ mod tests {
             vec!["scan", "--keys-only", "--count"],
             vec!["put", "k", "v", "--if-absent", "--if-rev", "3"],
             vec!["bench", "put", "--clients", "0"],
+            vec!["watch"],
+            vec!["watch", "k", "--prefix", "p"],
+            vec!["watch", "k", "--from-rev", "0"],
+            vec!["watch", "k", "--count", "0"],
             vec!["nonsense"],
         ] {
             let error = parse(&line).unwrap_err();

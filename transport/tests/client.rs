@@ -174,7 +174,7 @@ async fn watches_are_streamed_until_the_client_stops_them() {
     let (_listener, connection, service) = connected(ClientLimits::default()).await;
     let mut watch = watch_from(&connection, 5).await;
     for revision in 5..60 {
-        let reply = watch.next().await.unwrap();
+        let reply = watch.next(DEADLINE).await.unwrap();
         assert_eq!(reply.header.unwrap().revision, revision);
         assert_eq!(reply.events[0].kv.as_ref().unwrap().key, "k");
         assert_eq!(reply.events[0].previous, None, "it was not asked for");
@@ -184,7 +184,7 @@ async fn watches_are_streamed_until_the_client_stops_them() {
     until("the node hears that nobody reads", || service.watching.load(Ordering::SeqCst) == 0).await;
     let range = Some(wire::KeyRange::default());
     let refused = wire::WatchRequest { range, no_puts: true, ..Default::default() };
-    let outcome = connection.watch(&refused).await.unwrap().next().await;
+    let outcome = connection.watch(&refused).await.unwrap().next(DEADLINE).await;
     assert!(matches!(&outcome, Err(WatchError::Node(error)) if error.code() == ErrorCode::Compacted), "{outcome:?}");
 }
 
@@ -195,9 +195,16 @@ async fn a_watch_that_nobody_reads_holds_up_nobody_else_on_its_connection() {
     let mut read = watch_from(&connection, 1).await;
     // More than a connection's window.
     for revision in 1..=200 {
-        assert_eq!(read.next().await.unwrap().header.unwrap().revision, revision);
+        assert_eq!(read.next(DEADLINE).await.unwrap().header.unwrap().revision, revision);
     }
     assert!(matches!(connection.call(put("k", 1)).await, Ok(Response::Put(_))));
+}
+
+/// A watch with one reply.
+async fn quiet_watch(connection: &ClientConnection) -> WatchStream {
+    let range = Some(wire::KeyRange::default());
+    let request = wire::WatchRequest { range, no_deletes: true, ..Default::default() };
+    connection.watch(&request).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -212,8 +219,8 @@ async fn one_watch_too_many_is_refused_and_one_that_ended_makes_room() {
     for (connection, words) in
         [(&one, None), (&one, None), (&one, Some("connection")), (&other, None), (&other, Some("node"))]
     {
-        let mut watch = watch_from(connection, 1).await;
-        match (words, watch.next().await) {
+        let mut watch = quiet_watch(connection).await;
+        match (words, watch.next(DEADLINE).await) {
             (None, Ok(_)) => watches.push(watch),
             (Some(word), Err(WatchError::Node(error))) => {
                 assert_eq!(error.code(), ErrorCode::TooMany);
@@ -224,6 +231,6 @@ async fn one_watch_too_many_is_refused_and_one_that_ended_makes_room() {
     }
     drop(watches);
     until("the node hears that nobody reads", || service.watching.load(Ordering::SeqCst) == 0).await;
-    let mut again = watch_from(&other, 1).await;
-    assert!(again.next().await.is_ok());
+    let mut again = quiet_watch(&other).await;
+    assert!(again.next(DEADLINE).await.is_ok());
 }

@@ -128,7 +128,7 @@ impl ClientService for Service {
 }
 
 /// Answers a watch: refuses it if it wants no puts, else sends a reply for each revision from the one asked for on, with one event of the
-/// key asked for and 100,000 bytes of value, for as long as anybody reads.
+/// key asked for and 100,000 bytes of value, for as long as anybody reads; only the first one if it wants no deletes.
 async fn serve_watch(request: wire::WatchRequest, mut responder: WatchResponder) -> Result<(), WatchClosed> {
     if request.no_puts {
         let error = wire::Error { code: wire::ErrorCode::Compacted.into(), ..wire::Error::default() };
@@ -140,6 +140,9 @@ async fn serve_watch(request: wire::WatchRequest, mut responder: WatchResponder)
         let event = wire::WatchEvent { deleted: false, previous: Some(kv.clone()), kv: Some(kv) };
         let encoded = EncodedWatchEvent::new(event);
         responder.send(revision, [&encoded].into_iter(), request.previous).await?;
+        if request.no_deletes {
+            responder.closed().await;
+        }
     }
     Ok(())
 }
