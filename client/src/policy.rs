@@ -160,6 +160,10 @@ fn node_error(purpose: Purpose, endpoint: &str, error: wire::Error) -> Verdict {
                 Verdict::Fail(Error::Internal { endpoint: endpoint_owned, cause })
             }
         },
+        // Another node may have room, or this one in a moment.
+        Ok(ErrorCode::TooMany | ErrorCode::WatchOverloaded) if purpose != Purpose::Write => {
+            retry(Error::Unavailable { endpoint: endpoint_owned, cause }, Weight::Word)
+        }
         Ok(ErrorCode::TooLarge) => Verdict::Fail(match keys_limit {
             Some(keys_max) => Error::RangeTooLarge { endpoint: endpoint_owned, keys_max, bytes_max: limit },
             None => Error::TooLarge { endpoint: endpoint_owned, part: Part::Request, bytes: None, limit },
@@ -318,6 +322,7 @@ mod tests {
                 answered(ErrorCode::Timeout),
                 answered(ErrorCode::NotLeader),
                 answered(ErrorCode::Unavailable),
+                answered(ErrorCode::TooMany),
             ] {
                 let shown = format!("{failure:?}");
                 let verdict = judge(purpose, "n1:1", failure);

@@ -104,6 +104,12 @@ impl ClientLimits {
     pub fn frame_bytes_max(&self) -> usize {
         2 * self.key_bytes_max + 2 * self.value_bytes_max + (4 << 10)
     }
+
+    /// The longest body of a scan or a watch, which has a stream of its own: keys at both ends, and 4 KiB of all else.
+    #[must_use]
+    pub fn range_bytes_max(&self) -> usize {
+        2 * self.key_bytes_max + (4 << 10)
+    }
 }
 
 /// What every connection of a listener shares.

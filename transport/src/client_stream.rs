@@ -102,7 +102,19 @@ pub(crate) async fn serve_connection(listener: Arc<ListenerShared>, greeted: Gre
 /// A further stream: what its first frame is decides what it is for.
 async fn serve_stream(shared: Arc<ConnectionShared>, connection: Connection, send: SendStream, receive: RecvStream) {
     let mut reader = FrameReader::new(receive);
-    match reader.envelope(shared.listener.limits.frame_bytes_max()).await {
+    let limits = &shared.listener.limits;
+    match reader.envelope(limits.frame_bytes_max()).await {
+        Ok(Some(Envelope { length, kind: kind::SCAN | kind::WATCH, request }))
+            if length as usize > limits.range_bytes_max() =>
+        {
+            let text = format!(
+                "a request of {length} bytes for a range of keys; at most {} are taken",
+                limits.range_bytes_max()
+            );
+            let limit = limits.key_bytes_max as u64;
+            let error = wire::Error { limit, ..stream_error(ErrorCode::TooLarge, text) };
+            refuse_stream(send, request, error).await;
+        }
         Ok(Some(envelope)) if envelope.kind == kind::SCAN => serve_scan(shared, send, reader, envelope).await,
         Ok(Some(envelope)) if envelope.kind == kind::WATCH => serve_watch(shared, send, reader, envelope).await,
         first => serve_requests(shared, connection, send, reader, Some(first)).await,
@@ -131,7 +143,7 @@ async fn serve_scan(shared: Arc<ConnectionShared>, send: SendStream, mut reader:
     }
 }
 
-async fn serve_watch(shared: Arc<ConnectionShared>, mut send: SendStream, mut reader: FrameReader, envelope: Envelope) {
+async fn serve_watch(shared: Arc<ConnectionShared>, send: SendStream, mut reader: FrameReader, envelope: Envelope) {
     let Ok(frame) = reader.body(envelope).await else { return };
     let places = (shared.watches.clone().try_acquire_owned(), shared.listener.watches.clone().try_acquire_owned());
     let refused = match (wire::WatchRequest::decode(frame.body), places) {
@@ -150,9 +162,17 @@ async fn serve_watch(shared: Arc<ConnectionShared>, mut send: SendStream, mut re
             (ErrorCode::TooMany, text)
         }
     };
-    let error = wire::Error { code: refused.0.into(), message: refused.1, ..wire::Error::default() };
+    refuse_stream(send, envelope.request, stream_error(refused.0, refused.1)).await;
+}
+
+fn stream_error(code: ErrorCode, message: String) -> wire::Error {
+    wire::Error { code: code.into(), message, ..wire::Error::default() }
+}
+
+/// Answers the one request of a stream with an error.
+async fn refuse_stream(mut send: SendStream, request: u64, error: wire::Error) {
     let mut out = BytesMut::new();
-    put_frame(&mut out, kind::ERROR, envelope.request, &error);
+    put_frame(&mut out, kind::ERROR, request, &error);
     // Fails when the client is gone, and then nobody waits for it.
     if send.write_chunk(out.freeze()).await.is_ok() {
         let _finished = send.finish();

@@ -53,5 +53,5 @@ pub use snapshot::{
 };
 pub use snapshot_client::{FetchConfig, FetchError, FetchedSnapshot, SnapshotClient};
 pub use tls::{CredentialPaths, Credentials, CredentialsError, Negotiated, Protocol};
-pub use watch::{EncodedWatchEvent, WatchClosed, WatchResponder};
+pub use watch::{EncodedWatchEvent, WatchClosed, WatchFrame, WatchResponder};
 pub use watch_stream::{WatchError, WatchStream};

@@ -5,7 +5,7 @@
 //! a large value is in memory once, however many streams it waits on.
 
 use crate::error::RefusalCode;
-use crate::frame::{put_envelope, put_frame};
+use crate::frame::{ENVELOPE_BYTES, put_envelope, put_frame};
 use crate::proto::client as wire;
 use crate::request::kind;
 use bytes::{Bytes, BytesMut};
@@ -52,6 +52,10 @@ pub struct WatchClosed {
     cause: WriteError,
 }
 
+/// A reply, laid out for one watch.
+#[derive(Debug)]
+pub struct WatchFrame(Vec<Bytes>);
+
 /// Takes the replies to one watch. Dropping it breaks the stream off, which the client sees as a failure: a watch has no end of its own.
 pub struct WatchResponder {
     pub(crate) stream: SendStream,
@@ -61,17 +65,23 @@ pub struct WatchResponder {
 }
 
 impl WatchResponder {
-    /// Sends one reply: these events, and that everything up to and including `revision` has been sent. Waits while the client is not ready for it.
-    ///
-    /// # Errors
-    /// When nobody reads any more: the watch should end.
-    pub async fn send<'a>(
-        &mut self,
+    /// Lays out one reply: these events, and that everything up to and including `revision` has been sent. Apart from [`send`](WatchResponder::send), so that
+    /// nobody has to hold the events while it waits for the client.
+    pub fn reply<'a>(
+        &self,
         revision: u64,
         events: impl Iterator<Item = &'a EncodedWatchEvent> + Clone,
         with_previous: bool,
-    ) -> Result<(), WatchClosed> {
-        let mut pieces = reply(self.request, revision, events, with_previous);
+    ) -> WatchFrame {
+        WatchFrame(reply(self.request, revision, events, with_previous))
+    }
+
+    /// Sends a reply, and waits while the client is not ready for it.
+    ///
+    /// # Errors
+    /// When nobody reads any more: the watch should end.
+    pub async fn send(&mut self, reply: WatchFrame) -> Result<(), WatchClosed> {
+        let WatchFrame(mut pieces) = reply;
         self.stream.write_all_chunks(&mut pieces).await.map_err(|cause| WatchClosed { cause })
     }
 
@@ -120,7 +130,13 @@ fn reply<'a>(
     let head = wire::WatchReply { header: Some(wire::Header { revision, index: 0 }), events: Vec::new() };
     let field_len = |length: usize| key_len(EVENTS) + encoded_len_varint(length as u64) + length;
     let length = head.encoded_len() + events.clone().map(|event| field_len(length_of(event))).sum::<usize>();
-    let (mut pieces, mut out) = (Vec::new(), BytesMut::new());
+    let shared = |event: &'a EncodedWatchEvent| {
+        let pieces = [Some(&event.event), previous_of(event)].into_iter().flatten();
+        pieces.map(Bytes::len).filter(|length| *length >= SHARED_BYTES_MIN).sum::<usize>()
+    };
+    // Exactly: a reply may be waited with for long.
+    let copied = ENVELOPE_BYTES + length - events.clone().map(shared).sum::<usize>();
+    let (mut pieces, mut out) = (Vec::new(), BytesMut::with_capacity(copied));
     put_envelope(&mut out, length, kind::WATCH_REPLY, request);
     head.encode_raw(&mut out);
     for event in events {
@@ -144,7 +160,6 @@ fn reply<'a>(
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
-    use crate::frame::ENVELOPE_BYTES;
 
     fn event(value_bytes: usize, previous_bytes: Option<usize>) -> wire::WatchEvent {
         let kv = |bytes: usize| wire::KeyValue {

@@ -234,3 +234,15 @@ async fn one_watch_too_many_is_refused_and_one_that_ended_makes_room() {
     let mut again = quiet_watch(&other).await;
     assert!(again.next(DEADLINE).await.is_ok());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_longer_than_its_keys_can_be_is_refused_before_it_is_read() {
+    let limits = ClientLimits { key_bytes_max: 100, ..ClientLimits::default() };
+    let (_listener, connection, service) = connected(limits).await;
+    let range = Some(wire::KeyRange { start: vec![1; 100_000].into(), end: None });
+    let request = wire::WatchRequest { range, ..Default::default() };
+    let outcome = connection.watch(&request).await.unwrap().next(DEADLINE).await;
+    let Err(WatchError::Node(error)) = outcome else { panic!("{outcome:?}") };
+    assert_eq!((error.code(), error.limit), (ErrorCode::TooLarge, 100));
+    assert_eq!(service.watching.load(Ordering::SeqCst), 0);
+}

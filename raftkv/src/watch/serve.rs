@@ -17,11 +17,11 @@ use std::time::Duration;
 use storage::state::{Change, Changes, ReadError};
 use tokio::time::Instant;
 use transport::proto::client as wire;
-use transport::{EncodedWatchEvent, WatchClosed, WatchResponder};
+use transport::{EncodedWatchEvent, WatchClosed, WatchFrame, WatchResponder};
 use wire::ErrorCode;
 
 /// A batch ends, between two revisions, once it has so many bytes.
-const BATCH_BYTES: usize = 64 << 10;
+const BATCH_BYTES: usize = 32 << 10;
 /// Nobody hears of progress more often.
 const PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// A node tells of progress if its state is no older than this, or than the interval asked for.
@@ -130,7 +130,10 @@ impl WatchJob {
         match watching.step(BATCH_BYTES) {
             Step::Batch { events, through } => {
                 if !events.is_empty() {
-                    sender.send(through, events.iter().map(|event| &event.payload)).await?;
+                    let reply = sender.reply(through, events.iter().map(|event| &event.payload));
+                    // They may leave the ring while this waits.
+                    drop(events);
+                    sender.send(reply).await?;
                 }
             }
             Step::Disk(revisions) => {
@@ -138,7 +141,9 @@ impl WatchJob {
                 let events: Vec<EncodedWatchEvent> = changes.into_iter().map(encode).collect();
                 watching.have_read(through);
                 if !events.is_empty() || sender.next_progress.is_some_and(|due| due <= Instant::now()) {
-                    sender.send(through, events.iter()).await?;
+                    let reply = sender.reply(through, events.iter());
+                    drop(events);
+                    sender.send(reply).await?;
                 }
             }
             Step::Wait { through } => {
@@ -194,16 +199,16 @@ impl Sender<'_> {
     ) -> Result<Sender<'a>, WatchClosed> {
         let with_previous = job.filter.previous;
         let mut sender = Sender { responder, with_previous, interval: job.progress_interval, next_progress: None };
-        sender.send(revision, std::iter::empty()).await?;
+        sender.send(sender.reply(revision, std::iter::empty())).await?;
         Ok(sender)
     }
 
-    async fn send<'e>(
-        &mut self,
-        through: u64,
-        events: impl Iterator<Item = &'e EncodedWatchEvent> + Clone,
-    ) -> Result<(), WatchClosed> {
-        self.responder.send(through, events, self.with_previous).await?;
+    fn reply<'e>(&self, through: u64, events: impl Iterator<Item = &'e EncodedWatchEvent> + Clone) -> WatchFrame {
+        self.responder.reply(through, events, self.with_previous)
+    }
+
+    async fn send(&mut self, reply: WatchFrame) -> Result<(), WatchClosed> {
+        self.responder.send(reply).await?;
         self.next_progress = self.interval.map(|interval| Instant::now() + interval);
         Ok(())
     }
@@ -212,7 +217,7 @@ impl Sender<'_> {
     async fn tell_progress(&mut self, through: u64, freshness: &Freshness) -> Result<(), WatchClosed> {
         let Some(interval) = self.interval else { return Ok(()) };
         if freshness.age().is_some_and(|age| age <= interval.max(PROGRESS_AGE_MAX)) {
-            return self.send(through, std::iter::empty()).await;
+            return self.send(self.reply(through, std::iter::empty())).await;
         }
         self.next_progress = Some(Instant::now() + interval);
         Ok(())

@@ -139,7 +139,8 @@ async fn serve_watch(request: wire::WatchRequest, mut responder: WatchResponder)
         let kv = wire::KeyValue { key: key.clone(), value: vec![7u8; 100_000].into(), ..wire::KeyValue::default() };
         let event = wire::WatchEvent { deleted: false, previous: Some(kv.clone()), kv: Some(kv) };
         let encoded = EncodedWatchEvent::new(event);
-        responder.send(revision, [&encoded].into_iter(), request.previous).await?;
+        let reply = responder.reply(revision, [&encoded].into_iter(), request.previous);
+        responder.send(reply).await?;
         if request.no_deletes {
             responder.closed().await;
         }
