@@ -39,7 +39,8 @@
 //! A client holds at most [`CONNECTIONS_MAX`] connections to a node and knows at most [`ENDPOINTS_MAX`] nodes; requests in flight are
 //! bounded for each connection by [`CALLS_MAX`]. A scan holds one reply at a time.
 //!
-//! A watch holds two batches: one that waits to be taken, and one that the next step hands on.
+//! A watch holds two batches: one that waits to be taken, and one that is handed on next. A node takes 1,024 watches on a connection, and more on more
+//! connections ([`Builder::connections`]).
 //!
 //! Absent: sessions, with which a write of unknown outcome can be repeated safely; leases; transactions of several keys.
 

@@ -9,7 +9,7 @@
 
 use crate::client::{Client, Done, OpenWatch, Work, nonsense};
 use crate::error::Error;
-use crate::policy::{Failure, Purpose, Verdict, judge};
+use crate::policy::{Failure, Purpose, Verdict, judge, pause};
 use crate::value::header;
 use crate::watch::{Watch, WatchBatch, WatchEvent};
 use std::time::Duration;
@@ -28,6 +28,8 @@ pub(crate) struct WatchTask {
     /// The first revision that has not come as a whole.
     next: u64,
     open: Option<OpenWatch>,
+    /// How often the watch was taken up again without a reply since.
+    fruitless: u32,
     batches: mpsc::Sender<Result<WatchBatch, Error>>,
 }
 
@@ -48,7 +50,7 @@ impl WatchTask {
         open: OpenWatch,
         batches: mpsc::Sender<Result<WatchBatch, Error>>,
     ) -> WatchTask {
-        WatchTask { client, watch, next, open: Some(open), batches }
+        WatchTask { client, watch, next, open: Some(open), fruitless: 0, batches }
     }
 
     /// Runs until the watch ends.
@@ -96,6 +98,7 @@ impl WatchTask {
             return None;
         }
         self.next = self.next.max(through.checked_add(1)?);
+        self.fruitless = 0;
         Some(WatchBatch { revision: self.next - 1, events })
     }
 
@@ -113,6 +116,11 @@ impl WatchTask {
     }
 
     async fn resume(&mut self) -> Result<(), End> {
+        if let Some(round) = self.fruitless.checked_sub(1) {
+            // A node that begins watches and breaks them off must not be asked without a pause.
+            tokio::time::sleep(pause(round, rand::random())).await;
+        }
+        self.fruitless = self.fruitless.saturating_add(1);
         match begin(&self.client, self.watch.resumed_at(self.next)).await {
             Ok(open) => {
                 self.open = Some(open);

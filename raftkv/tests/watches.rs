@@ -402,9 +402,8 @@ async fn the_command_line_prints_changes_and_runs_commands() {
     loop {
         assert!(Instant::now() < deadline, "nothing is printed");
         client.put(("c", "now")).await.unwrap();
-        match tokio::time::timeout(Duration::from_millis(100), &mut reading).await {
-            Ok(read) => break assert!(read.unwrap() > 0),
-            Err(_) => {}
+        if let Ok(read) = tokio::time::timeout(Duration::from_millis(100), &mut reading).await {
+            break assert!(read.unwrap() > 0);
         }
     }
     assert_eq!(line, "put\tc\tnow\n");

@@ -14,7 +14,7 @@ use crate::failure::{FailureReporter, FatalError};
 use crate::shared_state::SharedState;
 use crossbeam_channel::{Receiver, Sender};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use storage::state::{Changes, Interest, ReadError};
 use tokio::sync::{Notify, Semaphore};
@@ -60,7 +60,9 @@ impl WatchHub {
     pub(super) fn add(self: &Arc<Self>, filter: WatchFilter, from: u64) -> Watching {
         let bell = Arc::new(Notify::new());
         let mut inner = self.lock();
-        self.watchers.store(inner.table.watchers() + 1, Ordering::SeqCst);
+        self.watchers.store(inner.table.watchers() + 1, Ordering::Relaxed);
+        // With the one in `ring`: of the two stores, one is seen by the other side's load.
+        fence(Ordering::SeqCst);
         let id = inner.table.add(filter, from, self.shared.reader().revision());
         inner.bells.insert(id, bell.clone());
         drop(inner);
@@ -71,7 +73,7 @@ impl WatchHub {
         let mut inner = self.lock();
         inner.table.remove(id);
         inner.bells.remove(&id);
-        self.watchers.store(inner.table.watchers(), Ordering::SeqCst);
+        self.watchers.store(inner.table.watchers(), Ordering::Relaxed);
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -172,7 +174,8 @@ impl WatchBell {
 
     /// More is applied, and published. Never waits.
     pub(crate) fn ring(&self) {
-        if self.hub.watchers.load(Ordering::SeqCst) > 0 {
+        fence(Ordering::SeqCst);
+        if self.hub.watchers.load(Ordering::Relaxed) > 0 {
             // Full: the gatherer has not taken the last ring yet, and will look then. Gone: the node is stopping.
             let _ = self.sender.try_send(());
         }
