@@ -12,10 +12,10 @@ export CARGO_TARGET_DIR ?= $(HOME)/.cache/raftkv/target
 # rustup puts cargo here; a login shell that has not been restarted since does not know it yet.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help setup toolchain build demo test sim mutants model check bench fmt clean
+.PHONY: help setup toolchain build demo test test-long sim mutants model check bench fmt clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install what building, testing and checking need and is missing
 	@scripts/setup compiler lints
@@ -31,6 +31,9 @@ demo: build ## Start three nodes and give a tour: put, get, kill the leader, cat
 
 test: build ## Run every test
 	@scripts/test
+
+test-long: build ## Run the tests that take minutes
+	cargo test --locked --release --workspace --test watches -- --ignored --nocapture --test-threads 1
 
 SEEDS ?= 1000
 sim: toolchain ## Run the simulator on SEEDS seeds from SEED on, or from a random one; with SEED alone, that one with its trace

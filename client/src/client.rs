@@ -9,6 +9,8 @@ use crate::request::{Delete, Excess, Get, Level, Put, Scan};
 use crate::route::Route;
 use crate::scan::ScanStream;
 use crate::value::{DeleteOutcome, Found, PutOutcome, header};
+use crate::watch::{Watch, WatchStream};
+use crate::watch_task::watch_failure;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,6 +49,8 @@ pub(crate) enum Work {
     Call(Request),
     /// Open a scan and read its first reply.
     Scan(wire::ScanRequest),
+    /// Open a watch and read its first reply.
+    Watch(wire::WatchRequest),
 }
 
 /// What it brings.
@@ -57,12 +61,22 @@ pub(crate) enum Work {
 pub(crate) enum Done {
     Call(Response),
     Scan(Box<OpenScan>),
+    Watch(Box<OpenWatch>),
 }
 
 /// A scan that a node has begun to answer.
 pub(crate) struct OpenScan {
     pub(crate) first: wire::ScanReply,
     pub(crate) stream: transport::ScanStream,
+    pub(crate) address: Address,
+    /// Dropping the last handle would close the connection under the stream.
+    pub(crate) _connected: Arc<Connected>,
+}
+
+/// A watch that a node has begun.
+pub(crate) struct OpenWatch {
+    pub(crate) first: wire::WatchReply,
+    pub(crate) stream: transport::WatchStream,
     pub(crate) address: Address,
     /// Dropping the last handle would close the connection under the stream.
     pub(crate) _connected: Arc<Connected>,
@@ -211,6 +225,32 @@ impl Client {
         ScanStream::open(self.clone(), scan).await
     }
 
+    /// Begins to watch keys. When it returns, the watch has begun: it hands out every change from [`WatchStream::first_revision`] on, in order, in batches that
+    /// never split a revision, and goes on by itself when connections or nodes fail.
+    ///
+    /// ```no_run
+    /// # async fn example(client: raftkv_client::Client) -> Result<(), raftkv_client::Error> {
+    /// use raftkv_client::{Range, Watch, WatchEvent};
+    /// let mut watch = client.watch(Watch::range(Range::prefix("service/"))).await?;
+    /// loop {
+    ///     let batch = watch.next().await?;
+    ///     for event in batch.events {
+    ///         match event {
+    ///             WatchEvent::Put { kv, .. } => println!("{:?} is {:?}", kv.key, kv.value),
+    ///             WatchEvent::Delete { key, .. } => println!("{key:?} is gone"),
+    ///         }
+    ///     }
+    ///     // Another watch could go on from here: .from_revision(batch.revision + 1)
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// When no node begins it in time, or the revision asked for is compacted.
+    pub async fn watch(&self, watch: Watch) -> Result<WatchStream, Error> {
+        WatchStream::open(self.clone(), watch).await
+    }
+
     /// How long a request may take.
     #[must_use]
     pub fn timeout(&self) -> Duration {
@@ -222,7 +262,7 @@ impl Client {
         let (address, done) = self.run(purpose, &Work::Call(request)).await?;
         match done {
             Done::Call(response) => Ok((address, response)),
-            Done::Scan(_) => unreachable!("a call brings a response"),
+            Done::Scan(_) | Done::Watch(_) => unreachable!("a call brings a response"),
         }
     }
 
@@ -281,6 +321,7 @@ impl Client {
             let outcome = match work {
                 Work::Call(request) => call(&connected, request, patience).await.map(Done::Call),
                 Work::Scan(request) => open_scan(&connected, endpoint.address(), request, patience).await,
+                Work::Watch(request) => open_watch(&connected, endpoint.address(), request, patience).await,
             };
             match outcome {
                 Err(Failure::NotSent(_)) if !redialled => {
@@ -327,6 +368,11 @@ impl Client {
         directory.learn(client_addresses);
         let mut endpoints = self.shared.endpoints.write().unwrap_or_else(PoisonError::into_inner);
         endpoints.retain(|address, _| directory.all().any(|known| known == address));
+    }
+
+    /// Asks this node last for a while: it did not answer.
+    pub(crate) fn avoid(&self, address: &Address) {
+        self.directory_mut().silent(address, std::time::Instant::now());
     }
 
     fn start_learning(&self) {
@@ -380,6 +426,23 @@ async fn open_scan(
         let first = first.ok_or(Failure::Nonsense)?;
         let connected = connected.clone();
         Ok(Done::Scan(Box::new(OpenScan { first, stream, address: address.clone(), _connected: connected })))
+    };
+    tokio::time::timeout(patience, opening).await.unwrap_or(Err(Failure::Silent(patience)))
+}
+
+async fn open_watch(
+    connected: &Arc<Connected>,
+    address: &Address,
+    request: &wire::WatchRequest,
+    patience: Duration,
+) -> Result<Done, Failure> {
+    let opening = async {
+        // As for a scan: that it may have been sent does no harm.
+        let opened = connected.connection.watch(request).await;
+        let mut stream = opened.map_err(|error| watch_failure(error, Failure::NotSent))?;
+        let first = stream.next(patience).await.map_err(|error| watch_failure(error, Failure::Lost))?;
+        let connected = connected.clone();
+        Ok(Done::Watch(Box::new(OpenWatch { first, stream, address: address.clone(), _connected: connected })))
     };
     tokio::time::timeout(patience, opening).await.unwrap_or(Err(Failure::Silent(patience)))
 }

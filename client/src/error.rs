@@ -122,6 +122,8 @@ pub enum Error {
         endpoint: String,
         /// The cause.
         cause: String,
+        /// The oldest revision that can be read, where the node says so.
+        oldest: Option<u64>,
     },
     /// The revision asked for is still to come.
     #[error("{cause}")]

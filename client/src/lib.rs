@@ -39,7 +39,10 @@
 //! A client holds at most [`CONNECTIONS_MAX`] connections to a node and knows at most [`ENDPOINTS_MAX`] nodes; requests in flight are
 //! bounded for each connection by [`CALLS_MAX`]. A scan holds one reply at a time.
 //!
-//! Absent: sessions, with which a write of unknown outcome can be repeated safely; watches; leases; transactions of several keys.
+//! A watch holds two batches: one that waits to be taken, and one that is handed on next. A node takes 1,024 watches on a connection, and more on more
+//! connections ([`Builder::connections`]).
+//!
+//! Absent: sessions, with which a write of unknown outcome can be repeated safely; leases; transactions of several keys.
 
 mod builder;
 mod client;
@@ -57,6 +60,8 @@ pub mod route;
 mod scan;
 mod status;
 mod value;
+mod watch;
+mod watch_task;
 
 pub use builder::{BuildError, Builder, CONNECTIONS_MAX, TIMEOUT_DEFAULT};
 pub use client::Client;
@@ -69,3 +74,4 @@ pub use scan::{ScanStream, ScanSummary};
 pub use status::{Member, MemberStatus, Status};
 pub use transport::{CALLS_MAX, CredentialPaths, Credentials, CredentialsError};
 pub use value::{DeleteOutcome, Found, KeyValue, PutOutcome};
+pub use watch::{PROGRESS_INTERVAL_DEFAULT, PROGRESS_INTERVAL_MIN, Watch, WatchBatch, WatchEvent, WatchStream};

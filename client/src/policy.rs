@@ -135,7 +135,7 @@ fn arrived_maybe(purpose: Purpose, endpoint: &str, cause: String) -> Verdict {
 }
 
 fn node_error(purpose: Purpose, endpoint: &str, error: wire::Error) -> Verdict {
-    let wire::Error { code, message: cause, leader, limit, keys_limit, compacted: _ } = error;
+    let wire::Error { code, message: cause, leader, limit, keys_limit, compacted: oldest } = error;
     let endpoint_owned = endpoint.to_owned();
     match ErrorCode::try_from(code) {
         Ok(ErrorCode::NotLeader) => {
@@ -160,6 +160,10 @@ fn node_error(purpose: Purpose, endpoint: &str, error: wire::Error) -> Verdict {
                 Verdict::Fail(Error::Internal { endpoint: endpoint_owned, cause })
             }
         },
+        // Another node may have room, or this one in a moment.
+        Ok(ErrorCode::TooMany | ErrorCode::WatchOverloaded) if purpose != Purpose::Write => {
+            retry(Error::Unavailable { endpoint: endpoint_owned, cause }, Weight::Word)
+        }
         Ok(ErrorCode::TooLarge) => Verdict::Fail(match keys_limit {
             Some(keys_max) => Error::RangeTooLarge { endpoint: endpoint_owned, keys_max, bytes_max: limit },
             None => match purpose {
@@ -183,7 +187,7 @@ fn node_error(purpose: Purpose, endpoint: &str, error: wire::Error) -> Verdict {
             | ErrorCode::WatchOverloaded,
         ) => Verdict::Fail(Error::Invalid { endpoint: endpoint_owned, cause }),
         Ok(ErrorCode::Permission) => Verdict::Fail(Error::Permission { endpoint: endpoint_owned, cause }),
-        Ok(ErrorCode::Compacted) => Verdict::Fail(Error::CompactedRevision { endpoint: endpoint_owned, cause }),
+        Ok(ErrorCode::Compacted) => Verdict::Fail(Error::CompactedRevision { endpoint: endpoint_owned, cause, oldest }),
         Ok(ErrorCode::FutureRevision) => Verdict::Fail(Error::FutureRevision { endpoint: endpoint_owned, cause }),
         Ok(ErrorCode::Corrupt) => Verdict::Fail(Error::Corrupt { endpoint: endpoint_owned, cause }),
         Err(_) => {
@@ -324,6 +328,7 @@ mod tests {
                 answered(ErrorCode::Timeout),
                 answered(ErrorCode::NotLeader),
                 answered(ErrorCode::Unavailable),
+                answered(ErrorCode::TooMany),
             ] {
                 let shown = format!("{failure:?}");
                 let verdict = judge(purpose, "n1:1", failure);

@@ -166,7 +166,7 @@ async fn begin(client: &Client, scan: &Scan) -> Result<OpenScan, Error> {
     let purpose = read_purpose(scan.level);
     match client.run(purpose, &Work::Scan(scan.to_wire())).await? {
         (_, Done::Scan(open)) => Ok(*open),
-        (address, Done::Call(_)) => Err(nonsense(purpose, &address)),
+        (address, Done::Call(_) | Done::Watch(_)) => Err(nonsense(purpose, &address)),
     }
 }
 

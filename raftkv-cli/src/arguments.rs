@@ -1,6 +1,6 @@
 //! The command line: what can be said, and its help.
 
-use crate::commands::{bench, compact, del, export, get, import, leader, member, put, scan, status};
+use crate::commands::{bench, compact, del, export, get, import, leader, member, put, scan, status, watch};
 use crate::failure::{Code, Failure};
 use crate::output::Format;
 use clap::{Args, Parser, Subcommand};
@@ -27,6 +27,7 @@ Examples:
   raftkv-cli get color
   raftkv-cli put photo @photo.jpg && raftkv-cli get photo > copy.jpg
   raftkv-cli scan --prefix service/
+  raftkv-cli watch --prefix service/
   raftkv-cli status";
 
 /// Read and write a raftkv cluster.
@@ -75,6 +76,7 @@ pub(crate) enum Command {
     Get(get::GetArguments),
     Del(del::DelArguments),
     Scan(scan::ScanArguments),
+    Watch(watch::WatchArguments),
     /// Show every member: role, term, log and state
     ///
     /// All members are asked, not only the endpoints given. Ends with 0 if a leader is known and a majority of the voters answers, else
@@ -214,6 +216,10 @@ mod tests {
             vec!["compact", "0"],
             vec!["put", "k", "v", "--if-absent", "--if-rev", "3"],
             vec!["bench", "put", "--clients", "0"],
+            vec!["watch"],
+            vec!["watch", "k", "--prefix", "p"],
+            vec!["watch", "k", "--from-rev", "0"],
+            vec!["watch", "k", "--count", "0"],
             vec!["nonsense"],
         ] {
             let error = parse(&line).unwrap_err();

@@ -207,7 +207,7 @@ mod tests {
             (Error::RangeTooLarge { endpoint: endpoint(), keys_max: 10, bytes_max: 8 }, 2),
             (Error::Invalid { endpoint: endpoint(), cause: cause() }, 2),
             (Error::PreconditionFailed { endpoint: endpoint(), existing: None }, 4),
-            (Error::CompactedRevision { endpoint: endpoint(), cause: cause() }, 1),
+            (Error::CompactedRevision { endpoint: endpoint(), cause: cause(), oldest: None }, 1),
             (Error::FutureRevision { endpoint: endpoint(), cause: cause() }, 1),
             (Error::Internal { endpoint: endpoint(), cause: cause() }, 1),
             (Error::Corrupt { endpoint: endpoint(), cause: cause() }, 9),

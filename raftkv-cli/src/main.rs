@@ -43,6 +43,7 @@ async fn run(command: Command, globals: &Globals) -> Result<(), Failure> {
         Command::Get(arguments) => commands::get::run(arguments, globals).await,
         Command::Del(arguments) => commands::del::run(arguments, globals).await,
         Command::Scan(arguments) => commands::scan::run(arguments, globals).await,
+        Command::Watch(arguments) => commands::watch::run(arguments, globals).await,
         Command::Status(arguments) => commands::status::run(&arguments, globals).await,
         Command::Leader(command) => commands::leader::run(command, globals).await,
         Command::Member(command) => commands::member::run(command, globals).await,

@@ -1,4 +1,4 @@
-//! A pair as JSON: what `get`, `scan` and `export` write and `import` reads, one object a line.
+//! A pair as JSON: what `get`, `scan` and `export` write and `import` reads, one object a line. A change that `watch` writes is one too.
 //!
 //! ```text
 //! {"key":"color","value":"green","create_revision":1,"mod_revision":4,"version":2,"lease":null}
@@ -11,7 +11,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use client::KeyValue;
+use client::{KeyValue, WatchEvent};
 use serde::{Deserialize, Serialize};
 use std::io::{self, Write};
 
@@ -54,6 +54,41 @@ fn written(kv: &KeyValue, parts: Parts) -> Written<'_> {
     };
     let KeyValue { create_revision, mod_revision, version, lease, .. } = *kv;
     Written { key, key_base64, value, value_base64, create_revision, mod_revision, version, lease }
+}
+
+/// A change, as `watch` writes it.
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+enum WrittenEvent<'a> {
+    Put {
+        #[serde(flatten)]
+        kv: Written<'a>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        previous: Option<Written<'a>>,
+    },
+    Delete {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        key: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        key_base64: Option<String>,
+        mod_revision: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        previous: Option<Written<'a>>,
+    },
+}
+
+/// Writes one line about a change: the pair, with a `type` before it and, where it is there, what the key held before.
+pub(crate) fn write_event(out: &mut dyn Write, event: &WatchEvent) -> io::Result<()> {
+    let previous = event.previous().map(|kv| written(kv, Parts::KeyAndValue));
+    let line = match event {
+        WatchEvent::Put { kv, .. } => WrittenEvent::Put { kv: written(kv, Parts::KeyAndValue), previous },
+        WatchEvent::Delete { key, revision, .. } => {
+            let (key, key_base64) = text_or_base64(key);
+            WrittenEvent::Delete { key, key_base64, mod_revision: *revision, previous }
+        }
+    };
+    serde_json::to_writer(&mut *out, &line)?;
+    out.write_all(b"\n")
 }
 
 /// Writes one line.

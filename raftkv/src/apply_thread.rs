@@ -9,6 +9,7 @@ use crate::failure::{FailureReporter, FatalError};
 use crate::inbox::Inbox;
 use crate::members::Members;
 use crate::state::{NodeState, published};
+use crate::watch::WatchBell;
 use crossbeam_channel::Receiver;
 use raft::{LogIndex, LogPosition};
 use std::sync::Arc;
@@ -41,6 +42,8 @@ pub(crate) struct ApplyThread {
     pub(crate) driver: Inbox,
     /// Where to say that it cannot go on.
     pub(crate) failures: FailureReporter,
+    /// Tells watchers that more is applied.
+    pub(crate) watches: WatchBell,
     /// Says whether what is applied removes this node.
     pub(crate) members: Arc<Members>,
 }
@@ -73,6 +76,7 @@ impl ApplyThread {
     fn install(&mut self, position: LogPosition, done: Box<dyn FnOnce() + Send>) -> Result<(), FatalError> {
         self.state.switch_to_received(position).map_err(FatalError::Install)?;
         self.driver.push(Input::FormatInEffect { format: self.state.machine().format() });
+        self.watches.ring();
         done();
         Ok(())
     }
@@ -80,7 +84,11 @@ impl ApplyThread {
     fn apply(&mut self, job: ApplyJob, flushed: &mut (LogIndex, Option<Instant>)) -> Result<(), FatalError> {
         let (machine, shared) = self.state.parts();
         let format = machine.format();
-        let index = self.worker.apply(machine, job, |machine, _| shared.publish(published(machine)))?;
+        let watches = &self.watches;
+        let index = self.worker.apply(machine, job, |machine, _| {
+            shared.publish(published(machine));
+            watches.ring();
+        })?;
         if flushed.1.is_none_or(|asked| asked.elapsed() >= FLUSHED_INTERVAL) {
             *flushed = (self.state.machine().flushed().map_err(FatalError::State)?.index, Some(Instant::now()));
         }

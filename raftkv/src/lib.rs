@@ -46,6 +46,7 @@ mod snapshots;
 mod space;
 mod state;
 pub mod status;
+pub mod watch;
 
 pub use config::{Config, ConfigError};
 pub use error::StartError;

@@ -10,7 +10,7 @@
 //!                 │                  └─┬────┬───┬─┘  └───────────┘
 //!                 │             persist│    │   │apply
 //!          ┌──────┴──────┐   ┌─────────▼─┐  │  ┌▼────────────┐
-//!          │read threads │◀──┤log thread │  │  │apply thread │
+//!          │read threads │◀──┤log thread │  │  │apply thread │──bell──▶ watches
 //!          └─────────────┘   └───────────┘  │  └─────────────┘
 //!                 ▲                         │
 //!                 └────────── serve ────────┘
@@ -41,6 +41,7 @@ use crate::service::Service;
 use crate::snapshots::{LocalSnapshots, SnapshotFetcher};
 use crate::space;
 use crate::status::{NodeStatus, StatusReporter};
+use crate::watch::{WatchBell, WatchHub, run_gatherer};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use raft::{Changed, Node, NodeId, Role};
 use std::convert::Infallible;
@@ -158,11 +159,15 @@ impl Server {
             Ok(())
         };
         let reader = log.reader();
+        let (watches, rings) = WatchBell::new(parts.watches.clone());
+        let (hub, reporter) = (parts.watches.clone(), failures.clone());
+        spawn("watches", Box::new(move || run_gatherer(&hub, &rings, &reporter)))?;
         let apply = ApplyThread {
             state,
             worker: ApplyWorker::new(reader.clone()),
             driver: inbox.clone(),
             failures: failures.clone(),
+            watches,
             members: parts.members.clone(),
         };
         spawn("apply", Box::new(move || apply.run(&state_jobs)))?;
@@ -296,6 +301,7 @@ struct Parts {
     freshness: Arc<Freshness>,
     members: Arc<Members>,
     reporter: Arc<StatusReporter>,
+    watches: Arc<WatchHub>,
     service: Arc<Service>,
 }
 
@@ -314,11 +320,13 @@ impl Parts {
             reads.clone(),
             recovered.shared.clone(),
         ));
+        let watches = Arc::new(WatchHub::new(recovered.shared.clone()));
         let service = Arc::new(Service {
             inbox,
             reads: reads.clone(),
             shared: recovered.shared.clone(),
             freshness: freshness.clone(),
+            watches: watches.clone(),
             members: members.clone(),
             reporter: reporter.clone(),
             failures,
@@ -329,7 +337,7 @@ impl Parts {
             cluster: config.cluster.clone(),
             runtime: tokio::runtime::Handle::current(),
         });
-        Parts { reads, read_jobs, freshness, members, reporter, service }
+        Parts { reads, read_jobs, freshness, members, reporter, watches, service }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Writes go to the driver with a waiter that answers the client. Linearizable reads ask the driver for a read index first and
 //! are served by the read threads once that is applied; stale reads go to the read threads at once. Nothing here blocks, and no
-//! request costs a task, except scans, which stream.
+//! request costs a task, except scans and watches, which stream.
 
 use crate::clock::Freshness;
 use crate::config::{ClusterConfig, MemberConfig};
@@ -18,12 +18,13 @@ use crate::requests::{
 use crate::scans::{ScanJob, run_scan};
 use crate::shared_state::SharedState;
 use crate::status::StatusReporter;
+use crate::watch::{self, WatchHub, WatchJob};
 use crossbeam_channel::Sender;
 use std::sync::Arc;
 use storage::command::EncodedCommand;
 use storage::state::ReadError;
 use transport::proto::client as wire;
-use transport::{ClientService, Identity, Request, Responder, Response, ScanResponder};
+use transport::{ClientService, Identity, Request, Responder, Response, ScanResponder, WatchResponder};
 use wire::ErrorCode;
 
 /// See the module.
@@ -36,6 +37,8 @@ pub(crate) struct Service {
     pub(crate) shared: Arc<SharedState>,
     /// How old the state is at most.
     pub(crate) freshness: Arc<Freshness>,
+    /// Who watches.
+    pub(crate) watches: Arc<WatchHub>,
     /// The members.
     pub(crate) members: Arc<Members>,
     /// What the node says of itself.
@@ -46,7 +49,7 @@ pub(crate) struct Service {
     pub(crate) limits: SizeLimits,
     /// What all nodes have in common.
     pub(crate) cluster: ClusterConfig,
-    /// Where scans run.
+    /// Where scans and watches run.
     pub(crate) runtime: tokio::runtime::Handle,
 }
 
@@ -109,35 +112,51 @@ impl ClientService for Service {
 
     fn scan(&self, _client: &Identity, request: wire::ScanRequest, responder: ScanResponder) {
         let range = request.range.clone().unwrap_or_default();
-        let checked = self.limits.check_key(&range.start, true).and_then(|()| match &range.end {
-            Some(end) => self.limits.check_key(end, true),
-            None => Ok(()),
-        });
+        let checked = self.check_range(&range);
         let (level, revision_min) = (ReadLevel::of(request.level(), request.age_ms_max), request.revision_min);
         let job = ScanJob { range, request, shared: self.shared.clone(), failures: self.failures.clone() };
-        let (ready, wait) = tokio::sync::oneshot::channel();
-        let (shared, members) = (self.shared.clone(), self.members.clone());
-        match checked.and(level) {
-            Ok(level) => self.read(
-                level,
-                Box::new(move |allowed| {
-                    let allowed = allowed
-                        .map_err(|refusal| read_refused(refusal, &members.view().members))
-                        .and_then(|()| check_state(level, revision_min, shared.reader().revision()));
-                    // A scan whose client is gone by now has nobody who waits.
-                    let _ = ready.send(allowed);
-                }),
-            ),
-            Err(error) => drop(ready.send(Err(error))),
-        }
+        let allowed = checked.and(level).map(|level| self.wait_to_read(level, revision_min));
         self.runtime.spawn(async move {
-            let allowed = wait
-                .await
-                .unwrap_or_else(|_| Err(error(ErrorCode::Unavailable, "the node is stopping; try another one")));
+            let allowed = match allowed {
+                Ok(wait) => wait.await,
+                Err(refused) => Err(refused),
+            };
             match allowed {
                 Ok(()) => run_scan(job, responder).await,
                 // A client that is gone does not need the error.
                 Err(error) => drop(responder.send_error(*error).await),
+            }
+        });
+    }
+
+    fn watch(&self, _client: &Identity, request: wire::WatchRequest, responder: WatchResponder) {
+        let checked = self.check_range(request.range.as_ref().unwrap_or(&wire::KeyRange::default()));
+        let (filter, progress_interval) = match checked.and_then(|()| watch::watch_filter(&request)) {
+            Ok(asked) => asked,
+            Err(refused) => {
+                self.runtime.spawn(watch::refuse(responder, refused));
+                return;
+            }
+        };
+        let job = WatchJob {
+            hub: self.watches.clone(),
+            shared: self.shared.clone(),
+            freshness: self.freshness.clone(),
+            failures: self.failures.clone(),
+            filter,
+            from: request.from_revision,
+            progress_interval,
+        };
+        // Behind everything acknowledged by now. A watch that says where it begins needs no leader for that.
+        let allowed = request.from_revision.is_none().then(|| self.wait_to_read(ReadLevel::Linearizable, None));
+        self.runtime.spawn(async move {
+            let allowed = match allowed {
+                Some(wait) => wait.await,
+                None => Ok(()),
+            };
+            match allowed {
+                Ok(()) => job.run(responder).await,
+                Err(refused) => watch::refuse(responder, refused).await,
             }
         });
     }
@@ -163,6 +182,35 @@ impl Service {
                 files: files.into_iter().map(|(path, text)| wire::NodeFile { path, text }).collect(),
             }),
             Err(cause) => Response::error(ErrorCode::Invalid, format!("{cause:#}")),
+        }
+    }
+
+    fn check_range(&self, range: &wire::KeyRange) -> Result<(), Refused> {
+        self.limits.check_key(&range.start, true)?;
+        range.end.as_ref().map_or(Ok(()), |end| self.limits.check_key(end, true))
+    }
+
+    /// Waits until the state is as fresh as asked for.
+    fn wait_to_read(
+        &self,
+        level: ReadLevel,
+        revision_min: Option<u64>,
+    ) -> impl Future<Output = Result<(), Refused>> + Send + use<> {
+        let (ready, wait) = tokio::sync::oneshot::channel();
+        let (shared, members) = (self.shared.clone(), self.members.clone());
+        self.read(
+            level,
+            Box::new(move |allowed| {
+                let allowed = allowed
+                    .map_err(|refusal| read_refused(refusal, &members.view().members))
+                    .and_then(|()| check_state(level, revision_min, shared.reader().revision()));
+                // A client that is gone by now has nobody who waits.
+                let _ = ready.send(allowed);
+            }),
+        );
+        async move {
+            let stopping = |_| Err(error(ErrorCode::Unavailable, "the node is stopping; try another one"));
+            wait.await.unwrap_or_else(stopping)
         }
     }
 

@@ -13,7 +13,7 @@ use raftkv_transport::proto::client as wire;
 use raftkv_transport::{
     Authority, ClientConnection, ClientLimits, ClientListener, ClientService, ClusterId, Credentials, Identity,
     Inbound, IssuedCertificate, LEAF_VALIDITY, PeerConfig, PeerLimits, PeerLinks, PeerSet, PeerTransport, Request,
-    Responder, Response, ScanResponder, SendError, Validity,
+    Responder, Response, ScanResponder, SendError, Validity, WatchResponder,
 };
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -34,6 +34,8 @@ impl ClientService for Echo {
     }
 
     fn scan(&self, _client: &Identity, _request: wire::ScanRequest, _responder: ScanResponder) {}
+
+    fn watch(&self, _client: &Identity, _request: wire::WatchRequest, _responder: WatchResponder) {}
 }
 
 fn credentials(authority: &Authority, issued: &IssuedCertificate) -> Credentials {

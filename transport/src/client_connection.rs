@@ -14,6 +14,7 @@ use crate::proto::client as wire;
 use crate::quic;
 use crate::request::{Request, Response, kind};
 use crate::tls::{self, Credentials, Negotiated, Protocol};
+use crate::watch_stream::{WatchError, WatchStream};
 use bytes::BytesMut;
 use prost::Message as _;
 use quinn::{Connection, Endpoint, SendStream};
@@ -219,6 +220,21 @@ impl ClientConnection {
         send.write_chunk(out.freeze()).await.map_err(|cause| broken(cause.to_string()))?;
         send.finish().map_err(|cause| broken(cause.to_string()))?;
         Ok(ScanStream { reader: FrameReader::new(receive), done: false })
+    }
+
+    /// Begins a watch on a stream of its own. Waits while the node allows no further stream.
+    ///
+    /// # Errors
+    /// When the connection has ended.
+    pub async fn watch(&self, request: &wire::WatchRequest) -> Result<WatchStream, WatchError> {
+        let broken = |cause: String| WatchError::Broken { cause };
+        let opened = self.inner.connection.open_bi().await;
+        let (mut send, receive) = opened.map_err(|cause| broken(cause.to_string()))?;
+        let mut out = BytesMut::new();
+        put_frame(&mut out, kind::WATCH, 1, request);
+        send.write_chunk(out.freeze()).await.map_err(|cause| broken(cause.to_string()))?;
+        send.finish().map_err(|cause| broken(cause.to_string()))?;
+        Ok(WatchStream { reader: FrameReader::new(receive) })
     }
 
     /// What TLS agreed on.

@@ -3,7 +3,7 @@
 //! A client opens a bidirectional stream, says Hello, and then sends requests on it without waiting: each frame has a number, and answers
 //! come back under that number in any order. A request costs no task and no channel here: the service gets it with a
 //! [`Responder`], which any thread may answer at any time, and which appends the answer to what the stream writes next. Answers that are ready together leave
-//! in one write. A scan has a stream of its own, and so its own flow control.
+//! in one write. A scan has a stream of its own, and so its own flow control; so has a watch.
 //!
 //! # Bounds
 //!
@@ -12,6 +12,9 @@
 //! stops itself. Answers wait in bounded memory too: when a connection's are over the limit, further *reads* are answered
 //! with `UNAVAILABLE` in place of their value; the answer to a write is never
 //! replaced: it is small, unless the client asked for what was there before, and then as large as the service lets it be.
+//!
+//! Watches last, so they are counted apart: one too many, on the connection or on the node, is refused with `TOO_MANY`. Each holds as many bytes as its node's
+//! batches have, and while its client does not read, only those.
 //!
 //! A frame over the limit is answered with `TOO_LARGE`; its body is read past without being kept. A body that does not decode, or of an unknown kind, is
 //! answered under its number. Either way the stream goes on. An unknown envelope version ends the connection.
@@ -26,6 +29,7 @@ use crate::proto::client as wire;
 use crate::quic::{self, Door};
 use crate::request::{Request, kind};
 use crate::tls::{self, Credentials, Protocol};
+use crate::watch::WatchResponder;
 use bytes::BytesMut;
 use prost::Message as _;
 use quinn::{Connection, Endpoint, VarInt};
@@ -47,7 +51,13 @@ pub trait ClientService: Send + Sync + 'static {
 
     /// One scan. The answers go to the responder, usually from a task of the service's own.
     fn scan(&self, client: &Identity, request: wire::ScanRequest, responder: ScanResponder);
+
+    /// One watch. The replies go to the responder, from a task of the service's own.
+    fn watch(&self, client: &Identity, request: wire::WatchRequest, responder: WatchResponder);
 }
+
+/// Watches on one connection. QUIC allows for as many streams, beside those of requests and scans.
+pub(crate) const WATCHES_MAX: usize = 1024;
 
 /// Bounds of the client port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +70,10 @@ pub struct ClientLimits {
     pub request_bytes_max: usize,
     /// Bytes of requests in flight on all connections. Default 512 MiB.
     pub request_bytes_total_max: usize,
+    /// Watches at once on one connection. Default 1,024, which is also the most: streams are bounded too.
+    pub watches_max: usize,
+    /// Watches at once on all connections. Default 16,384.
+    pub watches_total_max: usize,
     /// Bytes of answers waiting on one connection; beyond, reads are refused. Default 64 MiB.
     pub reply_bytes_max: usize,
     /// The longest key. Default 4 KiB.
@@ -75,6 +89,8 @@ impl Default for ClientLimits {
             requests_max: 4096,
             request_bytes_max: 32 << 20,
             request_bytes_total_max: 512 << 20,
+            watches_max: WATCHES_MAX,
+            watches_total_max: 16 * WATCHES_MAX,
             reply_bytes_max: 64 << 20,
             key_bytes_max: 4 << 10,
             value_bytes_max: 8 << 20,
@@ -88,6 +104,12 @@ impl ClientLimits {
     pub fn frame_bytes_max(&self) -> usize {
         2 * self.key_bytes_max + 2 * self.value_bytes_max + (4 << 10)
     }
+
+    /// The longest body of a scan or a watch, which has a stream of its own: keys at both ends, and 4 KiB of all else.
+    #[must_use]
+    pub fn range_bytes_max(&self) -> usize {
+        2 * self.key_bytes_max + (4 << 10)
+    }
 }
 
 /// What every connection of a listener shares.
@@ -97,6 +119,8 @@ pub(crate) struct ListenerShared {
     pub(crate) service: Arc<dyn ClientService>,
     /// Room for the bytes of requests, for all connections.
     pub(crate) request_bytes: Semaphore,
+    /// Places for watches, for all connections.
+    pub(crate) watches: Arc<Semaphore>,
 }
 
 /// The client port. Dropping it closes every connection.
@@ -122,7 +146,8 @@ impl ClientListener {
         let endpoint = quic::listen(bind, Protocol::Client, credentials)
             .map_err(|cause| StartError::Bind { address: bind, cause })?;
         let request_bytes = Semaphore::new(limits.request_bytes_total_max.max(limits.frame_bytes_max()));
-        let shared = Arc::new(ListenerShared { cluster: identity.cluster, limits, service, request_bytes });
+        let watches = Arc::new(Semaphore::new(limits.watches_total_max));
+        let shared = Arc::new(ListenerShared { cluster: identity.cluster, limits, service, request_bytes, watches });
         let door = Door::new("client", limits.connections_max);
         tokio::spawn(run(door, shared, endpoint.clone()));
         Ok(ClientListener { endpoint })

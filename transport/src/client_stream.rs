@@ -7,6 +7,7 @@ use crate::identity::Identity;
 use crate::proto::client as wire;
 use crate::proto::client::ErrorCode;
 use crate::request::{BodyError, Request, Response, kind};
+use crate::watch::WatchResponder;
 use bytes::BytesMut;
 use prost::Message as _;
 use quinn::{Connection, RecvStream, SendStream, WriteError};
@@ -43,6 +44,8 @@ struct ConnectionShared {
     request_bytes: Semaphore,
     /// Bytes of answers that wait.
     reply_bytes: AtomicUsize,
+    /// Places for watches.
+    watches: Arc<Semaphore>,
 }
 
 /// Answers of one stream that wait to be written.
@@ -80,6 +83,7 @@ pub(crate) async fn serve_connection(listener: Arc<ListenerShared>, greeted: Gre
         requests: Arc::new(Semaphore::new(limits.requests_max)),
         request_bytes: Semaphore::new(limits.request_bytes_max.max(limits.frame_bytes_max() + REQUEST_OVERHEAD_BYTES)),
         reply_bytes: AtomicUsize::new(0),
+        watches: Arc::new(Semaphore::new(limits.watches_max)),
     });
     tokio::spawn(serve_requests(shared.clone(), connection.clone(), send, reader, None));
     loop {
@@ -98,8 +102,21 @@ pub(crate) async fn serve_connection(listener: Arc<ListenerShared>, greeted: Gre
 /// A further stream: what its first frame is decides what it is for.
 async fn serve_stream(shared: Arc<ConnectionShared>, connection: Connection, send: SendStream, receive: RecvStream) {
     let mut reader = FrameReader::new(receive);
-    match reader.envelope(shared.listener.limits.frame_bytes_max()).await {
+    let limits = &shared.listener.limits;
+    match reader.envelope(limits.frame_bytes_max()).await {
+        Ok(Some(Envelope { length, kind: kind::SCAN | kind::WATCH, request }))
+            if length as usize > limits.range_bytes_max() =>
+        {
+            let text = format!(
+                "a request of {length} bytes for a range of keys; at most {} are taken",
+                limits.range_bytes_max()
+            );
+            let limit = limits.key_bytes_max as u64;
+            let error = wire::Error { limit, ..stream_error(ErrorCode::TooLarge, text) };
+            refuse_stream(send, request, error).await;
+        }
         Ok(Some(envelope)) if envelope.kind == kind::SCAN => serve_scan(shared, send, reader, envelope).await,
+        Ok(Some(envelope)) if envelope.kind == kind::WATCH => serve_watch(shared, send, reader, envelope).await,
         first => serve_requests(shared, connection, send, reader, Some(first)).await,
     }
 }
@@ -123,6 +140,42 @@ async fn serve_scan(shared: Arc<ConnectionShared>, send: SendStream, mut reader:
             // Fails when the client is gone, and then nobody waits for it.
             let _told = responder.send_error(error).await;
         }
+    }
+}
+
+async fn serve_watch(shared: Arc<ConnectionShared>, send: SendStream, mut reader: FrameReader, envelope: Envelope) {
+    let Ok(frame) = reader.body(envelope).await else { return };
+    let places = (shared.watches.clone().try_acquire_owned(), shared.listener.watches.clone().try_acquire_owned());
+    let refused = match (wire::WatchRequest::decode(frame.body), places) {
+        (Ok(request), (Ok(own), Ok(of_all))) => {
+            let places = [own, of_all];
+            let responder = WatchResponder { stream: send, request: envelope.request, done: false, _places: places };
+            return shared.listener.service.watch(&shared.client, request, responder);
+        }
+        (Err(cause), _) => (ErrorCode::Invalid, format!("the watch does not decode: {cause}")),
+        (Ok(_), places) => {
+            let limits = &shared.listener.limits;
+            let text = match places.0 {
+                Err(_) => format!("this connection has {} watches, and may have no more", limits.watches_max),
+                Ok(_) => format!("this node has {} watches, and may have no more", limits.watches_total_max),
+            };
+            (ErrorCode::TooMany, text)
+        }
+    };
+    refuse_stream(send, envelope.request, stream_error(refused.0, refused.1)).await;
+}
+
+fn stream_error(code: ErrorCode, message: String) -> wire::Error {
+    wire::Error { code: code.into(), message, ..wire::Error::default() }
+}
+
+/// Answers the one request of a stream with an error.
+async fn refuse_stream(mut send: SendStream, request: u64, error: wire::Error) {
+    let mut out = BytesMut::new();
+    put_frame(&mut out, kind::ERROR, request, &error);
+    // Fails when the client is gone, and then nobody waits for it.
+    if send.write_chunk(out.freeze()).await.is_ok() {
+        let _finished = send.finish();
     }
 }
 
@@ -244,8 +297,8 @@ fn dispatch(shared: &Arc<ConnectionShared>, frame: Frame, mut responder: Respond
             shared.listener.service.call(&shared.client, request, responder);
         }
         Err(cause @ BodyError::Decode(_)) => responder.answer(Response::error(ErrorCode::Invalid, cause.to_string())),
-        Err(BodyError::Kind(kind::SCAN)) => {
-            let text = "a scan wants a stream of its own: send it as the first frame of a new one";
+        Err(BodyError::Kind(kind::SCAN | kind::WATCH)) => {
+            let text = "a scan or a watch wants a stream of its own: send it as the first frame of a new one";
             responder.answer(Response::error(ErrorCode::Invalid, text));
         }
         Err(cause @ BodyError::Kind(_)) => {

@@ -175,7 +175,8 @@ pub(crate) fn put_frame(out: &mut BytesMut, kind: u8, request: u64, body: &impl 
     body.encode_raw(out);
 }
 
-fn put_envelope(out: &mut BytesMut, length: usize, kind: u8, request: u64) {
+/// Appends an envelope alone: its body follows in other pieces.
+pub(crate) fn put_envelope(out: &mut BytesMut, length: usize, kind: u8, request: u64) {
     let length = u32::try_from(length).expect("limits keep a body below 4 GiB");
     out.put_u32(length);
     out.put_u8(FRAME_VERSION);

@@ -28,6 +28,8 @@ mod snapshot;
 mod snapshot_client;
 mod snapshot_server;
 mod tls;
+mod watch;
+mod watch_stream;
 
 pub use client_connection::{CALLS_MAX, CallError, ClientConnection, REPLY_BYTES_MAX, ScanError, ScanStream};
 pub use client_server::{ClientLimits, ClientListener, ClientService, Responder, ScanClosed, ScanResponder};
@@ -51,3 +53,5 @@ pub use snapshot::{
 };
 pub use snapshot_client::{FetchConfig, FetchError, FetchedSnapshot, SnapshotClient};
 pub use tls::{CredentialPaths, Credentials, CredentialsError, Negotiated, Protocol};
+pub use watch::{EncodedWatchEvent, WatchClosed, WatchFrame, WatchResponder};
+pub use watch_stream::{WatchError, WatchStream};

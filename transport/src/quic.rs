@@ -16,6 +16,7 @@
 //! Absent: per-address limits at the door.
 
 use crate::alert;
+use crate::client_server::WATCHES_MAX;
 use crate::error::{Refusal, RefusalCode};
 use crate::log_limit::LogLimit;
 use crate::tls::{Credentials, Protocol};
@@ -56,6 +57,8 @@ const PEER_WINDOW_BYTES: u32 = 16 << 20;
 
 /// Bidirectional streams that the other side may have open at once: request streams and scans, or snapshot files.
 const BIDIRECTIONAL_STREAMS_MAX: u32 = 128;
+/// The same for a client, whose watches have one each.
+const CLIENT_STREAMS_MAX: u32 = BIDIRECTIONAL_STREAMS_MAX + WATCHES_MAX as u32;
 /// Unidirectional ones: a peer's lanes.
 const UNIDIRECTIONAL_STREAMS_MAX: u32 = 4;
 
@@ -75,7 +78,10 @@ fn transport(protocol: Protocol) -> Arc<TransportConfig> {
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
         .receive_window(VarInt::from_u32(window))
         .send_window(u64::from(window))
-        .max_concurrent_bidi_streams(VarInt::from_u32(BIDIRECTIONAL_STREAMS_MAX))
+        .max_concurrent_bidi_streams(VarInt::from_u32(match protocol {
+            Protocol::Peer => BIDIRECTIONAL_STREAMS_MAX,
+            Protocol::Client => CLIENT_STREAMS_MAX,
+        }))
         .max_concurrent_uni_streams(VarInt::from_u32(match protocol {
             Protocol::Peer => UNIDIRECTIONAL_STREAMS_MAX,
             Protocol::Client => 0,

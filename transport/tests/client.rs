@@ -7,8 +7,11 @@ use common::{DEADLINE, client, get, listener, node, put, until};
 use raft::NodeId;
 use raftkv_transport::proto::client as wire;
 use raftkv_transport::proto::client::ErrorCode;
-use raftkv_transport::{CallError, ClientConnection, ClientLimits, Identity, NamedGroup, Response, ScanError};
+use raftkv_transport::{
+    CallError, ClientConnection, ClientLimits, Identity, NamedGroup, Response, ScanError, WatchError, WatchStream,
+};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connection_is_tls13_with_hybrid_key_exchange_and_a_proved_peer() {
@@ -158,4 +161,90 @@ async fn scans_are_streamed_end_and_fail_visibly() {
     // A scan that nobody reads does not hold up anybody else.
     let _unread = connection.scan(&wire::ScanRequest { limit: 1000, ..Default::default() }).await.unwrap();
     assert!(matches!(connection.call(put("k", 1)).await, Ok(Response::Put(_))));
+}
+
+async fn watch_from(connection: &ClientConnection, revision: u64) -> WatchStream {
+    let range = Some(wire::KeyRange { start: "k".into(), end: None });
+    let request = wire::WatchRequest { range, from_revision: Some(revision), ..Default::default() };
+    connection.watch(&request).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watches_are_streamed_until_the_client_stops_them() {
+    let (_listener, connection, service) = connected(ClientLimits::default()).await;
+    let mut watch = watch_from(&connection, 5).await;
+    for revision in 5..60 {
+        let reply = watch.next(DEADLINE).await.unwrap();
+        assert_eq!(reply.header.unwrap().revision, revision);
+        assert_eq!(reply.events[0].kv.as_ref().unwrap().key, "k");
+        assert_eq!(reply.events[0].previous, None, "it was not asked for");
+    }
+    assert_eq!(service.watching.load(Ordering::SeqCst), 1);
+    drop(watch);
+    until("the node hears that nobody reads", || service.watching.load(Ordering::SeqCst) == 0).await;
+    let range = Some(wire::KeyRange::default());
+    let refused = wire::WatchRequest { range, no_puts: true, ..Default::default() };
+    let outcome = connection.watch(&refused).await.unwrap().next(DEADLINE).await;
+    assert!(matches!(&outcome, Err(WatchError::Node(error)) if error.code() == ErrorCode::Compacted), "{outcome:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_that_nobody_reads_holds_up_nobody_else_on_its_connection() {
+    let (_listener, connection, _) = connected(ClientLimits::default()).await;
+    let _unread = watch_from(&connection, 1).await;
+    let mut read = watch_from(&connection, 1).await;
+    // More than a connection's window.
+    for revision in 1..=200 {
+        assert_eq!(read.next(DEADLINE).await.unwrap().header.unwrap().revision, revision);
+    }
+    // Nobody reads it either from here on, and two such streams fill the window of the connection.
+    drop(read);
+    assert!(matches!(connection.call(put("k", 1)).await, Ok(Response::Put(_))));
+}
+
+/// A watch with one reply.
+async fn quiet_watch(connection: &ClientConnection) -> WatchStream {
+    let range = Some(wire::KeyRange::default());
+    let request = wire::WatchRequest { range, no_deletes: true, ..Default::default() };
+    connection.watch(&request).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_watch_too_many_is_refused_and_one_that_ended_makes_room() {
+    let authority = common::authority("main");
+    let limits = ClientLimits { watches_max: 2, watches_total_max: 3, ..ClientLimits::default() };
+    let (_listener, address, service) = listener(&node(&authority, 1), limits);
+    let connect =
+        || async { ClientConnection::connect(&address, &client(&authority, "admin"), DEADLINE).await.unwrap().0 };
+    let (one, other) = (connect().await, connect().await);
+    let mut watches = Vec::new();
+    for (connection, words) in
+        [(&one, None), (&one, None), (&one, Some("connection")), (&other, None), (&other, Some("node"))]
+    {
+        let mut watch = quiet_watch(connection).await;
+        match (words, watch.next(DEADLINE).await) {
+            (None, Ok(_)) => watches.push(watch),
+            (Some(word), Err(WatchError::Node(error))) => {
+                assert_eq!(error.code(), ErrorCode::TooMany);
+                assert!(error.message.contains(word), "{}", error.message);
+            }
+            (_, outcome) => panic!("with {} watches: {outcome:?}", watches.len()),
+        }
+    }
+    drop(watches);
+    until("the node hears that nobody reads", || service.watching.load(Ordering::SeqCst) == 0).await;
+    let mut again = quiet_watch(&other).await;
+    assert!(again.next(DEADLINE).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_longer_than_its_keys_can_be_is_refused_before_it_is_read() {
+    let limits = ClientLimits { key_bytes_max: 100, ..ClientLimits::default() };
+    let (_listener, connection, service) = connected(limits).await;
+    let range = Some(wire::KeyRange { start: vec![1; 100_000].into(), end: None });
+    let request = wire::WatchRequest { range, ..Default::default() };
+    let outcome = connection.watch(&request).await.unwrap().next(DEADLINE).await;
+    let Err(WatchError::Node(error)) = outcome else { panic!("{outcome:?}") };
+    assert_eq!((error.code(), error.limit), (ErrorCode::TooLarge, 100));
+    assert_eq!(service.watching.load(Ordering::SeqCst), 0);
 }

@@ -12,3 +12,4 @@ pub(crate) mod put;
 pub(crate) mod scan;
 pub(crate) mod status;
 pub(crate) mod version;
+pub(crate) mod watch;

@@ -100,10 +100,14 @@ impl TestNode {
 
     /// SIGTERM, and waits until it is gone.
     pub fn stop(&mut self) -> ExitStatus {
-        let mut child = self.child.take().expect("it runs");
-        let pid = rustix::process::Pid::from_child(&child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        wait_for_exit(&mut child)
+        self.signal(rustix::process::Signal::TERM);
+        wait_for_exit(&mut self.child.take().expect("it runs"))
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(self.child.as_ref().expect("it runs"));
+        rustix::process::kill_process(pid, signal).unwrap();
     }
 
     /// Waits until it ends by itself.
@@ -300,17 +304,27 @@ impl Cluster {
         self.client_with(self.nodes.iter().map(|node| node.client_address().to_owned()).collect())
     }
 
-    fn client_with(&self, endpoints: Vec<String>) -> client::Client {
+    /// A client that knows all nodes, and begins with one of them.
+    pub fn client_from(&self, node: usize) -> client::Client {
+        let ordered = (0..self.nodes.len()).map(|offset| (node + offset) % self.nodes.len());
+        self.client_with(ordered.map(|node| self.nodes[node].client_address().to_owned()).collect())
+    }
+
+    /// The admin's certificate.
+    pub fn credentials(&self) -> client::Credentials {
         let admin = self.out().join("admin");
-        let credentials = client::Credentials::load(&client::CredentialPaths {
+        client::Credentials::load(&client::CredentialPaths {
             authority: admin.join("ca.crt"),
             certificate: admin.join("client.crt"),
             key: admin.join("client.key"),
         })
-        .unwrap();
+        .unwrap()
+    }
+
+    fn client_with(&self, endpoints: Vec<String>) -> client::Client {
         client::Client::builder()
             .endpoints(endpoints)
-            .credentials(credentials)
+            .credentials(self.credentials())
             .timeout(Duration::from_secs(10))
             .build()
             .unwrap()

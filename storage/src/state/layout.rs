@@ -153,6 +153,24 @@ pub(crate) fn change_key(revision: u64, number: u32) -> [u8; 12] {
     key
 }
 
+/// Splits a key of `changes` into the revision and the number within it.
+pub(crate) fn split_change_key(change_key: &[u8]) -> Result<(u64, u32), LayoutError> {
+    let short = || LayoutError::Short { bytes: change_key.len() };
+    let (revision, number) = change_key.split_first_chunk::<8>().ok_or_else(short)?;
+    let number = <[u8; 4]>::try_from(number).map_err(|_| short())?;
+    Ok((u64::from_be_bytes(*revision), u32::from_be_bytes(number)))
+}
+
+/// Splits a value of `changes` into what happened and the user's key.
+pub(crate) fn split_change(value: &[u8]) -> Result<(ChangeKind, &[u8]), LayoutError> {
+    match value.split_first() {
+        Some((&kind, key)) if kind == ChangeKind::Put as u8 => Ok((ChangeKind::Put, key)),
+        Some((&kind, key)) if kind == ChangeKind::Delete as u8 => Ok((ChangeKind::Delete, key)),
+        Some((&found, _)) => Err(LayoutError::Format { found }),
+        None => Err(LayoutError::Short { bytes: 0 }),
+    }
+}
+
 /// One key with its value, as of some revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyValue {
@@ -242,6 +260,8 @@ mod tests {
         assert_eq!(RecordHeader::decode(&record), Ok(header));
         assert_eq!(escaped(b"a\0b"), b"a\0\xffb\0\x01");
         assert_eq!(change_key(1, 2), [0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2]);
+        assert_eq!(split_change_key(&change_key(1, 2)), Ok((1, 2)));
+        assert_eq!(split_change(b"\x02k"), Ok((ChangeKind::Delete, &b"k"[..])));
     }
 
     #[test]
@@ -251,5 +271,8 @@ mod tests {
         for bytes in [&b""[..], b"a", b"a\0", b"a\0\x02", b"\0b\0\x01", b"\0\0\x01"] {
             assert_eq!(unescape(bytes, &mut Vec::new()), Err(LayoutError::Escape), "{bytes:?}");
         }
+        assert_eq!(split_change_key(&[0; 13]), Err(LayoutError::Short { bytes: 13 }));
+        assert_eq!(split_change(b""), Err(LayoutError::Short { bytes: 0 }));
+        assert_eq!(split_change(b"\x03k"), Err(LayoutError::Format { found: 3 }));
     }
 }

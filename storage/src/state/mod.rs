@@ -13,6 +13,7 @@
 //! | `reader`, `walk`, `scan` | reading at any revision, while entries are applied |
 //! | `range` | what is read of a range: filters, order, limit, count |
 //! | `reclaim` | what compaction has made dead, and giving its space back |
+//! | `changes` | what happened in a revision, for watches |
 //! | `store` | the directory: which database is the current one, and switching to another |
 //!
 //! Invariants:
@@ -30,6 +31,7 @@
 
 mod answer;
 mod apply;
+mod changes;
 mod durable;
 mod engine;
 mod error;
@@ -49,6 +51,7 @@ mod session;
 mod store;
 mod walk;
 
+pub use changes::{Change, Changes, Interest};
 pub(crate) use durable::{read_sealed, seal, sync_directory, write_durably};
 pub use engine::{Batch, Cursor, Engine, EngineError, Snapshot, Table};
 pub use error::{CorruptRow, ReadError, StateError};

@@ -317,7 +317,7 @@ impl StateReader<RocksEngine> {
     }
 }
 
-fn progress(row: Option<&Bytes>) -> Result<Progress, CorruptRow> {
+pub(crate) fn progress(row: Option<&Bytes>) -> Result<Progress, CorruptRow> {
     let row = row.ok_or_else(|| CorruptRow::new(Table::Meta, meta::PROGRESS, LayoutError::Missing))?;
     Progress::decode(row)
 }

@@ -4,10 +4,11 @@
 use raft::NodeId;
 use raftkv_transport::proto::client as wire;
 use raftkv_transport::{
-    Authority, ClientLimits, ClientListener, ClientService, ClusterId, Credentials, Identity, LEAF_VALIDITY, Request,
-    Responder, Response, ScanResponder, Validity,
+    Authority, ClientLimits, ClientListener, ClientService, ClusterId, Credentials, EncodedWatchEvent, Identity,
+    LEAF_VALIDITY, Request, Responder, Response, ScanResponder, Validity, WatchClosed, WatchResponder,
 };
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -45,6 +46,8 @@ pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 #[derive(Default)]
 pub(crate) struct Service {
     pub(crate) kept: Mutex<Vec<Responder>>,
+    /// Watches that somebody reads.
+    pub(crate) watching: Arc<AtomicUsize>,
 }
 
 impl ClientService for Service {
@@ -110,6 +113,39 @@ impl ClientService for Service {
             Ok(())
         });
     }
+
+    fn watch(&self, _client: &Identity, request: wire::WatchRequest, responder: WatchResponder) {
+        let watching = self.watching.clone();
+        watching.fetch_add(1, Ordering::SeqCst);
+        tokio::spawn(async move {
+            let closed = responder.closed();
+            // Ends when the client reads no more.
+            let _ended = serve_watch(request, responder).await;
+            closed.await;
+            watching.fetch_sub(1, Ordering::SeqCst);
+        });
+    }
+}
+
+/// Answers a watch: refuses it if it wants no puts, else sends a reply for each revision from the one asked for on, with one event of the
+/// key asked for and 100,000 bytes of value, for as long as anybody reads; only the first one if it wants no deletes.
+async fn serve_watch(request: wire::WatchRequest, mut responder: WatchResponder) -> Result<(), WatchClosed> {
+    if request.no_puts {
+        let error = wire::Error { code: wire::ErrorCode::Compacted.into(), ..wire::Error::default() };
+        return responder.send_error(error).await;
+    }
+    let key = request.range.unwrap_or_default().start;
+    for revision in request.from_revision.unwrap_or(1).. {
+        let kv = wire::KeyValue { key: key.clone(), value: vec![7u8; 100_000].into(), ..wire::KeyValue::default() };
+        let event = wire::WatchEvent { deleted: false, previous: Some(kv.clone()), kv: Some(kv) };
+        let encoded = EncodedWatchEvent::new(event);
+        let reply = responder.reply(revision, [&encoded].into_iter(), request.previous);
+        responder.send(reply).await?;
+        if request.no_deletes {
+            responder.closed().await;
+        }
+    }
+    Ok(())
 }
 
 pub(crate) fn listener(credentials: &Credentials, limits: ClientLimits) -> (ClientListener, String, Arc<Service>) {

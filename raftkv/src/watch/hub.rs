@@ -1,0 +1,192 @@
+//! The table of watchers between threads, and the thread that gathers events for it.
+//!
+//! The apply thread only rings: if somebody watches, it leaves one note in a channel of one place, and goes on. The gatherer reads what has
+//! been applied by then, in parts, so a burst of runs is gathered together. The lock around the table is held for a look at the index or a
+//! batch's worth of reference counts, never during a read from disk, an encoding or a write to a stream.
+//!
+//! While nobody watches no bell is rung and the table falls behind. Whoever comes first brings it up to date. It counts itself in *before*
+//! it looks at the newest revision, and the apply thread looks for watchers *after* it has published one: so either the watcher sees the
+//! revision or the apply thread sees the watcher.
+
+use super::serve::encode;
+use super::table::{Gathered, Step, WatchFilter, WatchTable, WatcherId};
+use crate::failure::{FailureReporter, FatalError};
+use crate::shared_state::SharedState;
+use crossbeam_channel::{Receiver, Sender};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use storage::state::{Changes, Interest, ReadError};
+use tokio::sync::{Notify, Semaphore};
+use transport::EncodedWatchEvent;
+
+/// Bytes of events that are kept for all watchers together.
+const RING_BYTES_MAX: usize = 16 << 20;
+/// What an event takes of the ring beside its bytes, about.
+const EVENT_OVERHEAD_BYTES: usize = 160;
+/// Bytes of keys and values that are gathered at a time.
+const PART_BYTES: usize = 1 << 20;
+/// Watchers that read from disk at the same time; more wait for their turn.
+const DISK_READERS_MAX: usize = 4;
+
+/// See the module.
+pub(crate) struct WatchHub {
+    shared: Arc<SharedState>,
+    inner: Mutex<Inner>,
+    /// How many watchers there are, for those who do not want to wait for the lock.
+    watchers: AtomicUsize,
+    /// Places for watchers that read from disk.
+    pub(super) disk: Arc<Semaphore>,
+}
+
+struct Inner {
+    table: WatchTable<EncodedWatchEvent>,
+    bells: HashMap<WatcherId, Arc<Notify>>,
+}
+
+impl WatchHub {
+    /// A hub without watchers, of this state.
+    pub(crate) fn new(shared: Arc<SharedState>) -> WatchHub {
+        let table = WatchTable::new(shared.reader().revision(), RING_BYTES_MAX);
+        WatchHub {
+            shared,
+            inner: Mutex::new(Inner { table, bells: HashMap::new() }),
+            watchers: AtomicUsize::new(0),
+            disk: Arc::new(Semaphore::new(DISK_READERS_MAX)),
+        }
+    }
+
+    /// A watcher comes, who wants the events from revision `from` on.
+    pub(super) fn add(self: &Arc<Self>, filter: WatchFilter, from: u64) -> Watching {
+        let bell = Arc::new(Notify::new());
+        let mut inner = self.lock();
+        self.watchers.store(inner.table.watchers() + 1, Ordering::Relaxed);
+        // With the one in `ring`: of the two stores, one is seen by the other side's load.
+        fence(Ordering::SeqCst);
+        let id = inner.table.add(filter, from, self.shared.reader().revision());
+        inner.bells.insert(id, bell.clone());
+        drop(inner);
+        Watching { hub: self.clone(), id, bell }
+    }
+
+    fn remove(&self, id: WatcherId) {
+        let mut inner = self.lock();
+        inner.table.remove(id);
+        inner.bells.remove(&id);
+        self.watchers.store(inner.table.watchers(), Ordering::Relaxed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the table, and wakes who has to be woken.
+    fn update(&self, change: impl FnOnce(&mut WatchTable<EncodedWatchEvent>, &mut Vec<WatcherId>)) {
+        let mut inner = self.lock();
+        let mut wake = Vec::new();
+        change(&mut inner.table, &mut wake);
+        let bells: Vec<Arc<Notify>> = wake.iter().map(|id| inner.bells[id].clone()).collect();
+        drop(inner);
+        bells.iter().for_each(|bell| bell.notify_one());
+    }
+
+    /// Gathers everything that is applied.
+    fn gather(&self, failures: &FailureReporter) -> Result<(), Stopped> {
+        loop {
+            let reader = self.shared.reader();
+            let Some(revisions) = self.lock().table.gather(reader.revision()) else { return Ok(()) };
+            let last = *revisions.end();
+            let mut interest = |key: &[u8], is_delete: bool| -> Interest { self.lock().table.interest(key, is_delete) };
+            match reader.changes(revisions, PART_BYTES, &mut interest) {
+                Ok(Changes { changes, through }) => {
+                    let events = changes.into_iter().map(|change| {
+                        let (revision, key, is_delete) = (change.revision, change.key.clone(), change.value.is_none());
+                        let payload = encode(change);
+                        let bytes = payload.bytes() + EVENT_OVERHEAD_BYTES;
+                        Gathered { revision, key, is_delete, bytes, payload }
+                    });
+                    let events = events.collect();
+                    self.update(|table, wake| table.publish(through, events, wake));
+                }
+                Err(ReadError::Corrupt(row)) => {
+                    failures.report(FatalError::State(row.into()));
+                    return Err(Stopped);
+                }
+                Err(ReadError::Engine(engine)) if engine.is_corruption() => {
+                    failures.report(FatalError::State(engine.into()));
+                    return Err(Stopped);
+                }
+                // Whoever needs these revisions meets the same when it reads them, and its client hears of it.
+                Err(error @ (ReadError::Compacted { .. } | ReadError::Future { .. } | ReadError::Engine(_))) => {
+                    tracing::warn!(%error, "changes cannot be gathered for watches");
+                    self.update(|table, wake| table.skip(last, wake));
+                }
+            }
+        }
+    }
+}
+
+/// The node cannot go on, and that has been reported.
+struct Stopped;
+
+/// A watcher in the table, for as long as this lives.
+pub(super) struct Watching {
+    hub: Arc<WatchHub>,
+    id: WatcherId,
+    bell: Arc<Notify>,
+}
+
+impl Watching {
+    /// What to do next.
+    pub(super) fn step(&self, bytes_max: usize) -> Step<EncodedWatchEvent> {
+        self.hub.lock().table.step(self.id, bytes_max)
+    }
+
+    /// Revisions up to this one were read from disk.
+    pub(super) fn have_read(&self, through: u64) {
+        self.hub.lock().table.have_read(self.id, through);
+    }
+
+    /// Waits until there may be more.
+    pub(super) async fn woken(&self) {
+        self.bell.notified().await;
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.hub.remove(self.id);
+    }
+}
+
+/// The apply thread's end: more is applied.
+pub(crate) struct WatchBell {
+    hub: Arc<WatchHub>,
+    sender: Sender<()>,
+}
+
+impl WatchBell {
+    /// A bell, and what the gatherer listens to. The gatherer ends when the bell is dropped.
+    pub(crate) fn new(hub: Arc<WatchHub>) -> (WatchBell, Receiver<()>) {
+        let (sender, receiver) = crossbeam_channel::bounded(1);
+        (WatchBell { hub, sender }, receiver)
+    }
+
+    /// More is applied, and published. Never waits.
+    pub(crate) fn ring(&self) {
+        fence(Ordering::SeqCst);
+        if self.hub.watchers.load(Ordering::Relaxed) > 0 {
+            // Full: the gatherer has not taken the last ring yet, and will look then. Gone: the node is stopping.
+            let _ = self.sender.try_send(());
+        }
+    }
+}
+
+/// The gatherer's thread: runs until the bell is gone.
+pub(crate) fn run_gatherer(hub: &WatchHub, rings: &Receiver<()>, failures: &FailureReporter) {
+    for () in rings {
+        if hub.gather(failures).is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! The changes of revisions, in order: what a watch tells.
+//!
+//! The table `changes` says which keys a revision wrote and deleted; the values are where reads at that revision find them, in `current` or
+//! `history`. A key is changed at most once in a revision, so key and revision name the change.
+//!
+//! Reading goes in parts of whole revisions. Each part has a snapshot of its own and copies what it returns, so a reader that takes
+//! its time holds nothing. The caller says of each change, by its key alone, whether it is wanted: of others no value is looked up.
+//!
+//! Compaction goes on meanwhile, and what it makes dead may vanish even from a snapshot (`docs/decisions/0009-commands-of-format-4.md`). So the
+//! oldest readable revision is looked at before and after: a part that begins before it is refused, not returned with holes. The
+//! changes *of* the oldest readable revision are whole; what a key held before that one is gone, and left out.
+
+use super::engine::{Cursor, Engine, Snapshot, Table};
+use super::error::{CorruptRow, ReadError};
+use super::layout::{self, ChangeKind, KeyValue, LayoutError};
+use super::meta;
+use super::reader::{StateReader, progress};
+use super::walk;
+use bytes::Bytes;
+use std::ops::RangeInclusive;
+
+/// A part ends, between two revisions, once it has gone through so many changes: a caller that wants few of them hears how far it is.
+const PART_CHANGES_MAX: usize = 16_384;
+
+/// What became of one key in one revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The revision.
+    pub revision: u64,
+    /// The key.
+    pub key: Bytes,
+    /// What it holds from this revision on; `None`: it was deleted.
+    pub value: Option<KeyValue>,
+    /// What it held before, if that was asked for. `None` also for changes of the oldest readable revision: what was before is compacted.
+    pub previous: Option<KeyValue>,
+}
+
+impl Change {
+    /// Bytes of keys and values.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let held = |kv: &Option<KeyValue>| kv.as_ref().map_or(0, |kv| kv.key.len() + kv.value.len());
+        self.key.len() + held(&self.value) + held(&self.previous)
+    }
+}
+
+/// What a caller wants to know of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Interest {
+    /// Nothing: it is left out.
+    Nothing,
+    /// What it did.
+    Change,
+    /// What it did, and what was there before.
+    WithPrevious,
+}
+
+/// Some whole revisions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changes {
+    /// The changes that were wanted, in order.
+    pub changes: Vec<Change>,
+    /// The last revision that was gone through.
+    pub through: u64,
+}
+
+impl<E: Engine> StateReader<E> {
+    /// Reads the changes of these revisions in order, from the first one on, until there are `bytes_max` bytes of them or many have been gone
+    /// through; always at least one revision, and never part of one. `interest` is asked for each, by its key and whether
+    /// it is a delete.
+    ///
+    /// # Errors
+    /// [`ReadError::Compacted`] when the first revision is no longer readable, [`ReadError::Future`] when the last one does not exist here yet.
+    ///
+    /// # Panics
+    /// If the range holds no revision.
+    pub fn changes(
+        &self,
+        revisions: RangeInclusive<u64>,
+        bytes_max: usize,
+        interest: &mut dyn FnMut(&[u8], bool) -> Interest,
+    ) -> Result<Changes, ReadError> {
+        assert!(!revisions.is_empty(), "a read of the changes of no revision: {revisions:?}");
+        let (first, last) = (*revisions.start(), *revisions.end());
+        let snapshot = self.engine().snapshot();
+        let newest = progress(snapshot.load(Table::Meta, meta::PROGRESS)?.as_ref())?.revision;
+        if last > newest {
+            return Err(ReadError::Future { requested: last, current: newest });
+        }
+        self.check_not_compacted(first)?;
+        let outcome = self.read_part(&snapshot, first, last, bytes_max, interest);
+        // First: a row that is missing was compacted rather than lost.
+        self.check_not_compacted(first)?;
+        outcome
+    }
+
+    fn check_not_compacted(&self, requested: u64) -> Result<(), ReadError> {
+        let compacted = self.compacted_revision();
+        if requested < compacted { Err(ReadError::Compacted { requested, compacted }) } else { Ok(()) }
+    }
+
+    fn read_part<S: Snapshot>(
+        &self,
+        snapshot: &S,
+        first: u64,
+        last: u64,
+        bytes_max: usize,
+        interest: &mut dyn FnMut(&[u8], bool) -> Interest,
+    ) -> Result<Changes, ReadError> {
+        let (lower, upper) = (layout::change_key(first, 0), last.checked_add(1).map(|end| layout::change_key(end, 0)));
+        let mut cursor = snapshot.cursor(Table::Changes, &lower, upper.as_ref().map(|upper| &upper[..]));
+        cursor.seek_first();
+        let mut part = Changes { changes: Vec::new(), through: last };
+        let (mut gone_through, mut bytes, mut before) = (0, 0, first);
+        while let Some((row, value)) = cursor.item() {
+            let corrupt = |cause| CorruptRow::new(Table::Changes, row, cause);
+            let (revision, _) = layout::split_change_key(row).map_err(corrupt)?;
+            if revision != before && (bytes >= bytes_max || gone_through >= PART_CHANGES_MAX) {
+                part.through = revision - 1;
+                break;
+            }
+            let (kind, key) = layout::split_change(value).map_err(corrupt)?;
+            let wanted = interest(key, kind == ChangeKind::Delete);
+            if wanted != Interest::Nothing {
+                let change = self.change(snapshot, revision, kind, key, wanted == Interest::WithPrevious)?;
+                bytes += change.bytes();
+                part.changes.push(change);
+            }
+            gone_through += 1;
+            before = revision;
+            cursor.next();
+        }
+        cursor.check()?;
+        Ok(part)
+    }
+
+    fn change<S: Snapshot>(
+        &self,
+        snapshot: &S,
+        revision: u64,
+        kind: ChangeKind,
+        key: &[u8],
+        with_previous: bool,
+    ) -> Result<Change, ReadError> {
+        let key = Bytes::copy_from_slice(key);
+        let missing = || CorruptRow::new(Table::Current, &key, LayoutError::Missing);
+        let value = match kind {
+            ChangeKind::Put => {
+                let written = held_at(snapshot, &key, revision)?.filter(|kv| kv.mod_revision == revision);
+                Some(written.ok_or_else(missing)?)
+            }
+            ChangeKind::Delete => None,
+        };
+        let is_new = value.as_ref().is_some_and(|kv| kv.version == 1);
+        let previous = if with_previous && !is_new {
+            let held = held_at(snapshot, &key, revision - 1)?;
+            // Asked after the look: what is gone then was gone by compaction.
+            if revision <= self.compacted_revision() { None } else { Some(held.ok_or_else(missing)?) }
+        } else {
+            None
+        };
+        Ok(Change { revision, key, value, previous })
+    }
+}
+
+/// What a key held at a revision, all of it in one snapshot.
+fn held_at<S: Snapshot>(snapshot: &S, key: &Bytes, revision: u64) -> Result<Option<KeyValue>, ReadError> {
+    let pair = |table, record: &Bytes| {
+        KeyValue::from_record(key.clone(), record).map_err(|cause| CorruptRow::new(table, key, cause))
+    };
+    if let Some(record) = snapshot.load(Table::Current, key)? {
+        let kv = pair(Table::Current, &record)?;
+        if kv.mod_revision <= revision {
+            return Ok(Some(kv));
+        }
+    }
+    let superseded = walk::superseded_value(snapshot, key, revision)?;
+    Ok(superseded.map(|record| pair(Table::History, &record)).transpose()?)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
+    use super::*;
+    use crate::command::{BatchEncoder, Command, Put};
+    use crate::state::{Bootstrap, MemoryEngine, StateMachine};
+    use raft::{Entry, EntryKind, LogIndex, Membership, Term};
+
+    /// The key `k`, put at revisions 2 to 5, and compacted up to `compacted` as far as the reader knows.
+    fn reader(compacted: u64) -> StateReader<MemoryEngine> {
+        let engine = MemoryEngine::new();
+        let bootstrap = Bootstrap { cluster: "test".to_owned(), membership: Membership::default() };
+        let mut machine = StateMachine::open(engine.clone(), &bootstrap).unwrap();
+        let mut encoder = BatchEncoder::new();
+        (2..=5).for_each(|revision: u64| encoder.append(&Command::Put(Put::new(b"k", &revision.to_be_bytes()))));
+        let payload = encoder.take();
+        machine
+            .apply(&[Entry { term: Term(1), index: LogIndex(1), kind: EntryKind::Command, payload }], &mut Vec::new())
+            .unwrap();
+        StateReader::new(engine, 5, compacted)
+    }
+
+    #[test]
+    fn compacted_revisions_are_refused_and_the_oldest_readable_one_is_whole() {
+        let reader = reader(4);
+        let refused = reader.changes(3..=5, 1 << 20, &mut |_, _| Interest::WithPrevious);
+        assert_eq!(refused, Err(ReadError::Compacted { requested: 3, compacted: 4 }));
+        let part = reader.changes(4..=5, 1 << 20, &mut |_, _| Interest::WithPrevious).unwrap();
+        let revisions: Vec<u64> = part.changes.iter().map(|change| change.revision).collect();
+        assert_eq!(revisions, [4, 5]);
+        assert_eq!(part.changes[0].previous, None, "what was before the oldest readable revision is compacted");
+        assert_eq!(part.changes[1].previous.as_ref().unwrap().mod_revision, 4);
+    }
+
+    #[test]
+    fn a_compaction_during_the_read_ends_it() {
+        let reader = reader(0);
+        let refused = reader.changes(2..=5, 1 << 20, &mut |_, _| {
+            reader.publish_compacted(3);
+            Interest::Change
+        });
+        assert_eq!(refused, Err(ReadError::Compacted { requested: 2, compacted: 3 }));
+    }
+}

@@ -1,0 +1,70 @@
+//! The client's side of a watch: a stream of replies that ends with an error, or not at all.
+
+use crate::client_connection::REPLY_BYTES_MAX;
+use crate::frame::{FrameError, FrameReader};
+use crate::proto::client as wire;
+use crate::request::kind;
+use bytes::BytesMut;
+use prost::Message as _;
+use std::future::Future;
+use std::time::Duration;
+
+/// Why a watch ended.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum WatchError {
+    /// The node says why.
+    #[error("{}", .0.message)]
+    Node(wire::Error),
+    /// The stream or the connection ended.
+    #[error("the watch broke off: {cause}")]
+    Broken {
+        /// Why.
+        cause: String,
+    },
+    /// Nothing came for too long.
+    #[error("not a word for {} ms", after.as_millis())]
+    Silent {
+        /// How long.
+        after: Duration,
+    },
+}
+
+/// The replies to one watch. Dropping it tells the node to stop.
+pub struct WatchStream {
+    pub(crate) reader: FrameReader,
+}
+
+impl WatchStream {
+    /// The next reply. Not cancel-safe: after a `next` that was dropped half-way, or failed, the stream is of no use.
+    ///
+    /// A large reply may take its time, as long as some of it comes every `silence_max`.
+    ///
+    /// # Errors
+    /// When the node reports an error, the stream breaks, or nothing comes: it has ended then.
+    pub async fn next(&mut self, silence_max: Duration) -> Result<wire::WatchReply, WatchError> {
+        let envelope = heard(silence_max, self.reader.envelope(REPLY_BYTES_MAX)).await?;
+        let envelope = envelope.ok_or_else(|| broken("the node ended the stream"))?;
+        let length = envelope.length as usize;
+        let mut body = BytesMut::with_capacity(length);
+        while body.len() < length {
+            let piece = heard(silence_max, self.reader.piece(length - body.len())).await?;
+            body.extend_from_slice(&piece.ok_or_else(|| broken("the node ended the stream in the middle of a reply"))?);
+        }
+        match envelope.kind {
+            kind::WATCH_REPLY => wire::WatchReply::decode(body.freeze()).map_err(broken),
+            kind::ERROR => Err(WatchError::Node(wire::Error::decode(body.freeze()).map_err(broken)?)),
+            other => Err(broken(format!("frame kind {other} in a watch"))),
+        }
+    }
+}
+
+async fn heard<T>(silence_max: Duration, coming: impl Future<Output = Result<T, FrameError>>) -> Result<T, WatchError> {
+    match tokio::time::timeout(silence_max, coming).await {
+        Ok(outcome) => outcome.map_err(broken),
+        Err(_) => Err(WatchError::Silent { after: silence_max }),
+    }
+}
+
+fn broken(cause: impl ToString) -> WatchError {
+    WatchError::Broken { cause: cause.to_string() }
+}
