@@ -9,7 +9,7 @@ use crate::connect;
 use crate::failure::{Code, Failure};
 use crate::output::{Format, Output};
 use crate::record::{Pair, parse_line};
-use crate::source::{INPUT_BYTES_MAX, open};
+use crate::source::{INPUT_BYTES_MAX, open, standard_input};
 use bytes::Bytes;
 use clap::Args;
 use client::{Client, Error, Put};
@@ -48,7 +48,7 @@ pub(crate) struct ImportArguments {
 pub(crate) async fn run(arguments: ImportArguments, globals: &Globals) -> Result<(), Failure> {
     let client = connect::client(globals)?;
     let (input, bytes_all): (Box<dyn Read + Send>, Option<u64>) = if arguments.file == Path::new("-") {
-        (Box::new(io::stdin()), None)
+        (Box::new(standard_input()?), None)
     } else {
         let file = open(&arguments.file)?;
         let length = file.metadata().ok().filter(|metadata| metadata.is_file()).map(|metadata| metadata.len());
