@@ -62,7 +62,7 @@ pub(crate) async fn run(arguments: ImportArguments, globals: &Globals) -> Result
     let Import { imported, leases, .. } = outcome?;
     if leases > 0 {
         // A remark beside the data.
-        let _told = writeln!(io::stderr(), "{leases} pairs had a lease; they are imported without one");
+        let _told = writeln!(io::stderr(), "imported without their leases: {leases}");
     }
     let mut output = Output::standard();
     output.write(|out| match globals.output {
@@ -205,7 +205,8 @@ impl Import {
 
 /// The failure of a line, with what is known of the others.
 fn report(number: u64, failure: Failure, imported: u64, unknown: u64) -> Failure {
-    let mut cause = format!("line {number}: {}; {imported} pairs are certainly imported", failure.cause);
+    let pairs = if imported == 1 { "pair is" } else { "pairs are" };
+    let mut cause = format!("line {number}: {}; {imported} {pairs} certainly imported", failure.cause);
     if unknown > 0 {
         cause.push_str(&format!(", of {unknown} it is not known"));
     }

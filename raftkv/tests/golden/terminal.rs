@@ -8,7 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::process::{Child, Command, ExitStatus};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Ctrl-C.
 pub(crate) const CTRL_C: &str = "\x03";
@@ -69,18 +69,39 @@ impl Terminal {
         self.keyboard.write_all(keys.as_bytes()).expect("the program sits at its terminal");
     }
 
+    /// Presses keys, again and again where nothing comes of it, until this is shown: a Tab gives up where the cluster is slow.
+    #[track_caller]
+    pub(crate) fn press_until_it_shows(&mut self, keys: &str, text: &str) {
+        let deadline = Instant::now() + DEADLINE;
+        while Instant::now() < deadline {
+            self.press(keys);
+            if self.is_shown(text, Duration::from_secs(2)) {
+                return;
+            }
+        }
+        self.shows(text);
+    }
+
     /// Waits until this is shown, after what was waited for before.
     #[track_caller]
     pub(crate) fn shows(&mut self, text: &str) {
-        let deadline = Instant::now() + DEADLINE;
+        let is_shown = self.is_shown(text, DEADLINE);
+        let screen = self.screen.0.lock().unwrap_or_else(PoisonError::into_inner);
+        assert!(is_shown, "{text:?} is not shown; there is\n{}", &screen[self.seen..]);
+    }
+
+    fn is_shown(&mut self, text: &str, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
         let mut shown = self.screen.0.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(position) = shown[self.seen..].find(text) {
                 self.seen += position + text.len();
-                return;
+                return true;
             }
             let patience = deadline.saturating_duration_since(Instant::now());
-            assert!(!patience.is_zero(), "{text:?} is not shown; there is\n{}", &shown[self.seen..]);
+            if patience.is_zero() {
+                return false;
+            }
             shown = self.screen.1.wait_timeout(shown, patience).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
@@ -93,7 +114,7 @@ impl Terminal {
                 return status;
             }
             assert!(Instant::now() < deadline, "the program does not end");
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 }

@@ -46,7 +46,7 @@ pub(super) fn run(arguments: AddArguments, globals: &Globals) -> Result<(), Fail
         .map_err(|problem| Failure::usage(problem).with_next("raftkv-cli context add NAME, such as prod or eu-1"))?;
     let (settings, http) = settings(&arguments, globals)?;
     if connect::endpoints(&settings).is_empty() {
-        return Err(Failure::usage("nothing is given of the cluster, and the environment says nothing of it either")
+        return Err(Failure::usage("no endpoint is given, and the environment has none")
             .with_next("--from DIR, or --endpoints with --ca, --cert and --key"));
     }
     // Making a client reads the certificates and looks at the addresses; nothing is dialled.

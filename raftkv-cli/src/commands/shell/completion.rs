@@ -26,7 +26,7 @@ use tokio::runtime::Handle;
 /// Keys that one Tab reads.
 const KEYS_MAX: u64 = 100;
 /// How long one Tab may take.
-const PATIENCE: Duration = Duration::from_millis(500);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Completes and checks what is typed.
 pub(super) struct Assistant {
@@ -225,7 +225,6 @@ impl Helper for Assistant {}
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
 
     /// The sources after a line; what is typed of its last word is taken away from the line.

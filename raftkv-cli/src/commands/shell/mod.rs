@@ -7,8 +7,8 @@
 //! line, and Ctrl-D leaves. A failure is shown with its exit code, and the shell goes on. Without a terminal, lines come from standard input:
 //! then the first failure ends the shell, with that failure's exit code, so that a script does not go on after something went wrong.
 //!
-//! Absent: variables, pipes, redirections, several commands on a line: a shell that calls `raftkv-cli` has them. And no command reads
-//! standard input here, since lines come from there; `@FILE` takes its place.
+//! Absent: variables, pipes, redirections, several commands on a line: a shell that calls `raftkv-cli` has them. No command reads standard
+//! input here, since lines come from there; `@FILE` takes its place. `--verbose` is for the whole session, and without effect on a line.
 
 mod completion;
 mod history;
