@@ -3,7 +3,7 @@
 use crate::arguments::Globals;
 use crate::failure::{Code, Failure};
 use crate::session::Settings;
-use client::{BuildError, Client, CredentialPaths, Credentials};
+use client::{BuildError, Builder, Client, CredentialPaths, Credentials};
 use std::path::{Path, PathBuf};
 
 const SET_UP: &str =
@@ -16,21 +16,22 @@ pub(crate) fn client(globals: &Globals) -> Result<Client, Failure> {
 
 /// A client with so many connections to each node.
 pub(crate) fn client_with_connections(globals: &Globals, connections: usize) -> Result<Client, Failure> {
+    let build = || builder(globals, connections)?.build().map_err(|error| build_failure(&error));
+    match &globals.session {
+        Some(session) => session.client(Settings::of(globals, connections), build),
+        None => build(),
+    }
+}
+
+fn builder(globals: &Globals, connections: usize) -> Result<Builder, Failure> {
     let endpoints = endpoints(globals);
     if endpoints.is_empty() {
         let cause = "no endpoint: use a context, give --endpoints HOST:PORT, or set RAFTKV_ENDPOINTS";
         return Err(Failure::usage(cause).with_next(SET_UP));
     }
-    match &globals.session {
-        Some(session) => session.client(Settings::of(globals, connections), || build(globals, endpoints, connections)),
-        None => build(globals, endpoints, connections),
-    }
-}
-
-fn build(globals: &Globals, endpoints: Vec<String>, connections: usize) -> Result<Client, Failure> {
     let credentials = credentials(globals).map_err(|failure| failure.at(endpoints.join(",")))?;
     let builder = Client::builder().endpoints(endpoints).credentials(credentials).timeout(globals.timeout);
-    builder.connections(connections).build().map_err(|error| build_failure(&error))
+    Ok(builder.connections(connections))
 }
 
 /// The endpoints given; an empty variable is as good as none.

@@ -1,37 +1,32 @@
-//! Ctrl-C, and who answers it.
+//! Ctrl-C, for a command that has something to tidy up.
 //!
-//! A command that has nothing to tidy up does not care: the signal ends the process, or in a shell the command alone. A command that has to
-//! tidy up holds a [`Handler`] from then on. In a shell it is then left to end by itself, unless Ctrl-C comes a second time.
+//! One that has not does not care: the signal ends the process, or in a shell the command alone. One that waits for [`interrupted`] is left to end
+//! by itself in a shell, unless Ctrl-C comes a second time.
 
-use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use crate::failure::Failure;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::signal::unix::{SignalKind, signal};
 
-/// How many handlers there are.
-static HANDLERS: AtomicUsize = AtomicUsize::new(0);
+/// Whether the command that runs has waited for the signal. A process runs one command at a time.
+static IS_HANDLED: AtomicBool = AtomicBool::new(false);
 
-/// A command that tidies up after Ctrl-C, until this is dropped.
-#[derive(Debug)]
-pub(crate) struct Handler(());
-
-impl Handler {
-    pub(crate) fn new() -> Handler {
-        HANDLERS.fetch_add(1, Ordering::Relaxed);
-        Handler(())
-    }
-
-    /// Waits for Ctrl-C. From the first wait on the signal no longer ends the process.
-    pub(crate) async fn next(&self) -> io::Result<()> {
-        tokio::signal::ctrl_c().await
+/// Returns at Ctrl-C (SIGINT) or SIGTERM. From the first wait on they no longer end the process.
+pub(crate) async fn interrupted() -> Result<(), Failure> {
+    IS_HANDLED.store(true, Ordering::Relaxed);
+    let handler = |kind| signal(kind).map_err(|cause| Failure::other(format!("signals cannot be received: {cause}")));
+    let (mut interrupt, mut terminate) = (handler(SignalKind::interrupt())?, handler(SignalKind::terminate())?);
+    tokio::select! {
+        _ = interrupt.recv() => Ok(()),
+        _ = terminate.recv() => Ok(()),
     }
 }
 
-impl Drop for Handler {
-    fn drop(&mut self) {
-        HANDLERS.fetch_sub(1, Ordering::Relaxed);
-    }
+/// A new command begins, of which it is not known yet.
+pub(crate) fn begin_command() {
+    IS_HANDLED.store(false, Ordering::Relaxed);
 }
 
-/// Whether the command under way tidies up by itself.
+/// Whether the command that runs tidies up by itself.
 pub(crate) fn is_handled() -> bool {
-    HANDLERS.load(Ordering::Relaxed) > 0
+    IS_HANDLED.load(Ordering::Relaxed)
 }

@@ -47,11 +47,10 @@ pub(crate) async fn run(arguments: ExportArguments, globals: &Globals) -> Result
     if arguments.file == Path::new("-") {
         return to_standard_output(scan).await;
     }
-    let interrupts = interrupt::Handler::new();
     let (exported, revision) = tokio::select! {
         outcome = to_file(&arguments.file, scan) => outcome?,
         // The unfinished file goes with the future. Without a handler the signal ends the process by itself.
-        Ok(()) = interrupts.next() => return Err(Failure::new(Code::Interrupted, "interrupted; no file was written")),
+        Ok(()) = interrupt::interrupted() => return Err(Failure::new(Code::Interrupted, "interrupted; no file was written")),
     };
     let shown = arguments.file.display();
     // The file is the data; this is for people.

@@ -1,7 +1,7 @@
 //! The table of exit codes: each row met for real, with what the person reads beside it.
 
 use crate::cluster::led_by_the_first;
-use crate::common::{Cluster, eventually, stderr};
+use crate::common::{Cluster, DEADLINE, eventually, stderr};
 use crate::transcript::Transcript;
 use raftkv::ports::free_runs_of_three;
 use sha2::{Digest, Sha256};
@@ -10,6 +10,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
+use std::time::Instant;
 
 #[track_caller]
 fn ends_with(output: &Output, code: i32) {
@@ -109,38 +110,39 @@ async fn code_8_a_removal_that_would_lose_the_majority() {
     transcript.check("exit-8");
 }
 
-/// A block of the state is damaged on the disk; whoever reads it is told, and not given something else.
+/// A block of the state is damaged on the disk. Whoever reads it is told so, and not given something else; then the node stops. When it stops
+/// before the answer is on its way, the reader hears nothing: then it is started once more.
 #[tokio::test(flavor = "multi_thread")]
 async fn code_9_a_value_that_is_damaged_on_disk() {
-    let mut cluster = Cluster::provision(1);
-    let path = cluster.nodes[0].folder.join(raftkv::config::FILE_NAME);
-    let text = fs::read_to_string(&path).expect("init wrote it");
-    fs::write(&path, text.replace("write_buffer_mib = 64", "write_buffer_mib = 4")).expect("it can be written");
-    cluster.start_all().await;
+    let mut cluster = Cluster::start(1).await;
     // Bytes that do not compress are found on the disk as they are.
     let value: Vec<u8> = (0..100_u32).flat_map(|number| Sha256::digest(number.to_le_bytes())).collect();
-    let client = cluster.client();
-    let put = client.put(("color", value.clone())).await.expect("the cluster works");
-    eventually("the value is in a file of RocksDB", || async {
-        // What is written fills the memtable, and brings the news of what is flushed.
-        client.put(("filler", vec![7; 1 << 20])).await.ok()?;
-        let status = client.cluster_status().await.ok()?;
-        let flushed = status.first()?.status.as_ref().ok()?.flushed;
-        (flushed >= put.index).then_some(())
-    })
-    .await;
-    drop(client);
-    cluster.nodes[0].kill();
+    cluster.client().put(("color", value.clone())).await.expect("the cluster works");
+    // In order, so that its state is in files.
+    assert!(cluster.nodes[0].stop().success(), "{}", cluster.nodes[0].log());
     let damaged = damage(&cluster.nodes[0].data(), &value[1000..1064]);
     assert!(!damaged.is_empty(), "the value is not on the disk");
-    cluster.start_all().await;
+    let deadline = Instant::now() + DEADLINE;
+    let output = loop {
+        cluster.start_all().await;
+        let arguments = ["get", "color", "--timeout", "1s"];
+        let output = cluster.cli(&arguments);
+        let node = cluster.nodes[0].wait();
+        assert_eq!(node.code(), Some(9), "the node goes on with a damaged state: {}", cluster.nodes[0].log());
+        assert!(output.stdout.is_empty(), "something was read");
+        if output.status.code() != Some(5) {
+            break output;
+        }
+        assert!(Instant::now() < deadline, "nobody hears of the damage: {}", stderr(&output));
+    };
+    ends_with(&output, 9);
     let mut transcript = Transcript::of(&cluster);
     // Which file it is, and its checksums, depend on when RocksDB flushed.
     transcript.numbers_vary();
     for file in damaged {
         transcript.replace(file, "FILE.sst");
     }
-    ends_with(&transcript.run(cluster.cli_at(&cluster.endpoints()), &["get", "color"]), 9);
+    transcript.write("raftkv-cli get color --timeout 1s", "", &output);
     transcript.check("exit-9");
 }
 

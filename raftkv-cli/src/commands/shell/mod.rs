@@ -126,7 +126,7 @@ async fn interactive(arguments: &ShellArguments, globals: &Globals) -> Result<()
         };
         if let Err(failure) = outcome {
             crate::report(&failure);
-            if failure.code != Code::ReaderGone {
+            if failure.code.number() != 0 {
                 // For whoever learns what scripts see.
                 let _told = writeln!(io::stderr(), "exit code {}", failure.code.number());
             }
@@ -156,6 +156,7 @@ async fn run_line(arguments: Arguments, session: &Globals) -> Result<(), Failure
 
 /// The same; Ctrl-C ends it. A command that tidies up by itself has time for that until Ctrl-C comes again.
 async fn run_until_interrupted(arguments: Arguments, session: &Globals) -> Result<(), Failure> {
+    interrupt::begin_command();
     let mut command = std::pin::pin!(run_line(arguments, session));
     let interrupted = || Err(Failure::new(Code::Interrupted, "interrupted"));
     tokio::select! {
