@@ -1,11 +1,18 @@
 //! The command line: what can be said, and its help.
 
-use crate::commands::{bench, compact, del, export, get, import, leader, member, put, scan, status, watch};
+use crate::commands::{
+    bench, compact, completions, context, del, export, get, import, leader, man, member, put, scan, shell, status,
+    watch,
+};
 use crate::failure::{Code, Failure};
 use crate::output::Format;
-use clap::{Args, Parser, Subcommand};
+use crate::session::Session;
+use crate::settings::Given;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use client::Level;
+use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 const EXIT_CODES: &str = "\
@@ -22,13 +29,15 @@ Exit codes:
   9  corruption or failed verification
 
 Examples:
-  . /tmp/demo/env                            set endpoints and certificates
+  . /tmp/demo/env                                set endpoints and certificates
+  raftkv-cli context add demo --from /tmp/demo   or keep them under a name
   raftkv-cli put color green
   raftkv-cli get color
   raftkv-cli put photo @photo.jpg && raftkv-cli get photo > copy.jpg
   raftkv-cli scan --prefix service/
   raftkv-cli watch --prefix service/
-  raftkv-cli status";
+  raftkv-cli status
+  raftkv-cli shell";
 
 /// Read and write a raftkv cluster.
 #[derive(Debug, Parser)]
@@ -40,7 +49,23 @@ pub(crate) struct Arguments {
     pub(crate) command: Command,
 }
 
-/// Flags of every command. A flag wins over its environment variable.
+impl Arguments {
+    /// Parses a command line, the program's name first, and notes which global options stood on it.
+    pub(crate) fn parse_line(line: impl IntoIterator<Item = OsString>) -> Result<Arguments, clap::Error> {
+        let line: Vec<OsString> = line.into_iter().collect();
+        let mut command = Arguments::command();
+        let matches = command.try_get_matches_from_mut(&line).map_err(|error| {
+            // A usage names what was given, and should not name what only the environment gave.
+            let without = Arguments::command().mut_args(|argument| argument.env(None));
+            without.try_get_matches_from(&line).err().unwrap_or(error)
+        })?;
+        let mut arguments = Arguments::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
+        arguments.globals.given = Given::of(&matches);
+        Ok(arguments)
+    }
+}
+
+/// Flags of every command. A flag wins over its environment variable, and that over the context.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Globals {
@@ -57,6 +82,9 @@ pub(crate) struct Globals {
     // The name of its own keeps it apart from the positional KEY of commands.
     #[arg(id = "key_file", long = "key", global = true, env = "RAFTKV_KEY", value_name = "FILE")]
     pub(crate) key: Option<PathBuf>,
+    /// The context to use instead of the current one; see `raftkv-cli context`. Given here, it wins over the variables of the environment
+    #[arg(long, global = true, env = "RAFTKV_CONTEXT", value_name = "NAME")]
+    pub(crate) context: Option<String>,
     /// How long a request may take, like 500ms, 5s or 1m
     #[arg(long, global = true, env = "RAFTKV_TIMEOUT", value_name = "DURATION", default_value = "5s", value_parser = timeout)]
     pub(crate) timeout: Duration,
@@ -67,6 +95,12 @@ pub(crate) struct Globals {
     /// Log what happens to standard error; RUST_LOG chooses what
     #[arg(short, long, global = true)]
     pub(crate) verbose: bool,
+    /// Which of these stood on the command line.
+    #[arg(skip)]
+    pub(crate) given: Given,
+    /// The connections of a shell, for the commands that it runs.
+    #[arg(skip)]
+    pub(crate) session: Option<Arc<Session>>,
 }
 
 /// What to do.
@@ -100,6 +134,15 @@ pub(crate) enum Command {
     /// Measure operations per second and latency
     #[command(subcommand)]
     Bench(bench::BenchCommand),
+    /// Clusters by name: add, use, list, show, remove
+    ///
+    /// A context keeps the endpoints and the paths of the certificates of one cluster. Flags and variables of the environment win over the
+    /// context in use. They are kept in $RAFTKV_CONTEXTS, or else in raftkv/contexts.toml under $XDG_CONFIG_HOME or ~/.config.
+    #[command(subcommand)]
+    Context(context::ContextCommand),
+    Shell(shell::ShellArguments),
+    Completions(completions::CompletionsArguments),
+    Man(man::ManArguments),
     /// Show the version of this program, and of the nodes if endpoints are given
     ///
     /// Ends with 5 if endpoints are given and no node answers.
@@ -146,7 +189,6 @@ pub(crate) fn level_at_least(level: Level, revision: Option<u64>) -> Result<Leve
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
-    use clap::CommandFactory;
     use clap::error::ErrorKind;
 
     fn parse(line: &[&str]) -> Result<Arguments, clap::Error> {

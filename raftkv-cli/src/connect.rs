@@ -1,11 +1,13 @@
-//! From flags and environment to a client.
+//! From settings to a client: a new one, or in a shell the one that the session has.
 
 use crate::arguments::Globals;
 use crate::failure::{Code, Failure};
-use client::{BuildError, Client, CredentialPaths, Credentials};
+use crate::session::Settings;
+use client::{BuildError, Builder, Client, CredentialPaths, Credentials};
 use std::path::{Path, PathBuf};
 
-const SET_UP: &str = ". DIR/env, which `raftkv demo --dir DIR` writes and `raftkv init` prints";
+const SET_UP: &str =
+    "raftkv-cli context add NAME --from DIR, or . DIR/env: DIR is what `raftkv demo` or `raftkv init` wrote";
 
 /// A client with one connection to each node.
 pub(crate) fn client(globals: &Globals) -> Result<Client, Failure> {
@@ -14,13 +16,22 @@ pub(crate) fn client(globals: &Globals) -> Result<Client, Failure> {
 
 /// A client with so many connections to each node.
 pub(crate) fn client_with_connections(globals: &Globals, connections: usize) -> Result<Client, Failure> {
+    let build = || builder(globals, connections)?.build().map_err(|error| build_failure(&error));
+    match &globals.session {
+        Some(session) => session.client(Settings::of(globals, connections), build),
+        None => build(),
+    }
+}
+
+fn builder(globals: &Globals, connections: usize) -> Result<Builder, Failure> {
     let endpoints = endpoints(globals);
     if endpoints.is_empty() {
-        return Err(Failure::usage("no endpoint: give --endpoints HOST:PORT or set RAFTKV_ENDPOINTS").with_next(SET_UP));
+        let cause = "no endpoint: use a context, give --endpoints HOST:PORT, or set RAFTKV_ENDPOINTS";
+        return Err(Failure::usage(cause).with_next(SET_UP));
     }
     let credentials = credentials(globals).map_err(|failure| failure.at(endpoints.join(",")))?;
     let builder = Client::builder().endpoints(endpoints).credentials(credentials).timeout(globals.timeout);
-    builder.connections(connections).build().map_err(|error| build_failure(&error))
+    Ok(builder.connections(connections))
 }
 
 /// The endpoints given; an empty variable is as good as none.
@@ -64,6 +75,7 @@ fn build_failure(error: &BuildError) -> Failure {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
+    use crate::settings::Given;
     use std::time::Duration;
 
     fn globals(endpoints: &[&str]) -> Globals {
@@ -72,9 +84,12 @@ mod tests {
             ca: None,
             cert: None,
             key: None,
+            context: None,
             timeout: Duration::from_secs(1),
             output: None,
             verbose: false,
+            given: Given::default(),
+            session: None,
         }
     }
 

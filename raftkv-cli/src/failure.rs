@@ -155,6 +155,8 @@ fn next_after(kind: io::ErrorKind) -> &'static str {
         "check its owner and mode, and those of the directories above it"
     } else if kind == io::ErrorKind::IsADirectory {
         "give a file: this is a directory"
+    } else if kind == io::ErrorKind::NotADirectory {
+        "give another path: a part of this one is no directory"
     } else if matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
         "free some space on that file system, then the same command again"
     } else {
@@ -251,6 +253,7 @@ mod tests {
             (io::ErrorKind::NotFound, "check the path"),
             (io::ErrorKind::PermissionDenied, "owner and mode"),
             (io::ErrorKind::IsADirectory, "a directory"),
+            (io::ErrorKind::NotADirectory, "another path"),
             (io::ErrorKind::StorageFull, "free some space"),
             (io::ErrorKind::Other, "again"),
         ] {

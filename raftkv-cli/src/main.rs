@@ -1,26 +1,31 @@
 //! `raftkv-cli`: raftkv from the command line.
 //!
 //! Data goes to standard output, everything else to standard error. What a command comes to is its exit code: [`failure::Code`] is the
-//! table. Each command has one file under `commands/`.
+//! table. Each command has one file under `commands/`. `shell` runs the same commands, through [`run`], over and over.
 
 mod arguments;
 mod commands;
 mod connect;
+mod contexts;
+mod environment_file;
 mod failure;
+mod interrupt;
 mod output;
 mod record;
+mod session;
+mod settings;
 mod source;
 mod steps;
 
 use arguments::{Arguments, Command, Globals};
-use clap::Parser;
 use failure::{Code, Failure};
 use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // Usage errors end here, with 2.
-    let Arguments { globals, command } = Arguments::parse();
+    let Arguments { globals, command } =
+        Arguments::parse_line(std::env::args_os()).unwrap_or_else(|error| error.exit());
     if globals.verbose {
         log_to_stderr();
     }
@@ -28,7 +33,7 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(cause) => return report(&Failure::other(format!("no threads to run on: {cause}"))),
     };
-    let outcome = runtime.block_on(run(command, &globals));
+    let outcome = runtime.block_on(run(command, globals));
     // A thread may be reading standard input for ever.
     runtime.shutdown_background();
     match outcome {
@@ -37,7 +42,11 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(command: Command, globals: &Globals) -> Result<(), Failure> {
+/// Carries out one command, with what the context adds to its settings.
+async fn run(command: Command, globals: Globals) -> Result<(), Failure> {
+    // These need no cluster, and are what mends a file of contexts that cannot be read.
+    let is_local = matches!(command, Command::Context(_) | Command::Completions(_) | Command::Man(_));
+    let globals = &if is_local { globals } else { settings::complete(globals)? };
     match command {
         Command::Put(arguments) => commands::put::run(arguments, globals).await,
         Command::Get(arguments) => commands::get::run(arguments, globals).await,
@@ -51,6 +60,10 @@ async fn run(command: Command, globals: &Globals) -> Result<(), Failure> {
         Command::Import(arguments) => commands::import::run(arguments, globals).await,
         Command::Export(arguments) => commands::export::run(arguments, globals).await,
         Command::Bench(command) => commands::bench::run(command, globals).await,
+        Command::Context(command) => commands::context::run(command, globals),
+        Command::Shell(arguments) => commands::shell::run(arguments, globals).await,
+        Command::Completions(arguments) => commands::completions::run(&arguments),
+        Command::Man(arguments) => commands::man::run(&arguments),
         Command::Version => commands::version::run(globals).await,
     }
 }

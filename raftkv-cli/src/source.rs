@@ -1,14 +1,19 @@
 //! Where a value comes from: the command line, a file, or standard input.
 //!
-//! Values are bytes. On the command line they may be anything that the system lets through, UTF-8 or not.
+//! Values are bytes. On the command line they may be anything that the system lets through, UTF-8 or not. In a shell of ours standard
+//! input is where the commands come from, so no command may read it.
 
 use crate::failure::Failure;
 use bytes::Bytes;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Read, Stdin, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Whether the commands themselves come from standard input.
+static INPUT_IS_TAKEN: AtomicBool = AtomicBool::new(false);
 
 /// The most that is read from a file or standard input: more than any node can be configured to take in one request.
 pub(crate) const INPUT_BYTES_MAX: u64 = 64 << 20;
@@ -64,7 +69,7 @@ impl Source {
                 read_at_most(file, &what, INPUT_BYTES_MAX)
             }
             Source::Input => {
-                let input = io::stdin();
+                let input = standard_input()?;
                 if input.is_terminal() {
                     // Only a courtesy: whoever types knows what to do without it.
                     let _told = writeln!(io::stderr(), "reading the value from the terminal; Ctrl-D ends it");
@@ -73,6 +78,20 @@ impl Source {
             }
         }
     }
+}
+
+/// Keeps standard input for the shell, for as long as this process lives.
+pub(crate) fn take_standard_input() {
+    INPUT_IS_TAKEN.store(true, Ordering::Relaxed);
+}
+
+/// Standard input, unless the shell reads its commands from there.
+pub(crate) fn standard_input() -> Result<Stdin, Failure> {
+    if INPUT_IS_TAKEN.load(Ordering::Relaxed) {
+        return Err(Failure::usage("standard input is where the shell's commands come from")
+            .with_next("the value as an argument, or a file: @FILE for a value, FILE for an import"));
+    }
+    Ok(io::stdin())
 }
 
 /// Opens a file to read.

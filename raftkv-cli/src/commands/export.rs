@@ -5,6 +5,7 @@
 use crate::arguments::Globals;
 use crate::connect;
 use crate::failure::{Code, Failure};
+use crate::interrupt;
 use crate::output::Output;
 use crate::record::{self, Parts};
 use crate::source::bytes_of;
@@ -49,7 +50,7 @@ pub(crate) async fn run(arguments: ExportArguments, globals: &Globals) -> Result
     let (exported, revision) = tokio::select! {
         outcome = to_file(&arguments.file, scan) => outcome?,
         // The unfinished file goes with the future. Without a handler the signal ends the process by itself.
-        Ok(()) = tokio::signal::ctrl_c() => return Err(Failure::new(Code::Interrupted, "interrupted; no file was written")),
+        Ok(()) = interrupt::interrupted() => return Err(Failure::new(Code::Interrupted, "interrupted; no file was written")),
     };
     let shown = arguments.file.display();
     // The file is the data; this is for people.
@@ -96,14 +97,16 @@ fn progress() -> ProgressBar {
 struct AtomicFile {
     out: BufWriter<NamedTempFile>,
     path: PathBuf,
-    directory: PathBuf,
+    directory: File,
 }
 
 impl AtomicFile {
     fn create(path: &Path) -> io::Result<AtomicFile> {
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let directory = parent.unwrap_or(Path::new(".")).to_owned();
-        let file = tempfile::Builder::new().prefix(".raftkv-export-").tempfile_in(&directory)?;
+        let parent = parent.unwrap_or(Path::new("."));
+        // First of all, since its error is about the directory and not about a name that nobody knows.
+        let directory = File::open(parent)?;
+        let file = tempfile::Builder::new().prefix(".raftkv-export-").tempfile_in(parent)?;
         Ok(AtomicFile { out: BufWriter::with_capacity(BUFFER_BYTES, file), path: path.to_owned(), directory })
     }
 
@@ -112,7 +115,7 @@ impl AtomicFile {
         let file = self.out.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.as_file().sync_all()?;
         file.persist(&self.path).map_err(|error| error.error)?;
-        File::open(&self.directory)?.sync_all()
+        self.directory.sync_all()
     }
 }
 

@@ -9,7 +9,7 @@ use crate::connect;
 use crate::failure::{Code, Failure};
 use crate::output::{Format, Output};
 use crate::record::{Pair, parse_line};
-use crate::source::{INPUT_BYTES_MAX, open};
+use crate::source::{INPUT_BYTES_MAX, open, standard_input};
 use bytes::Bytes;
 use clap::Args;
 use client::{Client, Error, Put};
@@ -48,7 +48,7 @@ pub(crate) struct ImportArguments {
 pub(crate) async fn run(arguments: ImportArguments, globals: &Globals) -> Result<(), Failure> {
     let client = connect::client(globals)?;
     let (input, bytes_all): (Box<dyn Read + Send>, Option<u64>) = if arguments.file == Path::new("-") {
-        (Box::new(io::stdin()), None)
+        (Box::new(standard_input()?), None)
     } else {
         let file = open(&arguments.file)?;
         let length = file.metadata().ok().filter(|metadata| metadata.is_file()).map(|metadata| metadata.len());
@@ -62,7 +62,7 @@ pub(crate) async fn run(arguments: ImportArguments, globals: &Globals) -> Result
     let Import { imported, leases, .. } = outcome?;
     if leases > 0 {
         // A remark beside the data.
-        let _told = writeln!(io::stderr(), "{leases} pairs had a lease; they are imported without one");
+        let _told = writeln!(io::stderr(), "imported without their leases: {leases}");
     }
     let mut output = Output::standard();
     output.write(|out| match globals.output {
@@ -205,7 +205,8 @@ impl Import {
 
 /// The failure of a line, with what is known of the others.
 fn report(number: u64, failure: Failure, imported: u64, unknown: u64) -> Failure {
-    let mut cause = format!("line {number}: {}; {imported} pairs are certainly imported", failure.cause);
+    let pairs = if imported == 1 { "pair is" } else { "pairs are" };
+    let mut cause = format!("line {number}: {}; {imported} {pairs} certainly imported", failure.cause);
     if unknown > 0 {
         cause.push_str(&format!(", of {unknown} it is not known"));
     }

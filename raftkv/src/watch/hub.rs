@@ -117,7 +117,12 @@ impl WatchHub {
                     return Err(Stopped);
                 }
                 // Whoever needs these revisions meets the same when it reads them, and its client hears of it.
-                Err(error @ (ReadError::Compacted { .. } | ReadError::Future { .. } | ReadError::Engine(_))) => {
+                Err(
+                    error @ (ReadError::Compacted { .. }
+                    | ReadError::Future { .. }
+                    | ReadError::TooLarge(_)
+                    | ReadError::Engine(_)),
+                ) => {
                     tracing::warn!(%error, "changes cannot be gathered for watches");
                     self.update(|table, wake| table.skip(last, wake));
                 }

@@ -94,11 +94,6 @@ impl<E: Engine> StateReader<E> {
         outcome
     }
 
-    fn check_not_compacted(&self, requested: u64) -> Result<(), ReadError> {
-        let compacted = self.compacted_revision();
-        if requested < compacted { Err(ReadError::Compacted { requested, compacted }) } else { Ok(()) }
-    }
-
     fn read_part<S: Snapshot>(
         &self,
         snapshot: &S,

@@ -239,7 +239,7 @@ impl<E: Engine> StateReader<E> {
         self.check_not_compacted(requested)
     }
 
-    fn check_not_compacted(&self, requested: u64) -> Result<(), ReadError> {
+    pub(crate) fn check_not_compacted(&self, requested: u64) -> Result<(), ReadError> {
         let compacted = self.compacted_revision();
         if requested < compacted { Err(ReadError::Compacted { requested, compacted }) } else { Ok(()) }
     }
@@ -252,7 +252,7 @@ impl<E: Engine> StateReader<E> {
     /// The oldest revision that can be read, as it would be found if the process died now.
     pub(crate) fn durably_compacted(&self) -> Result<u64, StateError> {
         let row = self.engine().load_durable(Table::Meta, meta::COMPACTED)?;
-        Ok(row.map_or(Ok(0), |row| meta::decode_compacted(&row))?)
+        Ok(row.map_or(Ok(0), |row| meta::decode_u64(meta::COMPACTED, &row))?)
     }
 
     /// Makes everything applied so far durable; with `wait` false, only starts to, and [`flushed`](StateReader::flushed) tells
@@ -271,7 +271,7 @@ impl<E: Engine> StateReader<E> {
         loop {
             let snapshot = self.engine().snapshot();
             let compacted = snapshot.load(Table::Meta, meta::COMPACTED)?;
-            let compacted = compacted.map_or(Ok(0), |row| meta::decode_compacted(&row))?;
+            let compacted = compacted.map_or(Ok(0), |row| meta::decode_u64(meta::COMPACTED, &row))?;
             let hash = hash_living_rows(&snapshot, compacted)?;
             // Otherwise rows that this snapshot should have may have been dropped meanwhile.
             if self.engine().let_go_before() <= compacted {

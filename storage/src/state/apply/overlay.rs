@@ -140,8 +140,8 @@ pub(super) fn merge<'k, 's: 'k, E: Engine>(
     walked.map_err(|error| match error {
         ReadError::Engine(error) => StateError::Engine(error),
         ReadError::Corrupt(row) => StateError::Corrupt(row),
-        ReadError::Compacted { .. } | ReadError::Future { .. } => {
-            unreachable!("a walk leaves it to its caller which revisions can be read")
+        ReadError::Compacted { .. } | ReadError::Future { .. } | ReadError::TooLarge(_) => {
+            unreachable!("a walk leaves it to its caller which revisions can be read, and how much")
         }
     })?;
     if !is_over {

@@ -1,0 +1,123 @@
+//! Commands that read and write data, on a cluster of one node: revisions are the same in every run.
+
+use crate::common::Cluster;
+use crate::transcript::Transcript;
+
+/// Runs command lines, each a list of words, and compares what they print.
+#[track_caller]
+fn check(cluster: &Cluster, mut transcript: Transcript, name: &str, lines: &[&[&str]]) {
+    for line in lines {
+        transcript.run(cluster.cli_at(&cluster.endpoints()), line);
+    }
+    transcript.check(name);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn put_get_and_del() {
+    let cluster = Cluster::start(1).await;
+    let file = cluster.folder.path().join("file");
+    std::fs::write(&file, b"from a file\n").expect("the folder of the test can be written");
+    let at_file = format!("@{}", file.display());
+    let missing = format!("@{}", cluster.folder.path().join("missing").display());
+    let mut transcript = Transcript::of(&cluster);
+    transcript.run_with_input(cluster.cli_at(&cluster.endpoints()), &["put", "from/input", "-"], "two\nlines\n");
+    let lines: &[&[&str]] = &[
+        &["put", "color", "green"],
+        &["put", "from/file", &at_file],
+        &["put", "from/file", &missing],
+        &["put", "lock", "me", "--if-absent"],
+        &["put", "lock", "you", "--if-absent"],
+        &["put", "color", "blue", "--if-rev", "3", "--prev"],
+        &["put", "color", "red", "--if-rev", "3"],
+        &["put", "color", "red", "--if-value", "blue", "-o", "json"],
+        &["put", "color", "pink", "--prev", "-o", "json"],
+        &["put", "k", "v", "--if-absent", "--if-rev", "3"],
+    ];
+    check(&cluster, transcript, "put", lines);
+    let lines: &[&[&str]] = &[
+        &["get", "color"],
+        &["get", "color", "--meta"],
+        &["get", "color", "-o", "json"],
+        &["get", "color", "-o", "table"],
+        &["get", "color", "--rev", "3"],
+        &["get", "color", "--rev", "1000"],
+        &["get", "color", "--level", "stale"],
+        &["get", "color", "--level", "newest"],
+        &["get", "from/input"],
+        &["get", "missing"],
+        &["get", "it is missing"],
+        &["get"],
+    ];
+    check(&cluster, Transcript::of(&cluster), "get", lines);
+    let lines: &[&[&str]] = &[
+        &["del", "lock"],
+        &["del", "lock"],
+        &["del", "--prefix", "from/", "--prev"],
+        &["del", "--prefix", "from/"],
+        &["del", "--range", "a", "d", "-o", "json"],
+        &["del"],
+        &["del", "--range", "a"],
+    ];
+    check(&cluster, Transcript::of(&cluster), "del", lines);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scan_export_and_import() {
+    let cluster = Cluster::start(1).await;
+    let photo = cluster.folder.path().join("photo");
+    std::fs::write(&photo, b"\0\xff").expect("the folder of the test can be written");
+    let photo = format!("@{}", photo.display());
+    for (key, value) in [("service/a", "10.0.0.1"), ("service/b", "10.0.0.2"), ("photo", photo.as_str())] {
+        assert!(cluster.cli(&["put", key, value]).status.success());
+    }
+    let file = cluster.folder.path().join("export.ndjson").display().to_string();
+    let lines: &[&[&str]] = &[
+        &["scan"],
+        &["scan", "-o", "table"],
+        &["scan", "-o", "json"],
+        &["scan", "--prefix", "service/"],
+        &["scan", "--from", "l", "--to", "service/b", "--keys-only"],
+        &["scan", "--reverse", "--limit", "2", "-o", "table"],
+        &["scan", "--count"],
+        &["scan", "--count", "-o", "json"],
+        &["scan", "--rev", "2", "--keys-only"],
+        &["scan", "--prefix", "nothing/", "-o", "table"],
+        &["scan", "--rev", "1000"],
+        &["scan", "--prefix", "a", "--from", "b"],
+    ];
+    check(&cluster, Transcript::of(&cluster), "scan", lines);
+    let lines: &[&[&str]] = &[
+        &["export"],
+        &["export", "--prefix", "service/"],
+        &["export", &file],
+        &["export", "/nonexistent/export.ndjson"],
+    ];
+    check(&cluster, Transcript::of(&cluster), "export", lines);
+    let written = std::fs::read_to_string(&file).expect("the file was exported");
+    assert_eq!(written.lines().count(), 3, "{written}");
+
+    let mut transcript = Transcript::of(&cluster);
+    let cli = || cluster.cli_at(&cluster.endpoints());
+    transcript.run(cli(), &["import", &file]);
+    transcript.run_with_input(
+        cli(),
+        &["import", "-o", "json"],
+        "{\"key\":\"late\",\"value_base64\":\"AP8=\",\"lease\":7}\n",
+    );
+    transcript.run_with_input(cli(), &["import"], "{\"key\":\"k\",\"value\":\"v\"}\nnonsense\n");
+    transcript.run(cli(), &["import", "/nonexistent.ndjson"]);
+    transcript.check("import");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bench() {
+    let cluster = Cluster::start(1).await;
+    let mut transcript = Transcript::of(&cluster);
+    transcript.numbers_vary();
+    let load = ["--clients", "2", "--seconds", "1", "--warmup", "0", "--keys", "10", "--value", "10"];
+    for line in [&["bench", "put"][..], &["bench", "get", "--level", "stale"], &["bench", "put", "-o", "json"]] {
+        transcript.run(cluster.cli_at(&cluster.endpoints()), &[line, &load[..]].concat());
+    }
+    transcript.run(cluster.cli_at(&cluster.endpoints()), &["bench", "put", "--clients", "0"]);
+    transcript.check("bench");
+}
