@@ -328,10 +328,12 @@ pub(crate) fn not_leader(leader: Option<NodeId>, members: &BTreeMap<NodeId, wire
 
 /// How a write that was refused reads on the wire.
 #[must_use]
-pub fn write_refused(refusal: WriteRefusal, members: &BTreeMap<NodeId, wire::Member>) -> Refused {
+pub fn write_refused(refusal: &WriteRefusal, members: &BTreeMap<NodeId, wire::Member>) -> Refused {
     match refusal {
-        WriteRefusal::NotLeader { leader } => not_leader(leader, members),
-        WriteRefusal::Overloaded | WriteRefusal::Stopping => error(ErrorCode::Unavailable, refusal.to_string()),
+        WriteRefusal::NotLeader { leader } => not_leader(*leader, members),
+        WriteRefusal::Overloaded | WriteRefusal::FormatPending(_) | WriteRefusal::Stopping => {
+            error(ErrorCode::Unavailable, refusal.to_string())
+        }
         WriteRefusal::OutcomeUnknown => error(ErrorCode::OutcomeUnknown, refusal.to_string()),
     }
 }

@@ -141,7 +141,7 @@ impl Server {
             format_max: config.node.format_max,
             founding: MemberDirectory::founding(&config),
         };
-        let on_disk = RestoredDisk { applied, log_bytes: log.bytes(), format: state.format() };
+        let on_disk = RestoredDisk { applied, log_bytes: log.bytes(), facts: state.facts() };
         let driver = Driver::new(node, host, driver_config, on_disk, clock.now());
 
         let mut threads = Vec::new();

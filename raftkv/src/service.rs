@@ -168,7 +168,7 @@ impl Service {
         let waiter = Box::new(move |result: Result<WriteOutcome, WriteRefusal>| {
             responder.answer(match result {
                 Ok(outcome) => write_reply(outcome, is_put, wants_values),
-                Err(refusal) => Response::Error(*write_refused(refusal, &members.view().members)),
+                Err(refusal) => Response::Error(*write_refused(&refusal, &members.view().members)),
             });
         });
         self.inbox.push(Input::Write(WriteRequest { command, waiter }));

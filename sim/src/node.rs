@@ -15,7 +15,9 @@ use raft::{InstallSnapshot, LogIndex, LogPosition, NodeId, RepairId, Role};
 use raftkv::StartError;
 use raftkv::amnesia::{FIRST_START, Loss, RepairMarker};
 use raftkv::apply_worker::ApplyWorker;
-use raftkv::driver::{ApplyJob, ChangeRefusal, ChangeReport, Driver, DriverConfig, Input, PersistJob, RestoredDisk};
+use raftkv::driver::{
+    ApplyJob, ChangeRefusal, ChangeReport, Driver, DriverConfig, Input, PersistJob, RestoredDisk, StateFacts,
+};
 use raftkv::log_worker::LogWorker;
 use raftkv::marker::InstallIntent;
 use raftkv::members::MemberView;
@@ -266,7 +268,8 @@ impl Node {
         let local = self.clock.read(now);
         let host = SimHost::default();
         let config = raft::Config { id: self.id, ..settings.raft };
-        let on_disk = RestoredDisk { applied: restored.applied, log_bytes: log.bytes(), format: machine.format() };
+        let facts = StateFacts::of(&machine);
+        let on_disk = RestoredDisk { applied: restored.applied, log_bytes: log.bytes(), facts };
         let core = raft::Node::new(config, restored, local, seed);
         let driver_config = DriverConfig {
             log_retained_bytes: settings.log_retained_bytes,

@@ -131,7 +131,7 @@ impl World {
                         number,
                         Word::Answer(match result {
                             Ok(outcome) => write_reply(outcome, is_put, wants_values),
-                            Err(refusal) => Response::Error(*write_refused(refusal, &view.members)),
+                            Err(refusal) => Response::Error(*write_refused(&refusal, &view.members)),
                         }),
                     ));
                 });
