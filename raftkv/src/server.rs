@@ -34,7 +34,6 @@ use crate::log_thread::{self, LogJob};
 use crate::members::Members;
 use crate::observer::Observer;
 use crate::premises::{Recovered, open_data_directory};
-use crate::requests::SizeLimits;
 use crate::service::Service;
 use crate::snapshots::{LocalSnapshots, SnapshotFetcher};
 use crate::status::{NodeStatus, StatusReporter};
@@ -309,10 +308,7 @@ impl Parts {
             members: members.clone(),
             reporter: reporter.clone(),
             failures,
-            limits: SizeLimits {
-                key_bytes_max: config.cluster.key_bytes_max,
-                value_bytes_max: config.cluster.value_bytes_max,
-            },
+            limits: config.requests(),
             cluster: config.cluster.clone(),
             runtime: tokio::runtime::Handle::current(),
         });

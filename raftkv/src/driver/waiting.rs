@@ -10,6 +10,8 @@ use storage::state::CommandOutcome;
 pub struct WriteOutcome {
     /// The log index the write took.
     pub index: LogIndex,
+    /// The state's revision after the run in which it was applied.
+    pub revision: u64,
     /// What the command did.
     pub outcome: CommandOutcome,
 }

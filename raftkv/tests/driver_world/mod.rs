@@ -343,7 +343,7 @@ fn answer(waiting: EntryWaiters, entry: &Entry) {
     for waiter in waiting.waiters {
         if waiting.position == entry.position() {
             let outcome = CommandOutcome::Put { revision: entry.index.0, previous: None };
-            waiter(Ok(WriteOutcome { index: entry.index, outcome }));
+            waiter(Ok(WriteOutcome { index: entry.index, revision: entry.index.0, outcome }));
         } else {
             waiter(Err(WriteRefusal::NotLeader { leader: None }));
         }
