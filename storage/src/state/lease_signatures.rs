@@ -16,7 +16,7 @@ pub struct LeaseStatus {
     /// When it ends, by the cluster's time.
     pub ends_at_ms: u64,
     /// How many keys live by it.
-    pub keys: u64,
+    pub keys: u32,
     /// Made by a put for its key alone.
     pub of_one_key: bool,
 }
