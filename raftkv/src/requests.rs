@@ -38,7 +38,7 @@ const PIECE_PAIRS_MAX: usize = 512;
 /// What a pair takes beside its key and value, about.
 const PAIR_OVERHEAD_BYTES: usize = 32;
 
-/// The limits to which requests are held before they enter the log, or that they take with them into it. The same on every node.
+/// The limits to which requests are held before they enter the log, or that they take with them into it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestLimits {
     /// How long keys may be, in bytes.

@@ -6,8 +6,9 @@
 //! to refuse once a write would wait longer than that.
 //!
 //! The rate is that of *busy* time, in which something waited: idle time says nothing about the disk. It is smoothed over about a second, so that one slow
-//! fdatasync does not count for much, and a disk that stands still does. With little to do it comes out too low, because the time a single write takes
-//! is mostly waiting for others; [`FLOOR_BYTES`] may always wait, and as soon as more is to be done the rate shows what can be.
+//! fdatasync does not count for much, and a disk that stands still does. With little to do it would come out too low, because the time of a single
+//! write is mostly waiting for others. So a measurement that is lower than what was known counts only if the disk had enough to do all the time
+//! ([`FULL_BYTES`]). A leader that has measured nothing assumes a modest disk.
 //!
 //! Invariants: bytes are counted off exactly once. A write is always taken when nothing waits, however long it is.
 //!
@@ -18,8 +19,12 @@ use std::time::Duration;
 
 /// How long a write that is taken may have to wait for its answer, as far as one can tell.
 const WAIT_MAX: Duration = Duration::from_millis(2_500);
-/// So many bytes may wait whatever the rate: what a disk of 1.6 MB/s gets done in [`WAIT_MAX`].
+/// So many bytes may wait whatever the rate.
 const FLOOR_BYTES: u64 = 4 << 20;
+/// What is assumed until something is known: two of the largest values by default may wait then.
+const BYTES_PER_SECOND_ASSUMED: u64 = 8 << 20;
+/// While so much waits, what gets done is what can be done.
+const FULL_BYTES: u64 = 1 << 20;
 /// Busy time that makes one measurement.
 const WINDOW: Duration = Duration::from_millis(250);
 /// A measurement counts for one part of so many; the rest is what was known before.
@@ -35,13 +40,22 @@ pub(super) struct Admission {
     /// Busy time in this window, up to `looked_at`.
     busy: Duration,
     looked_at: Instant,
+    /// The least that waited at any moment of this window.
+    waiting_bytes_min: u64,
     bytes_per_second: u64,
 }
 
 impl Admission {
     /// Nothing waits, and nothing is known of the disk.
     pub(super) fn new(now: Instant) -> Admission {
-        Admission { waiting_bytes: 0, done_bytes: 0, busy: Duration::ZERO, looked_at: now, bytes_per_second: 0 }
+        Admission {
+            waiting_bytes: 0,
+            done_bytes: 0,
+            busy: Duration::ZERO,
+            looked_at: now,
+            waiting_bytes_min: 0,
+            bytes_per_second: BYTES_PER_SECOND_ASSUMED,
+        }
     }
 
     /// Whether a write of so many bytes may be taken.
@@ -79,6 +93,7 @@ impl Admission {
         let bytes = bytes as u64;
         assert!(bytes <= self.waiting_bytes, "{bytes} bytes are counted off, and {} wait", self.waiting_bytes);
         self.waiting_bytes -= bytes;
+        self.waiting_bytes_min = self.waiting_bytes_min.min(self.waiting_bytes);
     }
 
     /// Counts the time since the last look, if something waited in it, and takes the measurement of each window that it completes.
@@ -92,11 +107,15 @@ impl Admission {
         }
         let measured = u128::from(self.done_bytes) * 1_000_000 / self.busy.as_micros();
         let measured = u64::try_from(measured).unwrap_or(u64::MAX);
-        // A long time without a look counts as the many windows that it is, but no more of them than make a difference.
-        let windows = (self.busy.as_millis() / WINDOW.as_millis()).min(64);
-        for _ in 0..windows {
-            self.bytes_per_second = self.bytes_per_second - self.bytes_per_second / SMOOTHING + measured / SMOOTHING;
+        if measured > self.bytes_per_second || self.waiting_bytes_min >= FULL_BYTES {
+            // A long time without a look counts as the many windows that it is, but no more of them than make a difference.
+            let windows = (self.busy.as_millis() / WINDOW.as_millis()).min(64);
+            for _ in 0..windows {
+                let known = self.bytes_per_second;
+                self.bytes_per_second = known - known / SMOOTHING + measured / SMOOTHING;
+            }
         }
+        self.waiting_bytes_min = self.waiting_bytes;
         self.done_bytes = 0;
         self.busy = Duration::ZERO;
     }
@@ -154,10 +173,14 @@ mod tests {
     }
 
     #[test]
-    fn under_any_load_what_is_taken_is_answered_in_time() {
+    fn under_any_load_what_is_taken_is_soon_answered_in_time() {
         for (bytes, rate) in [(8 * MIB, 60 << 20), (8 * MIB, 16 << 20), (MIB, 10 << 20), (1_000, 3 << 20)] {
             let mut rig = Rig::new();
-            for _ in 0..600 {
+            for step in 0..600 {
+                if step == 100 {
+                    // Ten seconds were enough to learn what the disk is like.
+                    rig.longest = Duration::ZERO;
+                }
                 for _ in 0..(20 << 20) / bytes {
                     rig.offer(bytes);
                 }
@@ -167,6 +190,27 @@ mod tests {
             assert!(rig.longest < 2 * WAIT_MAX, "{bytes} bytes at {rate}: {:?}", rig.longest);
             assert!(rig.longest > WAIT_MAX / 2, "{bytes} bytes at {rate}: refused too early, {:?}", rig.longest);
         }
+    }
+
+    /// As after every election, when nothing is known.
+    #[test]
+    fn two_of_the_largest_values_are_taken_at_the_start() {
+        let mut rig = Rig::new();
+        (0..2).for_each(|_| rig.offer(8 * MIB + 100));
+        assert_eq!(rig.refused, 0);
+        rig.offer(8 * MIB);
+        assert_eq!(rig.refused, 1);
+    }
+
+    #[test]
+    fn light_load_does_not_make_the_disk_look_slow() {
+        let mut rig = Rig::new();
+        for _ in 0..1_000 {
+            (0..10).for_each(|_| rig.offer(100));
+            rig.work(Duration::from_millis(10), 1 << 20);
+        }
+        (0..2).for_each(|_| rig.offer(8 * MIB));
+        assert_eq!(rig.refused, 0);
     }
 
     #[test]
@@ -197,7 +241,7 @@ mod tests {
     #[test]
     fn one_write_is_taken_when_nothing_waits_however_long_it_is() {
         let mut admission = Admission::new(Instant::ORIGIN);
-        assert!(admission.admits(Instant::ORIGIN, 30 * MIB));
+        assert!(admission.admits(Instant::ORIGIN, 30 * MIB), "a value of the highest setting");
         admission.take(Instant::ORIGIN, 30 * MIB);
         assert!(!admission.admits(Instant::ORIGIN, 1));
     }

@@ -130,7 +130,7 @@ fn lease(status: &LeaseStatus, time_ms: u64) -> wire::Lease {
         ttl_ms: status.ttl_ms,
         // The state may have gone on since the time was read.
         remaining_ms: status.ends_at_ms.saturating_sub(time_ms).min(status.ttl_ms),
-        key_count: status.keys,
+        key_count: status.keys.into(),
         of_one_key: status.of_one_key,
     }
 }
@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn the_longest_list_of_leases_fits_a_reply() {
         let most = u64::MAX;
-        let status = LeaseStatus { id: most, ttl_ms: most, ends_at_ms: most, keys: most, of_one_key: true };
+        let status = LeaseStatus { id: most, ttl_ms: most, ends_at_ms: most, keys: u32::MAX, of_one_key: true };
         let leases = vec![lease(&status, 0); LEASES_PER_REPLY];
         let header = Some(wire::Header { revision: most, index: most });
         let length = wire::LeaseListReply { header, leases, more: true }.encoded_len();

@@ -21,7 +21,8 @@ use wire::ErrorCode;
 pub(super) const TRANSACTION_LIMITS: RangeLimits = RangeLimits { keys_max: 10_000, bytes_max: 32 << 20 };
 
 impl RequestLimits {
-    /// The write that a transaction stands for; `None` if it cannot write, and is a [`Question`](super::Question).
+    /// The write that a transaction stands for; `None` if it cannot write, and is a [`Question`](super::Question). The session of one that cannot write is not
+    /// looked at: reading twice does no harm.
     ///
     /// # Errors
     /// When it is over a limit or makes no sense.
