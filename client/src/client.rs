@@ -324,6 +324,8 @@ impl Client {
                 Work::Watch(request) => open_watch(&connected, endpoint.address(), request, patience).await,
             };
             match outcome {
+                // The connection is well, and busy: another one would only add to that.
+                Err(failure @ Failure::NotSent(_)) if !connected.connection.is_closed() => return Err(failure),
                 Err(Failure::NotSent(_)) if !redialled => {
                     endpoint.discard(&connected);
                     redialled = true;
@@ -400,15 +402,15 @@ async fn call(connected: &Connected, request: &Request, patience: Duration) -> R
     if let Some(excess) = connected.limits.excess(request) {
         return Err(Failure::Excess(excess));
     }
-    match tokio::time::timeout(patience, connected.connection.call(request.clone())).await {
-        Ok(Ok(Response::Error(error))) => Err(Failure::Node(error)),
-        Ok(Ok(response)) => Ok(response),
-        Ok(Err(CallError::NotSent { cause })) => Err(Failure::NotSent(cause)),
-        Ok(Err(CallError::OutcomeUnknown { cause })) => Err(Failure::Lost(cause)),
-        Ok(Err(CallError::TooLarge { bytes, limit })) => {
+    match connected.connection.call_within(request.clone(), patience).await {
+        Ok(Response::Error(error)) => Err(Failure::Node(error)),
+        Ok(response) => Ok(response),
+        Err(CallError::NotSent { cause }) => Err(Failure::NotSent(cause)),
+        Err(CallError::OutcomeUnknown { cause }) => Err(Failure::Lost(cause)),
+        Err(CallError::NoAnswer { after }) => Err(Failure::Silent(after)),
+        Err(CallError::TooLarge { bytes, limit }) => {
             Err(Failure::Excess(Excess { part: Part::Request, bytes: bytes as u64, limit: limit as u64 }))
         }
-        Err(_) => Err(Failure::Silent(patience)),
     }
 }
 

@@ -4,7 +4,7 @@
 //! never meets an apply half-way.
 
 use crate::apply_worker::ApplyWorker;
-use crate::driver::{ApplyJob, Input};
+use crate::driver::{ApplyJob, Input, StateFacts};
 use crate::failure::{FailureReporter, FatalError};
 use crate::inbox::Inbox;
 use crate::members::Members;
@@ -75,7 +75,7 @@ impl ApplyThread {
 
     fn install(&mut self, position: LogPosition, done: Box<dyn FnOnce() + Send>) -> Result<(), FatalError> {
         self.state.switch_to_received(position).map_err(FatalError::Install)?;
-        self.driver.push(Input::FormatInEffect { format: self.state.machine().format() });
+        self.driver.push(Input::StateReplaced { facts: StateFacts::of(self.state.machine()) });
         self.watches.ring();
         done();
         Ok(())
@@ -92,12 +92,11 @@ impl ApplyThread {
         if flushed.1.is_none_or(|asked| asked.elapsed() >= FLUSHED_INTERVAL) {
             *flushed = (self.state.machine().flushed().map_err(FatalError::State)?.index, Some(Instant::now()));
         }
-        let raised = self.state.machine().format();
-        if raised != format {
-            tracing::info!(format = raised, "the format was raised: every member knows it");
-            self.driver.push(Input::FormatInEffect { format: raised });
+        let facts = StateFacts::of(self.state.machine());
+        if facts.format != format {
+            tracing::info!(format = facts.format, "the format was raised: every member knows it");
         }
-        self.driver.push(Input::Applied { index, flushed: flushed.0 });
+        self.driver.push(Input::Applied { index, flushed: flushed.0, facts });
         Ok(())
     }
 }

@@ -77,7 +77,7 @@ impl ApplyWorker {
                 assert_eq!(entry.index, applied.index, "outcomes come in the order of the entries");
                 if waiters.front().is_some_and(|waiting| waiting.position.index == entry.index) {
                     let waiting = waiters.pop_front().expect("the front was just looked at");
-                    answer(waiting, entry, applied);
+                    answer(waiting, entry, applied, machine.revision());
                 }
             }
         }
@@ -90,7 +90,7 @@ fn runs(entries: &[Entry]) -> impl Iterator<Item = &[Entry]> {
     entries.split_inclusive(|entry| entry.kind == EntryKind::Command && applies_alone(&entry.payload))
 }
 
-fn answer(waiting: EntryWaiters, entry: &Entry, applied: Applied) {
+fn answer(waiting: EntryWaiters, entry: &Entry, applied: Applied, revision: u64) {
     if waiting.position.term != entry.term {
         // Another leader's entry was committed in its place: these commands are certainly not applied.
         for waiter in waiting.waiters {
@@ -100,7 +100,7 @@ fn answer(waiting: EntryWaiters, entry: &Entry, applied: Applied) {
     }
     assert_eq!(waiting.waiters.len(), applied.results.len(), "each command of entry {} has one waiter", entry.index);
     for (waiter, outcome) in waiting.waiters.into_iter().zip(applied.results) {
-        waiter(Ok(WriteOutcome { index: entry.index, outcome }));
+        waiter(Ok(WriteOutcome { index: entry.index, revision, outcome }));
     }
 }
 

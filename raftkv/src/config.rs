@@ -4,7 +4,12 @@
 //! differs, but for what only a leader goes by and is to be changed while the cluster runs. Everything else is the node's own. Relative paths are relative to the file. An unknown key is an error that
 //! suggests the known key it resembles.
 
+mod limits;
+
+pub use limits::LimitsConfig;
+
 use crate::driver::SpaceLimits;
+use crate::requests::RequestLimits;
 use raft::{Membership, NodeId};
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -79,6 +84,9 @@ pub struct ClusterConfig {
     /// `raftkv-cli member add`; of no meaning once the node has joined. Default false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub joining: bool,
+    /// How much clients may ask for, and keep.
+    #[serde(default, skip_serializing_if = "LimitsConfig::is_default")]
+    pub limits: LimitsConfig,
     /// The voters the cluster starts with, one to seven, with ids and names of their own. From the first change on, the members are part of
     /// the replicated state, and this list is read no more. On a node that joins: itself, and those it is told of.
     pub members: Vec<MemberConfig>,
@@ -356,8 +364,16 @@ impl Config {
         }
     }
 
+    /// The limits on clients' requests.
+    #[must_use]
+    pub fn requests(&self) -> RequestLimits {
+        let ClusterConfig { key_bytes_max, value_bytes_max, limits, .. } = &self.cluster;
+        limits.for_requests(*key_bytes_max, *value_bytes_max)
+    }
+
     /// A number that differs when the settings that must agree differ. Nodes compare it when they connect. The members are not among them: they
-    /// change while nodes run, and the replicated state has them.
+    /// change while nodes run, and the replicated state has them. Limits that travel in commands are not either: whoever leads sets them, and
+    /// nodes of the version before, which do not know them, are upgraded one by one.
     #[must_use]
     pub fn cluster_digest(&self) -> u64 {
         let cluster = &self.cluster;
@@ -395,6 +411,7 @@ impl Config {
         }
         within("cluster.election_timeout_ms", cluster.election_timeout_ms, 50, 60_000)?;
         within("cluster.heartbeat_interval_ms", cluster.heartbeat_interval_ms, 5, cluster.election_timeout_ms / 3)?;
+        cluster.limits.check()?;
         within("storage.log_segment_mib", self.storage.log_segment_mib, 1, 1024)?;
         within("storage.log_retained_mib", self.storage.log_retained_mib, 4, 1 << 20)?;
         within("storage.block_cache_mib", self.storage.block_cache_mib, 8, 1 << 20)?;

@@ -15,16 +15,23 @@
 //! - One apply job is under way at a time, and jobs are consecutive.
 //! - A read is served only once its read index is applied.
 
+mod admission;
 mod compaction;
+mod expiry;
+mod facts;
 mod format;
 mod freshness;
 mod input;
 mod jobs;
 mod membership;
 mod quota;
+mod time;
 mod waiting;
+mod writes;
 
 pub use compaction::{SpaceLimits, SpaceSample};
+pub use facts::StateFacts;
+pub use format::{FormatHolder, FormatPending};
 pub use input::{Input, WriteRequest};
 pub use jobs::{ApplyEntries, ApplyJob, EntryWaiters, PersistJob};
 pub use membership::{
@@ -34,20 +41,21 @@ pub use membership::{
 pub use waiting::{ReadRefusal, ReadWaiter, WriteOutcome, WriteRefusal, WriteWaiter};
 
 use crate::directory::MemberDirectory;
+use admission::Admission;
 use compaction::Space;
+use expiry::ExpiryDesk;
 use format::Formats;
 use freshness::FreshnessTracker;
 use membership::OperatorDesk;
 use raft::{
     Actions, Changed, Event, Instant, LogIndex, LogPosition, LogRange, Membership, Message, Node, NodeId, PeerProgress,
-    ProposeError, RepairId, Role,
+    RepairId, Role,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use storage::command::BatchEncoder;
+use time::ClusterClock;
 
-/// Bytes of commands in one proposed entry. A single larger command still makes an entry of its own.
-const BATCH_BYTES_MAX: usize = 1 << 20;
 /// Entries in one apply job.
 const APPLY_ENTRIES_MAX: u64 = 4096;
 /// How long a write may wait for its outcome on a node that does not lead any more, before its outcome is called unknown.
@@ -86,7 +94,7 @@ pub trait Host {
     /// Who is a member: the membership in effect, and the newest one known to be committed. Called when the driver is made, and whenever either
     /// changes. Links go to the members of both.
     fn membership(&mut self, effective: &Membership, committed: &Membership);
-    /// The wall clock, in milliseconds since 1970, for what a leader writes. It may be wrong and may jump: what is applied takes the greatest.
+    /// The wall clock, in milliseconds since 1970. It may be wrong and may jump: it is where the time of a cluster that has none yet begins.
     fn wall_clock_ms(&mut self) -> u64;
     /// Notes durably that this node is repaired: the number of its loss is void. Report with [`Input::Repaired`].
     fn repaired(&mut self);
@@ -114,8 +122,8 @@ pub struct RestoredDisk {
     pub applied: LogIndex,
     /// Bytes of log on disk.
     pub log_bytes: u64,
-    /// The format in effect.
-    pub format: u32,
+    /// What there is to know of the state.
+    pub facts: StateFacts,
 }
 
 /// See the module.
@@ -126,6 +134,8 @@ pub struct Driver<H> {
     actions: Actions,
     batch: BatchEncoder,
     batch_waiters: Vec<WriteWaiter>,
+    /// Of the clients' commands in the batch.
+    batch_bytes: usize,
     proposed: VecDeque<EntryWaiters>,
     reads_gathered: Vec<ReadWaiter>,
     lease_reads_gathered: Vec<ReadWaiter>,
@@ -134,6 +144,8 @@ pub struct Driver<H> {
     read_token: u64,
     apply_waiting: LogRange,
     apply_under_way: bool,
+    /// Of what is waited for in the job under way.
+    applying_bytes: usize,
     applied: LogIndex,
     flushed: LogIndex,
     log_bytes: u64,
@@ -144,6 +156,11 @@ pub struct Driver<H> {
     desk: OperatorDesk,
     formats: Formats,
     space: Space,
+    /// As of `applied`.
+    facts: StateFacts,
+    clock: ClusterClock,
+    expiry: ExpiryDesk,
+    admission: Admission,
     /// The membership in effect is not known to be committed.
     membership_open: bool,
 }
@@ -186,8 +203,8 @@ pub struct DriverStatus {
 impl<H: Host> Driver<H> {
     /// A driver around `node`, with what was found on disk.
     pub fn new(node: Node, host: H, config: DriverConfig, restored: RestoredDisk, now: Instant) -> Driver<H> {
-        let RestoredDisk { applied, log_bytes, format } = restored;
-        let formats = Formats::new(config.format_max, format);
+        let RestoredDisk { applied, log_bytes, facts } = restored;
+        let formats = Formats::new(config.format_max, facts.format);
         let space = Space::new(config.space);
         let mut driver = Driver {
             node,
@@ -196,6 +213,7 @@ impl<H: Host> Driver<H> {
             actions: Actions::default(),
             batch: BatchEncoder::new(),
             batch_waiters: Vec::new(),
+            batch_bytes: 0,
             proposed: VecDeque::new(),
             reads_gathered: Vec::new(),
             lease_reads_gathered: Vec::new(),
@@ -204,6 +222,7 @@ impl<H: Host> Driver<H> {
             read_token: 0,
             apply_waiting: LogRange { first: applied.next(), last: applied },
             apply_under_way: false,
+            applying_bytes: 0,
             applied,
             flushed: applied,
             log_bytes,
@@ -214,6 +233,10 @@ impl<H: Host> Driver<H> {
             desk: OperatorDesk::default(),
             formats,
             space,
+            facts,
+            clock: ClusterClock::new(facts.time_ms),
+            expiry: ExpiryDesk::default(),
+            admission: Admission::new(now),
             membership_open: false,
         };
         driver.follow_membership(true);
@@ -223,7 +246,8 @@ impl<H: Host> Driver<H> {
     /// When [`Driver::flush`] must be called even if nothing arrives.
     #[must_use]
     pub fn next_deadline(&self) -> Instant {
-        self.node.next_deadline().map_or(self.housekeeping_at, |deadline| deadline.min(self.housekeeping_at))
+        let deadlines = [self.node.next_deadline(), self.next_expiry()];
+        deadlines.into_iter().flatten().fold(self.housekeeping_at, Instant::min)
     }
 
     /// Takes in one thing that happened. Writes and reads are only gathered: [`Driver::flush`] sets them off.
@@ -238,7 +262,7 @@ impl<H: Host> Driver<H> {
                 self.log_bytes = log_bytes;
                 self.step(now, Event::Durable { mark, hard_state_sequence });
             }
-            Input::Applied { index, flushed } => self.on_applied(now, index, flushed),
+            Input::Applied { index, flushed, facts } => self.on_applied(now, index, flushed, facts),
             Input::Flushed { index } => self.flushed = self.flushed.max(index),
             Input::Loaded { peer, entries } => self.step(now, Event::Loaded { peer, entries }),
             Input::SnapshotSent { peer, position } => self.step(now, Event::SnapshotSent { peer, position }),
@@ -258,7 +282,7 @@ impl<H: Host> Driver<H> {
             Input::TransferLeadership { target, waiter } => self.on_transfer_request(now, target, waiter),
             Input::ChangeMembership(request) => self.on_change_request(now, request),
             Input::PeerFormat { peer, format_max } => self.formats.heard(peer, format_max),
-            Input::FormatInEffect { format } => self.formats.in_effect = self.formats.in_effect.max(format),
+            Input::StateReplaced { facts } => self.learn_facts(now, facts),
             Input::Space(sample) => self.on_space(now, sample),
             Input::Repaired => self.step(now, Event::Repaired),
             Input::Status(answer) => answer(self.status()),
@@ -267,7 +291,9 @@ impl<H: Host> Driver<H> {
 
     /// Sets off the writes and reads gathered since the last call, and whatever is due.
     pub fn flush(&mut self, now: Instant) {
+        self.clock.advance(now);
         self.propose_batch(now);
+        self.expire_due(now);
         if !self.reads_gathered.is_empty() {
             let reads = std::mem::take(&mut self.reads_gathered);
             let token = self.note_reads(reads);
@@ -384,42 +410,6 @@ impl<H: Host> Driver<H> {
         self.read_token
     }
 
-    fn gather_write(&mut self, now: Instant, request: WriteRequest) {
-        if request.command.is_growth()
-            && let Some(full) = self.space.quota.full()
-            && self.node.status().role == Role::Leader
-        {
-            let quota::Full { bytes, bytes_max } = full;
-            return (request.waiter)(Err(WriteRefusal::NoSpace { bytes, bytes_max }));
-        }
-        if !self.batch.is_empty() && self.batch.bytes_len() + request.command.bytes_len() > BATCH_BYTES_MAX {
-            self.propose_batch(now);
-        }
-        self.batch.append_encoded(&request.command);
-        self.batch_waiters.push(request.waiter);
-        if request.command.applies_alone() {
-            // An entry is applied as a whole: one such command in it keeps the memory that takes within the limits of that one.
-            self.propose_batch(now);
-        }
-    }
-
-    fn propose_batch(&mut self, now: Instant) {
-        if self.batch.is_empty() {
-            return;
-        }
-        let payload = match self.batch_time() {
-            Some(time_ms) => self.batch.take_at(time_ms),
-            None => self.batch.take(),
-        };
-        self.step(now, Event::Propose { payload });
-        // Only Event::Propose fills the waiters' fate, and it always does: a proposal is answered in the step that makes it.
-        assert!(
-            self.batch_waiters.is_empty(),
-            "{} waiters of a proposal were left without an answer",
-            self.batch_waiters.len()
-        );
-    }
-
     fn step(&mut self, now: Instant, event: Event) {
         let mut actions = std::mem::take(&mut self.actions);
         self.node.step(now, event, &mut actions);
@@ -442,6 +432,7 @@ impl<H: Host> Driver<H> {
             });
         }
         if let Some(changed) = actions.changed.take() {
+            self.follow_role(now, changed);
             self.host.changed(changed);
         }
         if let Some(answer) = actions.proposal.take() {
@@ -516,36 +507,6 @@ impl<H: Host> Driver<H> {
         self.node.log().entries(range).map(|entries| entries.cloned().collect())
     }
 
-    fn on_proposal(&mut self, now: Instant, answer: Result<LogPosition, ProposeError>) {
-        let waiters = std::mem::take(&mut self.batch_waiters);
-        match answer {
-            Ok(position) => {
-                self.forget_replaced(position.index);
-                self.proposed.push_back(EntryWaiters { position, proposed_at: now, waiters });
-            }
-            Err(error) => {
-                let refusal = match error {
-                    ProposeError::NotLeader { leader } => WriteRefusal::NotLeader { leader },
-                    ProposeError::Transferring { target } => WriteRefusal::NotLeader { leader: Some(target) },
-                    ProposeError::Overloaded => WriteRefusal::Overloaded,
-                };
-                for waiter in waiters {
-                    waiter(Err(refusal));
-                }
-            }
-        }
-    }
-
-    /// An entry is proposed at `index`: whatever this node proposed there or later in an earlier term is no longer in its log.
-    /// Another node may still have it and commit it elsewhere than here, so nothing is known about it.
-    fn forget_replaced(&mut self, index: LogIndex) {
-        while self.proposed.back().is_some_and(|entry| entry.position.index >= index) {
-            for waiter in self.proposed.pop_back().expect("the back was just looked at").waiters {
-                waiter(Err(WriteRefusal::OutcomeUnknown));
-            }
-        }
-    }
-
     fn on_read_index(&mut self, ready: raft::ReadReady) {
         let Some(waiters) = self.reads_asked.remove(&ready.token) else { return };
         if ready.index <= self.applied {
@@ -555,9 +516,10 @@ impl<H: Host> Driver<H> {
         }
     }
 
-    fn on_applied(&mut self, now: Instant, index: LogIndex, flushed: LogIndex) {
+    fn on_applied(&mut self, now: Instant, index: LogIndex, flushed: LogIndex, facts: StateFacts) {
         assert!(index >= self.applied, "applied index went back from {} to {index}", self.applied);
         self.applied = index;
+        self.admission.done(now, std::mem::take(&mut self.applying_bytes));
         self.freshness.applied(index);
         self.flushed = self.flushed.max(flushed);
         self.apply_under_way = false;
@@ -567,6 +529,24 @@ impl<H: Host> Driver<H> {
             self.host.serve(waiters);
         }
         self.step(now, Event::Applied { index });
+        self.learn_facts(now, facts);
+    }
+
+    /// The state is at another entry, or is another one.
+    fn learn_facts(&mut self, now: Instant, facts: StateFacts) {
+        self.facts = facts;
+        self.clock.applied(now, facts.time_ms);
+        if facts.format > self.formats.in_effect {
+            self.formats.in_effect = facts.format;
+            self.raise_format(now);
+        }
+    }
+
+    fn follow_role(&mut self, now: Instant, changed: Changed) {
+        match changed.role {
+            Role::Leader => self.clock.elected(now, changed.term, self.host.wall_clock_ms()),
+            Role::Follower | Role::PreCandidate | Role::Candidate => self.clock.deposed(),
+        }
     }
 
     fn on_installed(&mut self, now: Instant, position: LogPosition, log_bytes: u64) {
@@ -575,11 +555,7 @@ impl<H: Host> Driver<H> {
         self.flushed = position.index;
         self.log_bytes = log_bytes;
         self.apply_waiting = LogRange { first: position.index.next(), last: position.index };
-        while self.proposed.front().is_some_and(|entry| entry.position.index <= position.index) {
-            for waiter in self.proposed.pop_front().expect("the front was just looked at").waiters {
-                waiter(Err(WriteRefusal::OutcomeUnknown));
-            }
-        }
+        self.forget_installed(now, position.index);
         self.step(now, Event::SnapshotInstalled { position });
     }
 
@@ -593,22 +569,13 @@ impl<H: Host> Driver<H> {
         let entries = self.cached(range).map_or(ApplyEntries::OnDisk(range), ApplyEntries::Cached);
         let mut waiters = Vec::new();
         while self.proposed.front().is_some_and(|entry| entry.position.index <= last) {
-            waiters.push(self.proposed.pop_front().expect("the front was just looked at"));
+            let entry = self.proposed.pop_front().expect("the front was just looked at");
+            self.applying_bytes += entry.bytes;
+            waiters.push(entry);
         }
         self.apply_waiting.first = last.next();
         self.apply_under_way = true;
         self.host.apply(ApplyJob { entries, waiters });
-    }
-
-    fn call_orphans_unknown(&mut self, now: Instant) {
-        if self.node.status().role == Role::Leader {
-            return;
-        }
-        while self.proposed.front().is_some_and(|entry| now.since(entry.proposed_at) > ORPHAN_TIMEOUT) {
-            for waiter in self.proposed.pop_front().expect("the front was just looked at").waiters {
-                waiter(Err(WriteRefusal::OutcomeUnknown));
-            }
-        }
     }
 
     fn compact_log(&mut self) {

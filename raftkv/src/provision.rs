@@ -11,8 +11,8 @@
 
 use crate::amnesia::FIRST_START;
 use crate::config::{
-    ClusterConfig, Config, FILE_NAME, LoggingConfig, MemberConfig, NodeConfig, StorageConfig, TlsConfig, check_address,
-    is_node_name,
+    ClusterConfig, Config, FILE_NAME, LimitsConfig, LoggingConfig, MemberConfig, NodeConfig, StorageConfig, TlsConfig,
+    check_address, is_node_name,
 };
 use anyhow::{Context, bail};
 use raft::NodeId;
@@ -240,6 +240,7 @@ fn node_config(
     let listen = listen_ip(&node.host);
     Config {
         cluster: ClusterConfig {
+            limits: LimitsConfig::default(),
             joining: false,
             id: cluster.to_string(),
             key_bytes_max: settings.key_bytes_max,

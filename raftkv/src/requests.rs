@@ -2,33 +2,54 @@
 //!
 //! The service of a real node and the simulator's both come through here, so that limits, conditions, refusals and replies are the
 //! same code.
+//!
+//! | file | what it knows |
+//! |---|---|
+//! | this one | limits, levels, gets, scans, and errors that several kinds of request share |
+//! | `writes` | what goes through the log: puts, deletes, compaction; and every outcome as a reply |
+//! | `transactions`, `evaluate` | transactions on the wire; those that cannot write, read |
+//! | `leases`, `sessions` | their bounds, and questions about leases |
 
+mod evaluate;
+mod leases;
 mod ranges;
+mod sessions;
+mod transactions;
+mod writes;
 
+pub use leases::{LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN};
 pub use ranges::{check_state, scan_replies};
+pub use sessions::{SESSION_TTL_MS_DEFAULT, SESSION_TTL_MS_MAX, SESSION_TTL_MS_MIN};
+pub use writes::{Asked, Write, write_reply};
 
-use crate::driver::{ReadRefusal, WriteOutcome, WriteRefusal};
+use crate::driver::{ReadRefusal, WriteRefusal};
 use bytes::Bytes;
 use raft::NodeId;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use storage::command::{Command, Condition, EncodedCommand, KeyRange, LeaseBinding, Put, RangeLimits};
-use storage::state::{CommandOutcome, Engine, KeyValue, ReadError, StateReader};
+use storage::command::KeyRange;
+use storage::state::{Engine, KeyValue, ReadError, StateReader};
 use transport::Response;
 use transport::proto::client as wire;
 use wire::ErrorCode;
 
-/// How much one delete may delete. It is held in memory while it is applied, and sent back whole if the client asks for what was there:
-/// a test compares it with the longest reply.
-const DELETE_LIMITS: RangeLimits = RangeLimits { keys_max: 10_000, bytes_max: 32 << 20 };
-
-/// How long keys and values may be, in bytes.
-#[derive(Debug, Clone, Copy)]
-pub struct SizeLimits {
-    /// Keys.
+/// The limits to which requests are held before they enter the log, or that they take with them into it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestLimits {
+    /// How long keys may be, in bytes.
     pub key_bytes_max: u64,
-    /// Values.
+    /// How long values may be, in bytes.
     pub value_bytes_max: u64,
+    /// Compares and operations in one transaction, those of transactions in it included.
+    pub transaction_operations_max: usize,
+    /// Leases, those of single keys included.
+    pub leases_max: u32,
+    /// Keys that live by one lease.
+    pub lease_keys_max: u32,
+    /// Sessions.
+    pub sessions_max: u32,
+    /// Answers kept for one session.
+    pub session_answers_max: u32,
 }
 
 /// A request refused: boxed, because it is large and rare.
@@ -65,52 +86,12 @@ impl ReadLevel {
     }
 }
 
-impl SizeLimits {
-    /// The command that a put stands for.
-    ///
-    /// # Errors
-    /// When it is over a limit or makes no sense.
-    pub fn put_command(&self, request: &wire::PutRequest) -> Result<EncodedCommand, Refused> {
-        self.check_key(&request.key, false)?;
-        self.check_value(&request.value)?;
-        let condition = match request.condition.as_ref().map(|condition| &condition.kind) {
-            None => None,
-            Some(None | Some(wire::condition::Kind::Absent(false))) => {
-                return Err(error(ErrorCode::Invalid, "the condition says nothing"));
-            }
-            Some(Some(wire::condition::Kind::Absent(true))) => Some(Condition::Absent),
-            Some(Some(wire::condition::Kind::ModRevision(revision))) => Some(Condition::ModRevision(*revision)),
-            Some(Some(wire::condition::Kind::Value(value))) => {
-                self.check_value(value)?;
-                Some(Condition::Value(value))
-            }
-        };
-        let (key, value, previous) = (&request.key[..], Some(&request.value[..]), request.previous);
-        let put = Put { key, value, lease: LeaseBinding::None, condition, previous };
-        Ok(EncodedCommand::new(&Command::Put(put), None))
-    }
-
-    /// The command that a delete stands for.
-    ///
-    /// # Errors
-    /// When it is over a limit or makes no sense.
-    pub fn delete_command(&self, request: &wire::DeleteRequest) -> Result<EncodedCommand, Refused> {
-        let range =
-            request.range.as_ref().ok_or_else(|| error(ErrorCode::Invalid, "a delete needs a range of keys"))?;
-        self.check_key(&range.start, true)?;
-        if let Some(end) = &range.end {
-            self.check_key(end, true)?;
-        }
-        let range = KeyRange { start: &range.start, end: range.end.as_deref() };
-        let command = Command::DeleteRange { range, limits: DELETE_LIMITS, previous: request.previous };
-        Ok(EncodedCommand::new(&command, None))
-    }
-
+impl RequestLimits {
     /// Checks a key, or an end of a range, which may be one byte longer: the key itself and the zero byte after it.
     ///
     /// # Errors
     /// When it is empty and must not be, or too long.
-    pub fn check_key(&self, key: &Bytes, is_bound: bool) -> Result<(), Refused> {
+    pub fn check_key(&self, key: &[u8], is_bound: bool) -> Result<(), Refused> {
         if key.is_empty() && !is_bound {
             return Err(error(ErrorCode::Invalid, "the key is empty; a key has at least one byte"));
         }
@@ -121,60 +102,95 @@ impl SizeLimits {
         Ok(())
     }
 
+    /// Checks both ends of a range.
+    fn check_range(&self, range: &KeyRange<'_>) -> Result<(), Refused> {
+        self.check_key(range.start, true)?;
+        range.end.map_or(Ok(()), |end| self.check_key(end, true))
+    }
+
     fn check_value(&self, value: &Bytes) -> Result<(), Refused> {
         let limit = self.value_bytes_max;
         if value.len() as u64 > limit { Err(too_large("value", value.len(), limit)) } else { Ok(()) }
     }
 }
 
-/// The answer to a write that was applied. `is_put` and `wants_values` are of the request.
-#[must_use]
-pub fn write_reply(done: WriteOutcome, is_put: bool, wants_values: bool) -> Response {
-    let header = |revision| Some(wire::Header { revision, index: done.index.0 });
-    match done.outcome {
-        CommandOutcome::Put { revision, previous } => Response::Put(wire::PutReply {
-            header: header(revision),
-            succeeded: true,
-            previous: previous.map(key_value),
-        }),
-        CommandOutcome::ConditionFailed { existing } => Response::Put(wire::PutReply {
-            header: header(existing.as_ref().map_or(0, |kv| kv.mod_revision)),
-            succeeded: false,
-            // Large values travel only to those who asked for them.
-            previous: existing
-                .map(key_value)
-                .map(|kv| if wants_values { kv } else { wire::KeyValue { value: Bytes::new(), ..kv } }),
-        }),
-        CommandOutcome::Deleted { count, revision, previous } => Response::Delete(wire::DeleteReply {
-            header: header(revision),
-            deleted: count,
-            previous: previous.into_iter().map(key_value).collect(),
-        }),
-        CommandOutcome::FormatRaised { .. }
-        | CommandOutcome::Transaction { .. }
-        | CommandOutcome::KeyUnknown { .. }
-        | CommandOutcome::RevisionCompacted { .. }
-        | CommandOutcome::RevisionFuture { .. }
-        | CommandOutcome::LeaseGranted { .. }
-        | CommandOutcome::LeaseExists { .. }
-        | CommandOutcome::LeaseUnknown { .. }
-        | CommandOutcome::LeaseKeptAlive { .. }
-        | CommandOutcome::LeaseRevoked { .. }
-        | CommandOutcome::LeasesFull { .. }
-        | CommandOutcome::LeaseFull { .. }
-        | CommandOutcome::Expired { .. }
-        | CommandOutcome::Compacted { .. }
-        | CommandOutcome::SessionOpened { .. }
-        | CommandOutcome::SessionClosed
-        | CommandOutcome::SessionUnknown { .. }
-        | CommandOutcome::AnswerForgotten { .. }
-        | CommandOutcome::SessionsFull { .. }
-        | CommandOutcome::AnswersFull { .. } => unreachable!("no client could ask for it"),
-        CommandOutcome::LimitExceeded { keys_max, bytes_max } => Response::Error(*range_too_large(keys_max, bytes_max)),
-        CommandOutcome::Invalid { reason } => {
-            let what = if is_put { "put" } else { "delete" };
-            Response::Error(*error(ErrorCode::Invalid, format!("the {what} makes no sense: {reason}")))
+/// A range that a request has to name.
+fn range_of<'a>(range: Option<&'a wire::KeyRange>, what: &str) -> Result<KeyRange<'a>, Refused> {
+    let range = range.ok_or_else(|| error(ErrorCode::Invalid, format!("{what} needs a range of keys")))?;
+    Ok(KeyRange { start: &range.start, end: range.end.as_deref() })
+}
+
+/// Something asked of the state that one reply answers, beside gets.
+#[derive(Debug, Clone)]
+pub enum Question {
+    /// A transaction that cannot write.
+    Transaction(wire::TransactionRequest),
+    /// What is known of a lease.
+    LeaseShow(wire::LeaseShowRequest),
+    /// All leases.
+    LeaseList(wire::LeaseListRequest),
+}
+
+/// Why a question was not answered.
+#[derive(Debug)]
+pub enum QuestionError {
+    /// The state machine could not answer.
+    Read(ReadError),
+    /// It makes no sense, asks too much, or there is nothing to tell.
+    Refused(Refused),
+}
+
+impl From<ReadError> for QuestionError {
+    fn from(cause: ReadError) -> QuestionError {
+        QuestionError::Read(cause)
+    }
+}
+
+impl From<Refused> for QuestionError {
+    fn from(refused: Refused) -> QuestionError {
+        QuestionError::Refused(refused)
+    }
+}
+
+impl Question {
+    /// How fresh the answer must be.
+    ///
+    /// # Errors
+    /// When the request contradicts itself.
+    pub fn level(&self) -> Result<ReadLevel, Refused> {
+        match self {
+            Question::Transaction(request) => transactions::level(request),
+            Question::LeaseShow(_) | Question::LeaseList(_) => Ok(ReadLevel::Linearizable),
         }
+    }
+
+    /// The answer, once the state may be read.
+    ///
+    /// # Errors
+    /// See [`QuestionError`].
+    pub fn answer<E: Engine>(
+        &self,
+        limits: &RequestLimits,
+        reader: &StateReader<E>,
+    ) -> Result<Response, QuestionError> {
+        match self {
+            Question::Transaction(request) => transactions::answer(limits, reader, request),
+            Question::LeaseShow(request) => leases::show(reader, request),
+            Question::LeaseList(request) => leases::list(reader, request),
+        }
+    }
+}
+
+/// Refuses to answer from a state that is not at a revision yet.
+fn check_revision_min(revision: u64, least: Option<u64>) -> Result<(), Refused> {
+    match least {
+        Some(least) if revision < least => {
+            let message = format!(
+                "the state of this node is at revision {revision}, and {least} is asked for; ask another node, or wait"
+            );
+            Err(error(ErrorCode::Unavailable, message))
+        }
+        Some(_) | None => Ok(()),
     }
 }
 
@@ -199,6 +215,12 @@ pub fn key_value(kv: KeyValue) -> wire::KeyValue {
         version: kv.version,
         lease: kv.lease,
     }
+}
+
+/// A key with its value, or with all but its value.
+fn key_value_or_name(kv: KeyValue, wants_value: bool) -> wire::KeyValue {
+    let kv = key_value(kv);
+    if wants_value { kv } else { wire::KeyValue { value: Bytes::new(), ..kv } }
 }
 
 /// How a read that the state machine could not answer reads on the wire.
@@ -239,20 +261,31 @@ fn too_large(what: &str, bytes: usize, limit: u64) -> Refused {
     })
 }
 
-fn range_too_large(keys_max: u32, bytes_max: u64) -> Refused {
-    let message = format!(
-        "the range holds more than the {keys_max} keys, or the {bytes_max} bytes of keys and values, that one delete may delete; \
-         nothing was deleted; delete smaller ranges"
-    );
-    let keys_limit = Some(u64::from(keys_max));
-    Box::new(wire::Error {
-        code: ErrorCode::TooLarge.into(),
-        message,
-        leader: None,
-        limit: bytes_max,
-        keys_limit,
-        compacted: None,
-    })
+/// A command or question holds more than it may.
+#[derive(Debug, Clone, Copy)]
+struct Excess {
+    keys_max: u32,
+    bytes_max: u64,
+}
+
+impl Excess {
+    fn refused(self, is_transaction: bool) -> Refused {
+        let Excess { keys_max, bytes_max } = self;
+        let message = if is_transaction {
+            format!(
+                "the ranges of the transaction hold more than the {keys_max} keys, or the {bytes_max} bytes of keys and values, that one \
+                 transaction may read and delete; nothing was done; name smaller ranges, or set limits"
+            )
+        } else {
+            format!(
+                "the range holds more than the {keys_max} keys, or the {bytes_max} bytes of keys and values, that one delete may delete; \
+                 nothing was deleted; delete smaller ranges"
+            )
+        };
+        let mut refused = error(ErrorCode::TooLarge, message);
+        (refused.limit, refused.keys_limit) = (bytes_max, Some(u64::from(keys_max)));
+        refused
+    }
 }
 
 pub(crate) fn not_leader(leader: Option<NodeId>, members: &BTreeMap<NodeId, wire::Member>) -> Refused {
@@ -273,12 +306,14 @@ pub(crate) fn not_leader(leader: Option<NodeId>, members: &BTreeMap<NodeId, wire
 
 /// How a write that was refused reads on the wire.
 #[must_use]
-pub fn write_refused(refusal: WriteRefusal, members: &BTreeMap<NodeId, wire::Member>) -> Refused {
+pub fn write_refused(refusal: &WriteRefusal, members: &BTreeMap<NodeId, wire::Member>) -> Refused {
     match refusal {
-        WriteRefusal::NotLeader { leader } => not_leader(leader, members),
-        WriteRefusal::Overloaded | WriteRefusal::Stopping => error(ErrorCode::Unavailable, refusal.to_string()),
+        WriteRefusal::NotLeader { leader } => not_leader(*leader, members),
+        WriteRefusal::Overloaded | WriteRefusal::FormatPending(_) | WriteRefusal::Stopping => {
+            error(ErrorCode::Unavailable, refusal.to_string())
+        }
         WriteRefusal::NoSpace { bytes_max, .. } => {
-            Box::new(wire::Error { limit: bytes_max, ..*error(ErrorCode::NoSpace, refusal.to_string()) })
+            Box::new(wire::Error { limit: *bytes_max, ..*error(ErrorCode::NoSpace, refusal.to_string()) })
         }
         WriteRefusal::OutcomeUnknown => error(ErrorCode::OutcomeUnknown, refusal.to_string()),
     }
@@ -290,39 +325,5 @@ pub fn read_refused(refusal: ReadRefusal, members: &BTreeMap<NodeId, wire::Membe
     match refusal {
         ReadRefusal::NotLeader { leader } => not_leader(leader, members),
         ReadRefusal::Stopping | ReadRefusal::TooOld { .. } => error(ErrorCode::Unavailable, refusal.to_string()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use prost::Message as _;
-    use transport::{ClientLimits, REPLY_BYTES_MAX};
-
-    /// Everything that one delete may delete, with numbers as long as they get.
-    #[test]
-    fn the_answer_to_the_largest_delete_fits_a_reply() {
-        let keys = usize::try_from(DELETE_LIMITS.keys_max).expect("u32 fits usize");
-        let bytes = usize::try_from(DELETE_LIMITS.bytes_max).expect("a few megabytes fit usize");
-        let most = u64::MAX;
-        let (key, value) = (Bytes::from(vec![0; 4]), Bytes::from(vec![0; bytes / keys - 4]));
-        let kv = KeyValue { key, value, create_revision: most, mod_revision: most, version: most, lease: most };
-        let outcome = CommandOutcome::Deleted { count: keys as u64, revision: most, previous: vec![kv; keys] };
-        let done = WriteOutcome { index: raft::LogIndex(most), outcome };
-        let Response::Delete(reply) = write_reply(done, false, true) else { panic!("a delete is answered as one") };
-        let length = reply.encoded_len();
-        assert!(length > bytes / 2 && length <= REPLY_BYTES_MAX, "{length} bytes");
-        assert!(length <= ClientLimits::default().reply_bytes_max, "{length} bytes");
-    }
-
-    #[test]
-    fn a_range_too_large_is_refused_with_both_limits_and_the_next_step() {
-        let outcome = CommandOutcome::LimitExceeded { keys_max: 5, bytes_max: 77 };
-        let done = WriteOutcome { index: raft::LogIndex(1), outcome };
-        let Response::Error(error) = write_reply(done, false, false) else { panic!("it is an error") };
-        assert_eq!((error.code(), error.limit, error.keys_limit), (ErrorCode::TooLarge, 77, Some(5)));
-        for part in ["5 keys", "77 bytes", "nothing was deleted", "smaller ranges"] {
-            assert!(error.message.contains(part), "{part} is not in: {}", error.message);
-        }
     }
 }

@@ -36,7 +36,6 @@ use crate::log_thread::{self, LogJob};
 use crate::members::Members;
 use crate::observer::Observer;
 use crate::premises::{Recovered, open_data_directory};
-use crate::requests::SizeLimits;
 use crate::service::Service;
 use crate::snapshots::{LocalSnapshots, SnapshotFetcher};
 use crate::space;
@@ -150,7 +149,7 @@ impl Server {
             founding: MemberDirectory::founding(&config),
             space: config.cluster.space_limits(),
         };
-        let on_disk = RestoredDisk { applied, log_bytes: log.bytes(), format: state.format() };
+        let on_disk = RestoredDisk { applied, log_bytes: log.bytes(), facts: state.facts() };
         let driver = Driver::new(node, host, driver_config, on_disk, clock.now());
 
         let mut threads = Vec::new();
@@ -330,10 +329,7 @@ impl Parts {
             members: members.clone(),
             reporter: reporter.clone(),
             failures,
-            limits: SizeLimits {
-                key_bytes_max: config.cluster.key_bytes_max,
-                value_bytes_max: config.cluster.value_bytes_max,
-            },
+            limits: config.requests(),
             cluster: config.cluster.clone(),
             runtime: tokio::runtime::Handle::current(),
         });

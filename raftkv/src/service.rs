@@ -13,7 +13,8 @@ use crate::members::Members;
 use crate::operator;
 use crate::provision::joining_files;
 use crate::requests::{
-    self, ReadLevel, Refused, SizeLimits, check_state, error, get_reply, read_refused, write_refused, write_reply,
+    self, Question, QuestionError, ReadLevel, Refused, RequestLimits, Write, check_state, error, get_reply,
+    read_refused, write_refused, write_reply,
 };
 use crate::scans::{ScanJob, run_scan};
 use crate::shared_state::SharedState;
@@ -21,7 +22,6 @@ use crate::status::StatusReporter;
 use crate::watch::{self, WatchHub, WatchJob};
 use crossbeam_channel::Sender;
 use std::sync::Arc;
-use storage::command::EncodedCommand;
 use storage::state::ReadError;
 use transport::proto::client as wire;
 use transport::{ClientService, Identity, Request, Responder, Response, ScanResponder, WatchResponder};
@@ -45,8 +45,8 @@ pub(crate) struct Service {
     pub(crate) reporter: Arc<StatusReporter>,
     /// Where damage found by a read is reported.
     pub(crate) failures: FailureReporter,
-    /// Limits on keys and values, for `Hello` and for requests.
-    pub(crate) limits: SizeLimits,
+    /// Limits, for `Hello` and for requests.
+    pub(crate) limits: RequestLimits,
     /// What all nodes have in common.
     pub(crate) cluster: ClusterConfig,
     /// Where scans and watches run.
@@ -67,15 +67,23 @@ impl ClientService for Service {
     }
 
     fn call(&self, _client: &Identity, request: Request, responder: Responder) {
+        let limits = &self.limits;
         match request {
-            Request::Put(request) => match self.limits.put_command(&request) {
-                Ok(command) => self.write(command, true, request.previous, responder),
-                Err(error) => responder.answer(Response::Error(*error)),
+            Request::Put(request) => self.write(limits.put(&request), responder),
+            Request::Delete(request) => self.write(limits.delete(&request), responder),
+            Request::Transaction(request) => match limits.transaction_write(&request) {
+                Ok(None) => self.ask(Question::Transaction(request), responder),
+                Ok(Some(write)) => self.write(Ok(write), responder),
+                Err(error) => self.write(Err(error), responder),
             },
-            Request::Delete(request) => match self.limits.delete_command(&request) {
-                Ok(command) => self.write(command, false, request.previous, responder),
-                Err(error) => responder.answer(Response::Error(*error)),
-            },
+            Request::LeaseGrant(request) => self.write(limits.lease_grant(&request), responder),
+            Request::LeaseKeepAlive(request) => self.write(limits.lease_keep_alive(request), responder),
+            Request::LeaseRevoke(request) => self.write(limits.lease_revoke(&request), responder),
+            Request::LeaseShow(request) => self.ask(Question::LeaseShow(request), responder),
+            Request::LeaseList(request) => self.ask(Question::LeaseList(request), responder),
+            Request::SessionOpen(request) => self.write(limits.session_open(request), responder),
+            Request::SessionClose(request) => self.write(limits.session_close(request), responder),
+            Request::Compact(request) => self.write(limits.compact(request), responder),
             Request::Get(request) => self.get(request, responder),
             Request::MemberChange(request) => match operator::change_input(request, self.members.clone(), responder) {
                 Ok(input) => self.inbox.push(input),
@@ -88,17 +96,6 @@ impl ClientService for Service {
                 self.inbox.push(operator::transfer_input(&request, self.members.clone(), responder));
             }
             Request::NodeConfig(request) => responder.answer(self.node_config(request.node)),
-            Request::Transaction(_)
-            | Request::LeaseGrant(_)
-            | Request::LeaseKeepAlive(_)
-            | Request::LeaseRevoke(_)
-            | Request::LeaseShow(_)
-            | Request::LeaseList(_)
-            | Request::SessionOpen(_)
-            | Request::SessionClose(_)
-            | Request::Compact(_) => {
-                responder.answer(Response::error(ErrorCode::Unsupported, "this node does not know such requests"));
-            }
             Request::Status(_) => {
                 let members = self.members.clone();
                 self.reporter.report(Box::new(move |status| {
@@ -214,15 +211,41 @@ impl Service {
         }
     }
 
-    fn write(&self, command: EncodedCommand, is_put: bool, wants_values: bool, responder: Responder) {
+    fn write(&self, write: Result<Write, Refused>, responder: Responder) {
+        let Write { command, asked } = match write {
+            Ok(write) => write,
+            Err(error) => return responder.answer(Response::Error(*error)),
+        };
         let members = self.members.clone();
         let waiter = Box::new(move |result: Result<WriteOutcome, WriteRefusal>| {
             responder.answer(match result {
-                Ok(outcome) => write_reply(outcome, is_put, wants_values),
-                Err(refusal) => Response::Error(*write_refused(refusal, &members.view().members)),
+                Ok(outcome) => write_reply(outcome, asked),
+                Err(refusal) => Response::Error(*write_refused(&refusal, &members.view().members)),
             });
         });
         self.inbox.push(Input::Write(WriteRequest { command, waiter }));
+    }
+
+    fn ask(&self, question: Question, responder: Responder) {
+        let level = match question.level() {
+            Ok(level) => level,
+            Err(error) => return responder.answer(Response::Error(*error)),
+        };
+        let (shared, failures, members) = (self.shared.clone(), self.failures.clone(), self.members.clone());
+        let limits = self.limits;
+        self.read(
+            level,
+            Box::new(move |allowed| {
+                responder.answer(match allowed {
+                    Ok(()) => match question.answer(&limits, &shared.reader()) {
+                        Ok(response) => response,
+                        Err(QuestionError::Refused(error)) => Response::Error(*error),
+                        Err(QuestionError::Read(cause)) => Response::Error(*read_failed(cause, &failures)),
+                    },
+                    Err(refusal) => Response::Error(*read_refused(refusal, &members.view().members)),
+                });
+            }),
+        );
     }
 
     fn get(&self, request: wire::GetRequest, responder: Responder) {

@@ -3,6 +3,7 @@
 //! Switching to a snapshot takes two disks' worth of order: the state first, then the log. The intent of `marker.rs` says that this
 //! is going on.
 
+use crate::driver::StateFacts;
 use crate::marker::InstallIntent;
 use crate::shared_state::{Published, SharedState};
 use raft::LogPosition;
@@ -54,9 +55,9 @@ impl NodeState {
         &mut self.machine
     }
 
-    /// The format in effect.
-    pub(crate) fn format(&self) -> u32 {
-        self.machine.format()
+    /// What the driver has to know of it.
+    pub(crate) fn facts(&self) -> StateFacts {
+        StateFacts::of(&self.machine)
     }
 
     /// The state machine, and what readers see of it.

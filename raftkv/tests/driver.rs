@@ -7,7 +7,7 @@ mod driver_world;
 use driver_world::{SharedHost, World};
 use raft::{Config, HardState, Instant, LogIndex, LogPosition, Membership, Node, NodeId, Restored, Term};
 use raftkv::directory::MemberDirectory;
-use raftkv::driver::{Driver, DriverConfig, ReadRefusal, RestoredDisk, SpaceLimits, WriteRefusal};
+use raftkv::driver::{Driver, DriverConfig, ReadRefusal, RestoredDisk, SpaceLimits, StateFacts, WriteRefusal};
 use std::time::Duration;
 use storage::command::{Command, EncodedCommand, KeyRange, RangeLimits};
 use storage::state::{STATE_FORMAT, STATE_FORMAT_OLDEST};
@@ -207,7 +207,8 @@ fn an_empty_log_that_is_large_on_disk_is_left_alone() {
         founding,
         space: SpaceLimits::default(),
     };
-    let on_disk = RestoredDisk { applied: position.index, log_bytes: 1 << 20, format: STATE_FORMAT_OLDEST };
+    let facts = StateFacts { format: STATE_FORMAT_OLDEST, time_ms: 0, next_expiry_ms: None };
+    let on_disk = RestoredDisk { applied: position.index, log_bytes: 1 << 20, facts };
     let mut driver = Driver::new(node, SharedHost::default(), config, on_disk, Instant::ORIGIN);
     // The host panics when it is asked to drop anything.
     driver.flush(Instant::ORIGIN + Duration::from_secs(1));

@@ -9,18 +9,11 @@ use raft::EntryKind;
 use raftkv::driver::{Input, SpaceLimits, SpaceSample, WriteRefusal};
 use std::time::Duration;
 use storage::command::{BatchDecoder, Command, EncodedCommand, KeyRange, RangeLimits};
-use storage::state::FORMAT_WITH_TRANSACTIONS;
 
 fn sample(world: &mut World, node: usize, bytes: u64, revision: u64, compacted: u64) {
     let sample = SpaceSample { bytes, revision, compacted };
     world.nodes[node].driver.handle(world.now, Input::Space(sample));
     world.settle();
-}
-
-fn format_in_effect(world: &mut World) {
-    for node in &mut world.nodes {
-        node.driver.handle(world.now, Input::FormatInEffect { format: FORMAT_WITH_TRANSACTIONS });
-    }
 }
 
 /// What `node` has applied of compactions.
@@ -35,6 +28,7 @@ fn compactions(world: &World, node: usize) -> Vec<u64> {
 fn a_full_leader_refuses_what_adds_data_and_takes_what_makes_room() {
     let mut world = World::with_space(SpaceLimits { quota_bytes: Some(1000), ..SpaceLimits::default() });
     let leader = world.elect();
+    world.raise_formats();
     sample(&mut world, leader, 1001, 2, 0);
     let log_before = world.nodes[leader].driver.status().log_last;
     let refused = world.write(leader, "more");
@@ -73,7 +67,7 @@ fn a_full_follower_says_who_leads() {
 fn the_leader_lets_go_of_old_revisions_once_each() {
     let mut world = World::with_space(SpaceLimits { keep_revisions: Some(100), ..SpaceLimits::default() });
     let leader = world.elect();
-    format_in_effect(&mut world);
+    world.raise_formats();
     for follower in (0..3).filter(|node| *node != leader) {
         sample(&mut world, follower, 0, 500, 0);
     }
@@ -92,7 +86,7 @@ fn a_new_leader_goes_by_the_notes_it_took_before() {
     let age = Duration::from_secs(100);
     let mut world = World::with_space(SpaceLimits { keep_age: Some(age), ..SpaceLimits::default() });
     let old = world.elect();
-    format_in_effect(&mut world);
+    world.raise_formats();
     for revision in [10, 20] {
         for node in 0..3 {
             sample(&mut world, node, 0, revision, 0);
@@ -112,7 +106,7 @@ fn nothing_is_let_go_of_before_every_member_knows_how() {
     let leader = world.elect();
     sample(&mut world, leader, 0, 500, 0);
     assert!(compactions(&world, leader).is_empty());
-    format_in_effect(&mut world);
+    world.raise_formats();
     sample(&mut world, leader, 0, 500, 0);
     assert_eq!(compactions(&world, leader), [400]);
 }

@@ -18,6 +18,7 @@ use raftkv::amnesia::{FIRST_START, Loss, RepairMarker};
 use raftkv::apply_worker::ApplyWorker;
 use raftkv::driver::{
     ApplyJob, ChangeRefusal, ChangeReport, Driver, DriverConfig, Input, PersistJob, RestoredDisk, SpaceLimits,
+    StateFacts,
 };
 use raftkv::log_worker::LogWorker;
 use raftkv::marker::InstallIntent;
@@ -276,7 +277,8 @@ impl Node {
         let local = self.clock.read(now);
         let host = SimHost::default();
         let config = raft::Config { id: self.id, ..settings.raft };
-        let on_disk = RestoredDisk { applied: restored.applied, log_bytes: log.bytes(), format: machine.format() };
+        let facts = StateFacts::of(&machine);
+        let on_disk = RestoredDisk { applied: restored.applied, log_bytes: log.bytes(), facts };
         let core = raft::Node::new(config, restored, local, seed);
         let log_terms = terms_of(&core);
         let driver_config = DriverConfig {

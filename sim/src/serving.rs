@@ -7,13 +7,23 @@ use crate::world::{AtClient, AtNode, Happening, World};
 use client::Error;
 use client::policy::{Failure, Purpose, dial_timeout};
 use raftkv::driver::{Input, ReadWaiter, WriteRequest};
-use raftkv::requests::{SizeLimits, get_reply, read_failed, read_refused, scan_replies, write_refused, write_reply};
+use raftkv::requests::{
+    RequestLimits, Write, get_reply, read_failed, read_refused, scan_replies, write_refused, write_reply,
+};
 use std::time::Duration;
 use transport::proto::client as wire;
 use transport::{ConnectError, Request, Response};
 
-/// Limits on keys and values, larger than anything the workload writes.
-const LIMITS: SizeLimits = SizeLimits { key_bytes_max: 1024, value_bytes_max: 64 << 10 };
+/// Limits on requests, larger than anything the workload asks for.
+const LIMITS: RequestLimits = RequestLimits {
+    key_bytes_max: 1024,
+    value_bytes_max: 64 << 10,
+    transaction_operations_max: 1024,
+    leases_max: 10_000,
+    lease_keys_max: 1_000,
+    sessions_max: 1_000,
+    session_answers_max: 1_000,
+};
 
 impl World {
     pub(crate) fn at_client(&mut self, client: usize, what: AtClient) {
@@ -116,22 +126,23 @@ impl World {
             self.counters.count("client: lease read at a leader");
         }
         process.requests.insert(number, Pending { client, attempt, ask: ask.clone() });
-        let command = if let Ask::Call(Request::Put(put)) = &ask {
-            Some((true, put.previous, LIMITS.put_command(put)))
+        let write = if let Ask::Call(Request::Put(put)) = &ask {
+            Some(LIMITS.put(put))
         } else if let Ask::Call(Request::Delete(delete)) = &ask {
-            Some((false, delete.previous, LIMITS.delete_command(delete)))
+            Some(LIMITS.delete(delete))
         } else {
             None
         };
-        let input = match command {
-            Some((is_put, wants_values, command)) => {
-                let command = command.unwrap_or_else(|error| panic!("node {id} refuses a good request: {error:?}"));
+        let input = match write {
+            Some(write) => {
+                let Write { command, asked } =
+                    write.unwrap_or_else(|error| panic!("node {id} refuses a good request: {error:?}"));
                 let waiter = Box::new(move |result: Result<_, _>| {
                     answers.put((
                         number,
                         Word::Answer(match result {
-                            Ok(outcome) => write_reply(outcome, is_put, wants_values),
-                            Err(refusal) => Response::Error(*write_refused(refusal, &view.members)),
+                            Ok(outcome) => write_reply(outcome, asked),
+                            Err(refusal) => Response::Error(*write_refused(&refusal, &view.members)),
                         }),
                     ));
                 });

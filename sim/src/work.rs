@@ -7,7 +7,7 @@ use raft::{InstallSnapshot, Load, LogPosition};
 use raftkv::FatalError;
 use raftkv::amnesia::{DamageNote, Loss};
 use raftkv::directory::MemberDirectory;
-use raftkv::driver::{ApplyEntries, ApplyJob, Input};
+use raftkv::driver::{ApplyEntries, ApplyJob, Input, StateFacts};
 use raftkv::members::Standing;
 use std::sync::Arc;
 use std::time::Duration;
@@ -145,15 +145,14 @@ impl World {
         if self.random.chance(500) {
             process.flushed = process.machine.flushed().map_err(FatalError::State)?.index;
         }
-        let (flushed, raised) = (process.flushed, process.machine.format());
+        let (flushed, facts) = (process.flushed, StateFacts::of(&process.machine));
         let applied_ever = &mut self.nodes[node].applied_ever;
         *applied_ever = (*applied_ever).max(index);
         self.trace.note(now, 2, index.0);
-        if raised != format {
+        if facts.format != format {
             self.counters.count("upgrade: a node applied a raise of the format");
-            self.push(node, Input::FormatInEffect { format: raised });
         }
-        self.push(node, Input::Applied { index, flushed });
+        self.push(node, Input::Applied { index, flushed, facts });
         Ok(())
     }
 
@@ -176,8 +175,8 @@ impl World {
         disks.engine = received;
         process.machine = machine;
         process.flushed = install.position.index;
-        let format = process.machine.format();
-        self.push(node, Input::FormatInEffect { format });
+        let facts = StateFacts::of(&process.machine);
+        self.push(node, Input::StateReplaced { facts });
         self.add_log_job(node, LogJob::Install(install));
         Ok(())
     }

@@ -1,10 +1,12 @@
 //! A client's connection to one node.
 //!
 //! Any number of tasks call at the same time. A call appends its frame to what is written next and waits for the answer under its number;
-//! one task writes, one reads. What gathers while a write is under way leaves in the next one.
+//! one task writes, one reads. What gathers while a write is under way leaves in the next one, or, if it is much, in the next ones.
 //!
 //! When a connection ends, every call under way learns what can be known: a request that had not been handed to QUIC was certainly not
-//! applied ([`CallError::NotSent`]); of any other it cannot be known ([`CallError::OutcomeUnknown`]). This file never repeats a request.
+//! applied ([`CallError::NotSent`]); of any other it cannot be known ([`CallError::OutcomeUnknown`]). The same holds when a caller's patience ends: what has not been
+//! handed to QUIC is withdrawn and never leaves. So a node, or a network, that takes less than its clients send leaves few of them in doubt. This file never
+//! repeats a request.
 
 use crate::dial::{self, hello_reply, hello_write_error};
 use crate::error::{ConnectError, Refusal, RefusalCode};
@@ -18,7 +20,7 @@ use crate::watch_stream::{WatchError, WatchStream};
 use bytes::BytesMut;
 use prost::Message as _;
 use quinn::{Connection, Endpoint, SendStream};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -29,6 +31,9 @@ pub const CALLS_MAX: usize = 4096;
 
 /// Bytes of requests waiting to be written; calls beyond that wait.
 const UNWRITTEN_BYTES_MAX: usize = 32 << 20;
+
+/// Requests are handed to QUIC in pieces of about so many bytes, whole requests each: what waits behind them can still be withdrawn.
+const WRITE_BYTES: usize = 256 << 10;
 
 /// The longest reply that a client takes. A node bounds its replies by the limits on keys and values, and on what one delete may delete;
 /// this guards against one that does not.
@@ -51,6 +56,12 @@ pub enum CallError {
     OutcomeUnknown {
         /// Why.
         cause: String,
+    },
+    /// No answer in the time given, and the request may have arrived: as with `OutcomeUnknown`, but the connection may be well.
+    #[error("no answer within {} ms", after.as_millis())]
+    NoAnswer {
+        /// The time given.
+        after: Duration,
     },
     /// The request is longer than any node takes: certainly not applied.
     #[error("a request of {bytes} bytes, at most {limit} can be sent")]
@@ -97,9 +108,10 @@ struct Inner {
 
 #[derive(Default)]
 struct State {
+    /// Frames that have not been handed to QUIC.
     out: BytesMut,
-    /// What `out` has taken of the room for unwritten bytes.
-    charged: usize,
+    /// Which, in order.
+    unwritten: VecDeque<Unwritten>,
     /// The number of the newest request.
     newest: u64,
     /// Requests up to this one have been handed to QUIC, or are just being handed over.
@@ -107,6 +119,44 @@ struct State {
     waiting: HashMap<u64, Answer>,
     /// Set once, when the connection has ended.
     ended: Option<String>,
+}
+
+/// A request whose frame is in `out`.
+#[derive(Debug, Clone, Copy)]
+struct Unwritten {
+    number: u64,
+    /// Of its frame.
+    bytes: usize,
+    /// What it has taken of the room for unwritten bytes.
+    charged: usize,
+}
+
+impl State {
+    /// Takes the next piece to hand to QUIC, and what it had taken of the room. Empty if there is none.
+    fn take_piece(&mut self) -> (BytesMut, usize) {
+        let (mut bytes, mut charged) = (0, 0);
+        while bytes < WRITE_BYTES
+            && let Some(request) = self.unwritten.pop_front()
+        {
+            bytes += request.bytes;
+            charged += request.charged;
+            self.sent_through = request.number;
+        }
+        if self.unwritten.is_empty() {
+            assert_eq!(bytes, self.out.len(), "the frames that wait are all that waits");
+        }
+        (self.out.split_to(bytes), charged)
+    }
+
+    /// Takes a request back that has not been handed to QUIC, and returns what it had taken of the room.
+    fn withdraw(&mut self, number: u64) -> Option<usize> {
+        let place = self.unwritten.binary_search_by_key(&number, |request| request.number).ok()?;
+        let start: usize = self.unwritten.iter().take(place).map(|request| request.bytes).sum();
+        let Unwritten { bytes, charged, .. } = self.unwritten.remove(place).expect("it was just found there");
+        self.out.copy_within(start + bytes.., start);
+        self.out.truncate(self.out.len() - bytes);
+        Some(charged)
+    }
 }
 
 impl ClientConnection {
@@ -170,22 +220,47 @@ impl ClientConnection {
         Ok((ClientConnection { inner, negotiated, remote, _endpoint: endpoint }, reply))
     }
 
-    /// Sends a request and waits for its answer. Dropping the future forgets the answer, not the request.
+    /// Sends a request and waits for its answer. Dropping the future forgets the answer, and withdraws a request that has not been handed to QUIC.
     ///
     /// # Errors
     /// When no answer can come any more; an error that the node answers with is [`Response::Error`].
     pub async fn call(&self, request: Request) -> Result<Response, CallError> {
+        self.carry(request, &mut Call { inner: &self.inner, number: None }).await
+    }
+
+    /// As [`call`](ClientConnection::call), for so long at most.
+    ///
+    /// # Errors
+    /// As there; when the time is over, [`CallError::NotSent`] if the request had not been handed to QUIC, and [`CallError::NoAnswer`] otherwise.
+    pub async fn call_within(&self, request: Request, patience: Duration) -> Result<Response, CallError> {
+        let mut call = Call { inner: &self.inner, number: None };
+        let carried = tokio::time::timeout(patience, self.carry(request, &mut call)).await;
+        carried.unwrap_or_else(|_| {
+            if call.is_withdrawn() {
+                let cause = format!(
+                    "more waits to be sent to this node than it takes: the request did not leave within {} ms",
+                    patience.as_millis()
+                );
+                Err(CallError::NotSent { cause })
+            } else {
+                Err(CallError::NoAnswer { after: patience })
+            }
+        })
+    }
+
+    async fn carry(&self, request: Request, call: &mut Call<'_>) -> Result<Response, CallError> {
         let inner = &self.inner;
         let bytes = request.encoded_len();
         if bytes > REQUEST_BYTES_MAX {
             return Err(CallError::TooLarge { bytes, limit: REQUEST_BYTES_MAX });
         }
-        let charged = u32::try_from(bytes.min(UNWRITTEN_BYTES_MAX)).expect("the maximum is below 4 GiB");
+        let charged = bytes.min(UNWRITTEN_BYTES_MAX);
+        let room = u32::try_from(charged).expect("the maximum is below 4 GiB");
         let _place = inner.calls.acquire().await.map_err(|_| inner.not_sent())?;
-        // Given back by the writer, in bulk.
-        inner.unwritten_bytes.acquire_many(charged).await.map_err(|_| inner.not_sent())?.forget();
+        // Given back by the writer, or when the request is withdrawn.
+        inner.unwritten_bytes.acquire_many(room).await.map_err(|_| inner.not_sent())?.forget();
         let (answer, answered) = oneshot::channel();
-        let number = {
+        {
             let mut state = inner.lock();
             if state.ended.is_some() {
                 drop(state);
@@ -193,15 +268,16 @@ impl ClientConnection {
             }
             state.newest += 1;
             let number = state.newest;
+            let before = state.out.len();
             request.encode(&mut state.out, number);
-            state.charged += charged as usize;
+            let bytes = state.out.len() - before;
+            state.unwritten.push_back(Unwritten { number, bytes, charged });
             state.waiting.insert(number, answer);
-            number
-        };
+            call.number = Some(number);
+        }
         inner.wake.notify_one();
-        let mut forget = Forget { inner, number: Some(number) };
         let outcome = answered.await;
-        forget.number = None;
+        call.number = None;
         outcome.unwrap_or_else(|_| {
             Err(CallError::OutcomeUnknown { cause: "the connection was closed on this side".to_owned() })
         })
@@ -285,17 +361,31 @@ fn check_node(
     Err(outcome)
 }
 
-/// Takes a call whose future was dropped off the list.
-struct Forget<'a> {
+/// One call. If it is dropped without an answer, it is taken off the list.
+struct Call<'a> {
     inner: &'a Inner,
+    /// While its request is queued or under way.
     number: Option<u64>,
 }
 
-impl Drop for Forget<'_> {
-    fn drop(&mut self) {
-        if let Some(number) = self.number {
-            self.inner.lock().waiting.remove(&number);
+impl Call<'_> {
+    /// Takes the request back, and says whether it certainly does not leave.
+    fn is_withdrawn(&mut self) -> bool {
+        let Some(number) = self.number.take() else { return true };
+        let mut state = self.inner.lock();
+        state.waiting.remove(&number);
+        let withdrawn = state.withdraw(number);
+        drop(state);
+        if let Some(charged) = withdrawn {
+            self.inner.unwritten_bytes.add_permits(charged);
         }
+        withdrawn.is_some()
+    }
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        self.is_withdrawn();
     }
 }
 
@@ -317,6 +407,7 @@ impl Inner {
                 state.ended = Some(cause.to_owned());
             }
             state.out = BytesMut::new();
+            state.unwritten.clear();
             (state.sent_through, std::mem::take(&mut state.waiting))
         };
         self.calls.close();
@@ -339,8 +430,7 @@ async fn write_requests(inner: Arc<Inner>, mut stream: SendStream) {
             if state.ended.is_some() {
                 return;
             }
-            state.sent_through = state.newest;
-            (std::mem::take(&mut state.out), std::mem::take(&mut state.charged))
+            state.take_piece()
         };
         if out.is_empty() {
             inner.wake.notified().await;

@@ -12,6 +12,7 @@ use raftkv_transport::{
 };
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connection_is_tls13_with_hybrid_key_exchange_and_a_proved_peer() {
@@ -141,6 +142,68 @@ async fn what_was_under_way_when_the_node_went_is_unknown_and_what_comes_after_i
     let outcome = connection.call(put("k", 1)).await;
     assert!(matches!(&outcome, Err(CallError::NotSent { .. })), "{outcome:?}");
     assert!(connection.is_closed());
+}
+
+/// A node that reads no further holds back what is being sent; what waits behind it never leaves once its caller has lost patience.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_did_not_leave_in_time_is_withdrawn_and_what_did_is_in_doubt() {
+    let limits = ClientLimits { requests_max: 1, ..ClientLimits::default() };
+    let (_listener, connection, service) = connected(limits).await;
+    let connection = Arc::new(connection);
+    let kept = tokio::spawn({
+        let connection = connection.clone();
+        async move { connection.call(get("keep")).await }
+    });
+    until("the first request has arrived", || service.kept.lock().unwrap().len() == 1).await;
+    let patience = Duration::from_millis(300);
+    let (leaving, behind, further_behind) = tokio::join!(
+        connection.call_within(put("k", 8 << 20), patience),
+        connection.call_within(put("keep", 8 << 20), patience),
+        // Forgotten without a word, as by a caller that goes away.
+        tokio::time::timeout(patience, connection.call(put("keep", 100))),
+    );
+    assert_eq!(leaving, Err(CallError::NoAnswer { after: patience }));
+    assert!(matches!(&behind, Err(CallError::NotSent { cause }) if cause.contains("300 ms")), "{behind:?}");
+    assert!(further_behind.is_err(), "{further_behind:?}");
+    assert!(!connection.is_closed());
+    service.kept.lock().unwrap().pop().unwrap().answer(Response::Get(wire::GetReply::default()));
+    assert!(matches!(kept.await.unwrap(), Ok(Response::Get(_))));
+    let Ok(Response::Put(reply)) = connection.call(put("k", 5)).await else { panic!("the connection is well") };
+    assert_eq!(reply.header.unwrap().revision, 5);
+    assert!(service.kept.lock().unwrap().is_empty(), "what was withdrawn has arrived");
+}
+
+/// Room for what waits is given back, also by calls that never got any.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_find_no_room_in_time_are_not_sent_and_leave_the_connection_well() {
+    let limits = ClientLimits { requests_max: 1, ..ClientLimits::default() };
+    let (_listener, connection, service) = connected(limits).await;
+    let connection = Arc::new(connection);
+    let kept = tokio::spawn({
+        let connection = connection.clone();
+        async move { connection.call(get("keep")).await }
+    });
+    until("the first request has arrived", || service.kept.lock().unwrap().len() == 1).await;
+    let calls: Vec<_> = (0..20)
+        .map(|_| {
+            let connection = connection.clone();
+            tokio::spawn(async move { connection.call_within(put("k", 8 << 20), Duration::from_millis(300)).await })
+        })
+        .collect();
+    let mut in_doubt = 0;
+    for call in calls {
+        match call.await.unwrap() {
+            Err(CallError::NotSent { .. }) => {}
+            Err(CallError::NoAnswer { .. }) => in_doubt += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(in_doubt, 1, "one was being sent");
+    service.kept.lock().unwrap().pop().unwrap().answer(Response::Get(wire::GetReply::default()));
+    assert!(matches!(kept.await.unwrap(), Ok(Response::Get(_))));
+    for _ in 0..6 {
+        assert!(matches!(connection.call(put("k", 8 << 20)).await, Ok(Response::Put(_))));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

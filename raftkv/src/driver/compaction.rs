@@ -116,11 +116,8 @@ impl<H: Host> Driver<H> {
         let Some(revision) = self.space.compaction.due(now, &sample, term) else { return };
         tracing::info!(revision, oldest = sample.compacted, newest = sample.revision, "letting go of old revisions");
         self.space.compaction.asked = Some((revision, term));
-        self.propose_batch(now);
-        self.batch.append(&Command::Compact { revision });
         // The next sample shows what became of it.
-        self.batch_waiters.push(Box::new(|_| {}));
-        self.propose_batch(now);
+        let _ = self.propose_own(now, &Command::Compact { revision });
     }
 }
 

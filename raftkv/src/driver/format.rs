@@ -2,16 +2,18 @@
 //!
 //! Members say what they know when they connect. A leader that has heard it of every member, voters and learners, of the membership in effect and of the
 //! committed one, proposes the raise; whoever leads next does so again if it came to nothing. What the format allows is written only once the raise is
-//! *applied* on the leader that writes: then it is committed, and every log that can still win has it before what depends on it.
+//! *applied* on the leader that writes: then it is committed, and every log that can still win has it before what depends on it. Until then a client that asks for
+//! something newer is refused before the log, and told which members hold the format back.
 //!
 //! Caveat: a member that has said what it knows may be started with an older program before the raise is committed. It stops at the raise,
 //! changes nothing, and goes on with the newer program.
 
 use super::{Driver, Host};
 use raft::{Instant, NodeId, Role, Term};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use storage::command::Command;
-use storage::state::{FORMAT_WITH_TIME, STATE_FORMAT_OLDEST};
+use storage::state::{FORMAT_WITH_TIME, FORMAT_WITH_TRANSACTIONS, STATE_FORMAT_OLDEST};
 
 /// What is known about formats.
 #[derive(Debug, Clone)]
@@ -41,10 +43,73 @@ impl Formats {
     }
 }
 
+/// A command needs a format that is not in effect yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FormatPending {
+    /// What the command needs.
+    pub needed: u32,
+    /// What is in effect.
+    pub in_effect: u32,
+    /// The members that hold it back, by number; none: it is being raised.
+    pub holders: Vec<FormatHolder>,
+}
+
+/// A member that is not known to know a format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FormatHolder {
+    /// The member.
+    pub node: NodeId,
+    /// The newest format that it knows, by its own word; `None`: it has not been heard.
+    pub knows: Option<u32>,
+}
+
+impl fmt::Display for FormatPending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let FormatPending { needed, in_effect, holders } = self;
+        write!(f, "this needs format {needed} of log and state, and the cluster is at format {in_effect}")?;
+        if holders.is_empty() {
+            return write!(f, "; every member knows it, so it is in effect in a moment: try again");
+        }
+        write!(f, ", because not every member is known to know it: ")?;
+        for (place, holder) in holders.iter().enumerate() {
+            let separator = if place == 0 { "" } else { ", " };
+            match holder.knows {
+                Some(knows) => write!(f, "{separator}node {} knows format {knows}", holder.node)?,
+                None => write!(f, "{separator}node {} has not been heard", holder.node)?,
+            }
+        }
+        write!(f, "; upgrade these nodes, take out `node.format_max` there, or bring them back, and try again")
+    }
+}
+
 impl<H: Host> Driver<H> {
     /// The time that the next batch carries, if the format in effect has it.
-    pub(super) fn batch_time(&mut self) -> Option<u64> {
-        (self.formats.in_effect >= FORMAT_WITH_TIME).then(|| self.host.wall_clock_ms())
+    pub(super) fn batch_time(&mut self, now: Instant) -> Option<u64> {
+        if self.formats.in_effect < FORMAT_WITH_TIME {
+            return None;
+        }
+        if self.formats.in_effect < FORMAT_WITH_TRANSACTIONS {
+            return Some(self.host.wall_clock_ms());
+        }
+        self.clock.advance(now);
+        // What a node proposes that does not lead, the core refuses, whatever time it carries.
+        Some(self.clock.time_ms().unwrap_or(self.facts.time_ms))
+    }
+
+    /// Whether a command that needs this format may be written.
+    pub(super) fn check_format(&self, needed: u32) -> Result<(), FormatPending> {
+        let in_effect = self.formats.in_effect;
+        if needed <= in_effect {
+            return Ok(());
+        }
+        let status = self.node.status();
+        let members: BTreeSet<NodeId> =
+            status.membership.members().chain(status.membership_committed.members()).collect();
+        let knows =
+            |node| if node == status.id { Some(self.formats.own) } else { self.formats.peers.get(&node).copied() };
+        let holders = members.into_iter().map(|node| FormatHolder { node, knows: knows(node) });
+        let holders = holders.filter(|holder| holder.knows.is_none_or(|knows| knows < needed)).collect();
+        Err(FormatPending { needed, in_effect, holders })
     }
 
     /// Proposes the next format, if every member knows it.
@@ -59,11 +124,9 @@ impl<H: Host> Driver<H> {
         if !all_know {
             return;
         }
-        self.formats.asked = Some((next, status.term));
-        self.propose_batch(now);
-        self.batch.append(&Command::RaiseFormat { to: next });
-        // Whoever leads looks at what is applied; nobody waits for the answer.
-        self.batch_waiters.push(Box::new(|_| {}));
-        self.propose_batch(now);
+        let term = status.term;
+        if self.propose_own(now, &Command::RaiseFormat { to: next }).is_some() {
+            self.formats.asked = Some((next, term));
+        }
     }
 }

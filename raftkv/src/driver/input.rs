@@ -1,6 +1,6 @@
 //! Everything that reaches the driver.
 
-use super::{ChangeRequest, DriverStatus, ReadWaiter, SpaceSample, TransferWaiter, WriteWaiter};
+use super::{ChangeRequest, DriverStatus, ReadWaiter, SpaceSample, StateFacts, TransferWaiter, WriteWaiter};
 use raft::{Entry, LogIndex, LogMark, LogPosition, Membership, Message, NodeId};
 use storage::command::EncodedCommand;
 use transport::InboundPermit;
@@ -30,10 +30,10 @@ pub enum Input {
         /// The newest; zero: it does not say.
         format_max: u32,
     },
-    /// The state has this format in effect: it was raised, or came with a snapshot.
-    FormatInEffect {
-        /// The format.
-        format: u32,
+    /// A snapshot has taken the place of the state.
+    StateReplaced {
+        /// What there is to know of it.
+        facts: StateFacts,
     },
     /// A client wants a linearizable read.
     Read(ReadWaiter),
@@ -54,6 +54,8 @@ pub enum Input {
         index: LogIndex,
         /// What RocksDB has flushed, as far as the apply thread knows.
         flushed: LogIndex,
+        /// What there is to know of the state after it.
+        facts: StateFacts,
     },
     /// What RocksDB has flushed, after it was asked to flush.
     Flushed {

@@ -1,5 +1,6 @@
 //! Who waits for what, and how a wait can end.
 
+use super::FormatPending;
 use raft::{LogIndex, NodeId};
 use std::time::Duration;
 use storage::state::CommandOutcome;
@@ -9,6 +10,8 @@ use storage::state::CommandOutcome;
 pub struct WriteOutcome {
     /// The log index the write took.
     pub index: LogIndex,
+    /// The state's revision after the run in which it was applied.
+    pub revision: u64,
     /// What the command did.
     pub outcome: CommandOutcome,
 }
@@ -21,7 +24,7 @@ pub type WriteWaiter = Box<dyn FnOnce(Result<WriteOutcome, WriteRefusal>) + Send
 pub type ReadWaiter = Box<dyn FnOnce(Result<(), ReadRefusal>) + Send>;
 
 /// Why a write has no outcome.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WriteRefusal {
     /// This node does not lead. Certainly not applied.
     #[error("this node is not the leader")]
@@ -30,7 +33,7 @@ pub enum WriteRefusal {
         leader: Option<NodeId>,
     },
     /// Too much waits already. Certainly not applied.
-    #[error("overloaded: too many writes wait for their commit")]
+    #[error("overloaded: more writes wait than the cluster gets done in time")]
     Overloaded,
     /// It would add data to a state that is as large as it may be. Certainly not applied.
     #[error(
@@ -45,6 +48,9 @@ pub enum WriteRefusal {
         /// Bytes it may take.
         bytes_max: u64,
     },
+    /// Its format is not in effect yet. Certainly not applied.
+    #[error("{0}")]
+    FormatPending(FormatPending),
     /// The node is stopping. Certainly not applied.
     #[error("the node is stopping")]
     Stopping,

@@ -3,20 +3,23 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use raft::{Changed, Config, Entry, Instant, LogIndex, LogPosition, Membership, Message, Node, NodeId, Restored, Role};
+use raft::{
+    Changed, Config, Entry, EntryKind, Instant, LogIndex, LogPosition, Membership, Message, Node, NodeId, Restored,
+    Role,
+};
 use raftkv::directory::{DirectoryMember, MemberDirectory};
 use raftkv::driver::{
     ApplyEntries, ApplyJob, ChangeRefusal, ChangeReport, ChangeRequest, Driver, DriverConfig, EntryWaiters, Host,
-    Input, MemberEdit, PersistJob, ReadRefusal, ReadWaiter, RestoredDisk, SpaceLimits, TransferRefusal, WriteOutcome,
-    WriteRefusal, WriteRequest,
+    Input, MemberEdit, PersistJob, ReadRefusal, ReadWaiter, RestoredDisk, SpaceLimits, StateFacts, TransferRefusal,
+    WriteOutcome, WriteRefusal, WriteRequest,
 };
 use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
-use storage::command::{Command, EncodedCommand, Put};
-use storage::state::{CommandOutcome, STATE_FORMAT, STATE_FORMAT_OLDEST};
+use storage::command::{BatchDecoder, Command, EncodedCommand, Put};
+use storage::state::{CommandOutcome, FORMAT_WITH_TRANSACTIONS, STATE_FORMAT_OLDEST};
 use transport::InboundPermit;
 
 /// What a driver asked for and did not get yet.
@@ -28,7 +31,12 @@ pub(crate) struct Asked {
     reads: VecDeque<ReadWaiter>,
     /// In effect and committed, as the driver said last.
     pub(crate) memberships: (Membership, Membership),
+    /// What the wall clock shows.
+    pub(crate) wall_clock_ms: u64,
 }
+
+/// What every wall clock shows until a test sets it.
+pub(crate) const WALL_CLOCK_MS: u64 = 1_800_000_000_000;
 
 /// The driver's half of a host; the test holds the other.
 #[derive(Clone, Default)]
@@ -67,7 +75,7 @@ impl Host for SharedHost {
         self.0.borrow_mut().memberships = (effective.clone(), committed.clone());
     }
     fn wall_clock_ms(&mut self) -> u64 {
-        1_800_000_000_000
+        self.0.borrow().wall_clock_ms
     }
     fn repaired(&mut self) {
         panic!("nobody is under repair here");
@@ -78,7 +86,14 @@ pub(crate) struct TestNode {
     pub(crate) driver: Driver<SharedHost>,
     pub(crate) host: SharedHost,
     pub(crate) applied: Vec<Entry>,
+    /// What a state would say of itself.
+    pub(crate) facts: StateFacts,
+    /// When things are due, as a test has said. One command ends one of them.
+    ends_ms: BTreeSet<u64>,
 }
+
+/// What a new state says of itself.
+const NEW_STATE: StateFacts = StateFacts { format: STATE_FORMAT_OLDEST, time_ms: 0, next_expiry_ms: None };
 
 pub(crate) struct World {
     pub(crate) nodes: Vec<TestNode>,
@@ -102,18 +117,40 @@ fn test_node(id: u64, founders: u64, lease_reads: bool, space: SpaceLimits) -> T
     let is_founder = id <= founders;
     let membership = if is_founder { Membership::new((1..=founders).map(NodeId)) } else { Membership::default() };
     let host = SharedHost::default();
+    host.0.borrow_mut().wall_clock_ms = WALL_CLOCK_MS;
     let core = Config { lease_reads, ..Config::new(NodeId(id)) };
     let node = Node::new(core, Restored::new(membership), Instant::ORIGIN, id);
     let config = DriverConfig {
         log_retained_bytes: u64::MAX,
         election_timeout: core.election_timeout,
-        format_max: STATE_FORMAT,
+        format_max: FORMAT_WITH_TRANSACTIONS,
         founding: if is_founder { founding(founders) } else { MemberDirectory::default() },
         space,
     };
-    let on_disk = RestoredDisk { applied: LogIndex::ZERO, log_bytes: 0, format: STATE_FORMAT_OLDEST };
+    let on_disk = RestoredDisk { applied: LogIndex::ZERO, log_bytes: 0, facts: NEW_STATE };
     let driver = Driver::new(node, host.clone(), config, on_disk, Instant::ORIGIN);
-    TestNode { driver, host, applied: Vec::new() }
+    TestNode { driver, host, applied: Vec::new(), facts: NEW_STATE, ends_ms: BTreeSet::new() }
+}
+
+impl TestNode {
+    /// What an entry does to what a state says of itself.
+    fn follow(&mut self, entry: &Entry) {
+        let batch = BatchDecoder::new(&entry.payload);
+        let facts = &mut self.facts;
+        facts.time_ms = facts.time_ms.max(batch.time_ms().unwrap_or(0));
+        for item in batch {
+            let command = item.unwrap().command;
+            if let Command::RaiseFormat { to } = command {
+                facts.format = to;
+            }
+            if let Command::Expire { .. } = command {
+                if self.ends_ms.first().is_some_and(|end| *end <= facts.time_ms) {
+                    self.ends_ms.pop_first();
+                }
+                facts.next_expiry_ms = self.ends_ms.first().copied();
+            }
+        }
+    }
 }
 
 impl World {
@@ -183,9 +220,36 @@ impl World {
                 answer(waiters.pop_front().unwrap(), entry);
             }
         }
-        self.nodes[node].applied.extend(entries);
-        self.nodes[node].driver.handle(self.now, Input::Applied { index, flushed: LogIndex::ZERO });
+        let node = &mut self.nodes[node];
+        entries.iter().filter(|entry| entry.kind == EntryKind::Command).for_each(|entry| node.follow(entry));
+        node.applied.extend(entries);
+        node.driver.handle(self.now, Input::Applied { index, flushed: LogIndex::ZERO, facts: node.facts });
         true
+    }
+
+    /// Something is due then, on every node, as if a lease had been granted.
+    pub(crate) fn let_something_end_at(&mut self, time_ms: u64) {
+        for node in &mut self.nodes {
+            node.ends_ms.insert(time_ms);
+            node.facts.next_expiry_ms = node.ends_ms.first().copied();
+            node.driver.handle(self.now, Input::StateReplaced { facts: node.facts });
+        }
+    }
+
+    /// Brings the newest format into effect on every node.
+    pub(crate) fn raise_formats(&mut self) {
+        self.hear_formats(FORMAT_WITH_TRANSACTIONS);
+        let raised = |world: &World| world.nodes.iter().all(|node| node.facts.format == FORMAT_WITH_TRANSACTIONS);
+        self.until("the newest format", raised);
+    }
+
+    /// Every node hears from every other that it knows this format.
+    pub(crate) fn hear_formats(&mut self, format_max: u32) {
+        for node in 0..self.nodes.len() {
+            for peer in (1..=self.nodes.len() as u64).map(NodeId) {
+                self.nodes[node].driver.handle(self.now, Input::PeerFormat { peer, format_max });
+            }
+        }
     }
 
     fn serve(&mut self, node: usize) -> bool {
@@ -286,7 +350,7 @@ fn answer(waiting: EntryWaiters, entry: &Entry) {
     for waiter in waiting.waiters {
         if waiting.position == entry.position() {
             let outcome = CommandOutcome::Put { revision: entry.index.0, previous: None };
-            waiter(Ok(WriteOutcome { index: entry.index, outcome }));
+            waiter(Ok(WriteOutcome { index: entry.index, revision: entry.index.0, outcome }));
         } else {
             waiter(Err(WriteRefusal::NotLeader { leader: None }));
         }

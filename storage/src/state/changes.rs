@@ -179,7 +179,8 @@ mod tests {
 
     use super::*;
     use crate::command::{BatchEncoder, Command, Put};
-    use crate::state::{Bootstrap, MemoryEngine, StateMachine};
+    use crate::state::apply::Clockwork;
+    use crate::state::{Bootstrap, MemoryEngine, STATE_FORMAT, StateMachine};
     use raft::{Entry, EntryKind, LogIndex, Membership, Term};
 
     /// The key `k`, put at revisions 2 to 5, and compacted up to `compacted` as far as the reader knows.
@@ -193,7 +194,7 @@ mod tests {
         machine
             .apply(&[Entry { term: Term(1), index: LogIndex(1), kind: EntryKind::Command, payload }], &mut Vec::new())
             .unwrap();
-        StateReader::new(engine, 5, compacted)
+        StateReader::new(engine, 5, Clockwork { format: STATE_FORMAT, time_ms: 0, compacted })
     }
 
     #[test]

@@ -1,0 +1,169 @@
+//! Requests about leases.
+//!
+//! Granting, keeping alive and revoking go through the log. What is left of a lease, which keys live by it and which leases there are is read from the state, at a
+//! read index like any other linearizable read. What is left is as of the last batch applied, which a leader lets fall no more than about a second behind while there
+//! is a lease: the client is told a little too much, never too little.
+
+use super::writes::{Asked, Write, lease_unknown, session_call};
+use super::{QuestionError, Refused, RequestLimits, error};
+use bytes::Bytes;
+use storage::command::{Command, EncodedCommand, LeaseLimits};
+use storage::state::{Engine, LeaseStatus, StateReader};
+use transport::Response;
+use transport::proto::client as wire;
+use wire::ErrorCode;
+
+/// The shortest time to live: a second, several times what an election takes in a cluster with default timeouts.
+pub const LEASE_TTL_MS_MIN: u64 = 1_000;
+/// The longest: a year.
+pub const LEASE_TTL_MS_MAX: u64 = 365 * 86_400_000;
+/// Leases in one reply; whoever wants more asks again after the last one.
+const LEASES_PER_REPLY: usize = 10_000;
+/// Bytes of keys in one reply: a lease of more is shown without them.
+const LEASE_KEYS_BYTES_MAX: usize = 32 << 20;
+/// Keys read at a time.
+const LEASE_KEYS_PART: usize = 1_000;
+
+impl RequestLimits {
+    /// The write that granting a lease stands for.
+    ///
+    /// # Errors
+    /// When it makes no sense.
+    pub fn lease_grant(&self, request: &wire::LeaseGrantRequest) -> Result<Write, Refused> {
+        self.check_lease_ttl(request.ttl_ms)?;
+        let limits = LeaseLimits { leases_max: self.leases_max, keys_max: self.lease_keys_max };
+        let command = Command::GrantLease { id: request.id, ttl_ms: request.ttl_ms, limits };
+        let session = session_call(request.session.as_ref())?;
+        Ok(Write { command: EncodedCommand::new(&command, session), asked: Asked::Lease })
+    }
+
+    /// The write that keeping a lease alive stands for.
+    ///
+    /// # Errors
+    /// When it makes no sense.
+    pub fn lease_keep_alive(&self, request: wire::LeaseKeepAliveRequest) -> Result<Write, Refused> {
+        let command = Command::KeepLeaseAlive { id: checked_id(request.id)? };
+        Ok(Write { command: EncodedCommand::new(&command, None), asked: Asked::Lease })
+    }
+
+    /// The write that revoking a lease stands for.
+    ///
+    /// # Errors
+    /// When it makes no sense.
+    pub fn lease_revoke(&self, request: &wire::LeaseRevokeRequest) -> Result<Write, Refused> {
+        let command = Command::RevokeLease { id: checked_id(request.id)? };
+        let session = session_call(request.session.as_ref())?;
+        Ok(Write { command: EncodedCommand::new(&command, session), asked: Asked::Lease })
+    }
+
+    /// Checks how long a lease, or a key by itself, is to live.
+    pub(super) fn check_lease_ttl(&self, ttl_ms: u64) -> Result<(), Refused> {
+        if (LEASE_TTL_MS_MIN..=LEASE_TTL_MS_MAX).contains(&ttl_ms) {
+            return Ok(());
+        }
+        let message = format!(
+            "a time to live of {ttl_ms} ms is not possible; {LEASE_TTL_MS_MIN} ms (a second) to {LEASE_TTL_MS_MAX} ms (a year) are allowed"
+        );
+        Err(error(ErrorCode::Invalid, message))
+    }
+}
+
+fn checked_id(id: u64) -> Result<u64, Refused> {
+    if id == 0 { Err(error(ErrorCode::Invalid, "leases have numbers from 1 on")) } else { Ok(id) }
+}
+
+/// The answer to a question about one lease, once the state may be read.
+pub(super) fn show<E: Engine>(
+    reader: &StateReader<E>,
+    request: &wire::LeaseShowRequest,
+) -> Result<Response, QuestionError> {
+    let id = checked_id(request.id)?;
+    let header = Some(wire::Header { revision: reader.revision(), index: 0 });
+    let time_ms = reader.time_ms();
+    let status = reader.lease(id)?.ok_or_else(|| lease_unknown(id))?;
+    let keys = if request.keys { keys_of(reader, id)? } else { Vec::new() };
+    Ok(Response::LeaseShow(wire::LeaseShowReply { header, lease: Some(lease(&status, time_ms)), keys }))
+}
+
+fn keys_of<E: Engine>(reader: &StateReader<E>, id: u64) -> Result<Vec<Bytes>, QuestionError> {
+    let mut keys: Vec<Bytes> = Vec::new();
+    let mut bytes = 0;
+    loop {
+        let part = reader.lease_keys(id, keys.last().map(|key| &key[..]), LEASE_KEYS_PART)?;
+        bytes += part.iter().map(Bytes::len).sum::<usize>();
+        if bytes > LEASE_KEYS_BYTES_MAX {
+            let message = format!(
+                "the keys that live by lease {id} have more than {LEASE_KEYS_BYTES_MAX} bytes, too much for one answer; ask without the keys"
+            );
+            let mut refused = error(ErrorCode::TooLarge, message);
+            refused.limit = LEASE_KEYS_BYTES_MAX as u64;
+            return Err(refused.into());
+        }
+        let is_last = part.len() < LEASE_KEYS_PART;
+        keys.extend(part);
+        if is_last {
+            return Ok(keys);
+        }
+    }
+}
+
+/// The answer to a question about all leases, once the state may be read.
+pub(super) fn list<E: Engine>(
+    reader: &StateReader<E>,
+    request: &wire::LeaseListRequest,
+) -> Result<Response, QuestionError> {
+    let asked = usize::try_from(request.limit).unwrap_or(usize::MAX);
+    let limit = if asked == 0 { LEASES_PER_REPLY } else { asked.min(LEASES_PER_REPLY) };
+    let header = Some(wire::Header { revision: reader.revision(), index: 0 });
+    let time_ms = reader.time_ms();
+    // One more than there is room for tells whether there is more.
+    let mut found = reader.leases(request.after, limit + 1)?;
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let leases = found.iter().map(|status| lease(status, time_ms)).collect();
+    Ok(Response::LeaseList(wire::LeaseListReply { header, leases, more }))
+}
+
+fn lease(status: &LeaseStatus, time_ms: u64) -> wire::Lease {
+    wire::Lease {
+        id: status.id,
+        ttl_ms: status.ttl_ms,
+        // The state may have gone on since the time was read.
+        remaining_ms: status.ends_at_ms.saturating_sub(time_ms).min(status.ttl_ms),
+        key_count: status.keys.into(),
+        of_one_key: status.of_one_key,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prost::Message as _;
+    use transport::{ClientLimits, REPLY_BYTES_MAX};
+
+    #[test]
+    fn the_longest_list_of_leases_fits_a_reply() {
+        let most = u64::MAX;
+        let status = LeaseStatus { id: most, ttl_ms: most, ends_at_ms: most, keys: u32::MAX, of_one_key: true };
+        let leases = vec![lease(&status, 0); LEASES_PER_REPLY];
+        let header = Some(wire::Header { revision: most, index: most });
+        let length = wire::LeaseListReply { header, leases, more: true }.encoded_len();
+        assert!(length <= REPLY_BYTES_MAX && length <= ClientLimits::default().reply_bytes_max, "{length} bytes");
+    }
+
+    /// As many keys as the highest setting lets live by one lease, with all the bytes that are shown.
+    #[test]
+    fn the_keys_of_the_largest_lease_fit_a_reply() {
+        let keys = vec![Bytes::from(vec![b'k'; LEASE_KEYS_BYTES_MAX / 100_000]); 100_000];
+        let length = wire::LeaseShowReply { header: None, lease: None, keys }.encoded_len();
+        assert!(length <= REPLY_BYTES_MAX && length <= ClientLimits::default().reply_bytes_max, "{length} bytes");
+    }
+
+    #[test]
+    fn what_is_left_of_a_lease_is_counted_by_the_clusters_time_and_never_more_than_all_of_it() {
+        let status = LeaseStatus { id: 1, ttl_ms: 5_000, ends_at_ms: 12_000, keys: 2, of_one_key: false };
+        let remaining: Vec<u64> =
+            [6_000, 7_000, 11_999, 12_000, 99_000].map(|now| lease(&status, now).remaining_ms).into();
+        assert_eq!(remaining, [5_000, 5_000, 1, 0, 0]);
+    }
+}
