@@ -195,3 +195,110 @@ pub(crate) fn run_gatherer(hub: &WatchHub, rings: &Receiver<()>, failures: &Fail
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+    use crate::state::published;
+    use crate::watch::WatchedRange;
+    use bytes::Bytes;
+    use raft::{Entry, EntryKind, LogIndex, Membership, Term};
+    use std::ops::RangeInclusive;
+    use std::path::Path;
+    use storage::command::{BatchEncoder, Command, Put};
+    use storage::state::{Bootstrap, RocksEngine, RocksOptions, StateMachine};
+
+    fn machine(directory: &Path) -> StateMachine {
+        let bootstrap = Bootstrap { cluster: "test".to_owned(), membership: Membership::default() };
+        StateMachine::open(RocksEngine::create(directory, &RocksOptions::default()).unwrap(), &bootstrap).unwrap()
+    }
+
+    /// Each entry is a put, so entry n takes revision n + 1.
+    fn apply(machine: &mut StateMachine, entries: RangeInclusive<u64>) {
+        for index in entries {
+            let mut encoder = BatchEncoder::new();
+            encoder.append(&Command::Put(Put::new(b"k", &index.to_be_bytes())));
+            let payload = encoder.take();
+            let entry = Entry { term: Term(1), index: LogIndex(index), kind: EntryKind::Command, payload };
+            machine.apply(&[entry], &mut Vec::new()).unwrap();
+        }
+    }
+
+    fn hub_of(machine: &StateMachine) -> Arc<WatchHub> {
+        Arc::new(WatchHub::new(Arc::new(SharedState::new(machine.reader(), published(machine)))))
+    }
+
+    fn everything() -> WatchFilter {
+        let range = WatchedRange { start: Bytes::new(), end: None };
+        WatchFilter { range, previous: false, puts: true, deletes: true }
+    }
+
+    fn gather(hub: &WatchHub) {
+        let (failures, _failed) = FailureReporter::new();
+        assert!(hub.gather(&failures).is_ok());
+    }
+
+    /// The revisions of the events that are there for a watcher, whose reads from disk find one in each revision.
+    fn take(watching: &Watching) -> Vec<u64> {
+        let mut revisions = Vec::new();
+        loop {
+            match watching.step(1 << 20) {
+                Step::Batch { events, .. } => revisions.extend(events.iter().map(|event| event.revision)),
+                Step::Disk(read) => {
+                    watching.have_read(*read.end());
+                    revisions.extend(read);
+                }
+                Step::Wait { .. } => return revisions,
+            }
+        }
+    }
+
+    #[test]
+    fn a_watcher_misses_nothing_when_its_node_switches_to_a_snapshot() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut behind, mut ahead) = (machine(&folder.path().join("behind")), machine(&folder.path().join("ahead")));
+        apply(&mut behind, 1..=2);
+        let hub = hub_of(&behind);
+        let watching = hub.add(everything(), 4);
+        apply(&mut behind, 3..=4);
+        gather(&hub);
+        assert_eq!(take(&watching), [4, 5]);
+        // Applied, and not gathered yet.
+        apply(&mut behind, 5..=5);
+        apply(&mut ahead, 1..=9);
+        hub.shared.replace(ahead.reader(), published(&ahead));
+        gather(&hub);
+        assert_eq!(take(&watching), [6, 7, 8, 9, 10]);
+    }
+
+    #[test]
+    fn the_first_watcher_finds_what_was_applied_while_nobody_watched() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut machine = machine(&folder.path().join("db"));
+        let hub = hub_of(&machine);
+        apply(&mut machine, 1..=5);
+        let watching = hub.add(everything(), 3);
+        apply(&mut machine, 6..=7);
+        gather(&hub);
+        assert_eq!(take(&watching), [3, 4, 5, 6, 7, 8]);
+    }
+
+    #[test]
+    fn the_bell_rings_only_while_somebody_watches_and_never_waits() {
+        let folder = tempfile::tempdir().unwrap();
+        let hub = hub_of(&machine(&folder.path().join("db")));
+        let (bell, rings) = WatchBell::new(hub.clone());
+        bell.ring();
+        assert!(rings.is_empty());
+        let watching = hub.add(everything(), 1);
+        bell.ring();
+        bell.ring();
+        assert_eq!(rings.len(), 1);
+        drop(watching);
+        assert!(rings.try_recv().is_ok());
+        bell.ring();
+        assert!(rings.is_empty());
+    }
+}
