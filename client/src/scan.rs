@@ -3,7 +3,7 @@
 //! All of a scan is at one revision. If its node fails half-way, the scan goes on at another one, at the same revision, after the last key
 //! that came; the caller sees no seam.
 
-use crate::client::{Client, Done, OpenScan, Work, nonsense, read_purpose, scan_failure};
+use crate::client::{Client, Deadline, Done, OpenScan, Work, nonsense, read_purpose, scan_failure};
 use crate::error::Error;
 use crate::policy::{Failure, Verdict, judge};
 use crate::request::{Scan, successor};
@@ -135,7 +135,8 @@ impl ScanStream {
 
 async fn begin(client: &Client, scan: &Scan) -> Result<OpenScan, Error> {
     let purpose = read_purpose(scan.level);
-    match client.run(purpose, &Work::Scan(scan.to_wire())).await? {
+    let deadline = Deadline::after(client.timeout());
+    match client.run(purpose, &Work::Scan(scan.to_wire()), deadline).await? {
         (_, Done::Scan(open)) => Ok(*open),
         (address, Done::Call(_)) => Err(nonsense(purpose, &address)),
     }

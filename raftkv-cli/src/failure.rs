@@ -15,9 +15,9 @@ pub(crate) enum Code {
     Other,
     /// Arguments that make no sense, or over a limit.
     Usage,
-    /// The key does not exist.
+    /// The key, or the lease, does not exist.
     NotFound,
-    /// The write's condition did not hold.
+    /// The write's condition did not hold, or what was to be made is there already.
     PreconditionFailed,
     /// Nobody answered, or overloaded. A write was certainly not applied.
     Unavailable,
@@ -113,7 +113,10 @@ impl Failure {
     /// The failure of a write to one key: the next command looks at that key.
     pub(crate) fn of_write(error: &Error, key: &OsStr) -> Failure {
         let failure = Failure::from(error.clone());
-        if matches!(error, Error::OutcomeUnknown { .. } | Error::PreconditionFailed { .. }) {
+        if matches!(
+            error,
+            Error::OutcomeUnknown { .. } | Error::PreconditionFailed { .. } | Error::AnswerForgotten { .. }
+        ) {
             failure.with_next(format!("raftkv-cli get --meta {}", quoted(key)))
         } else {
             failure
@@ -137,6 +140,20 @@ impl From<Error> for Failure {
                 "raftkv-cli status, for the current revision".to_owned()
             }
             Error::Unsafe { .. } => "raftkv-cli status, to see which nodes do not answer".to_owned(),
+            Error::LeaseUnknown { .. } => {
+                "raftkv-cli lease list, to see which leases there are; lease grant TTL, for a new one".to_owned()
+            }
+            Error::LeaseExists { .. } => {
+                "raftkv-cli lease grant TTL, without --id: then the cluster chooses".to_owned()
+            }
+            Error::KeyUnknown { .. } => "raftkv-cli scan --keys-only, to see which keys exist".to_owned(),
+            Error::NoSpace { .. } => {
+                "raftkv-cli del --prefix PREFIX, or raftkv-cli compact REV; reads and deletes go on".to_owned()
+            }
+            Error::AnswerForgotten { .. } => "raftkv-cli get KEY --meta, to see what became of the write".to_owned(),
+            Error::SessionUnknown { .. } | Error::TooMany { .. } | Error::Unsupported { .. } => {
+                error.next_step().to_owned()
+            }
             Error::TooLarge { .. }
             | Error::RangeTooLarge { .. }
             | Error::Invalid { .. }
@@ -166,10 +183,15 @@ fn code_of(error: &Error) -> Code {
     match error {
         // A read that had no answer changed nothing, so it counts as unavailable.
         Error::Unavailable { .. } | Error::TimedOut { .. } => Code::Unavailable,
-        Error::OutcomeUnknown { .. } => Code::OutcomeUnknown,
+        // The cluster cannot take it as it is at this moment, and later it may.
+        Error::NoSpace { .. } | Error::TooMany { .. } | Error::SessionUnknown { .. } => Code::Unavailable,
+        Error::OutcomeUnknown { .. } | Error::AnswerForgotten { .. } => Code::OutcomeUnknown,
         Error::Tls { .. } | Error::Permission { .. } => Code::Permission,
-        Error::TooLarge { .. } | Error::RangeTooLarge { .. } | Error::Invalid { .. } => Code::Usage,
-        Error::PreconditionFailed { .. } => Code::PreconditionFailed,
+        Error::TooLarge { .. } | Error::RangeTooLarge { .. } | Error::Invalid { .. } | Error::Unsupported { .. } => {
+            Code::Usage
+        }
+        Error::KeyUnknown { .. } | Error::LeaseUnknown { .. } => Code::NotFound,
+        Error::PreconditionFailed { .. } | Error::LeaseExists { .. } => Code::PreconditionFailed,
         Error::CompactedRevision { .. } | Error::FutureRevision { .. } | Error::Internal { .. } => Code::Other,
         Error::Unsafe { .. } => Code::Unsafe,
         Error::Corrupt { .. } => Code::Corruption,
@@ -207,7 +229,15 @@ mod tests {
             (Error::RangeTooLarge { endpoint: endpoint(), keys_max: 10, bytes_max: 8 }, 2),
             (Error::Invalid { endpoint: endpoint(), cause: cause() }, 2),
             (Error::PreconditionFailed { endpoint: endpoint(), existing: None }, 4),
-            (Error::CompactedRevision { endpoint: endpoint(), cause: cause() }, 1),
+            (Error::LeaseExists { endpoint: endpoint(), cause: cause() }, 4),
+            (Error::LeaseUnknown { endpoint: endpoint(), cause: cause() }, 3),
+            (Error::KeyUnknown { endpoint: endpoint(), cause: cause() }, 3),
+            (Error::NoSpace { endpoint: endpoint(), cause: cause() }, 5),
+            (Error::TooMany { endpoint: endpoint(), cause: cause() }, 5),
+            (Error::SessionUnknown { endpoint: endpoint(), cause: cause() }, 5),
+            (Error::AnswerForgotten { endpoint: endpoint(), cause: cause() }, 6),
+            (Error::Unsupported { endpoint: endpoint(), cause: cause() }, 2),
+            (Error::CompactedRevision { endpoint: endpoint(), cause: cause(), compacted: Some(9) }, 1),
             (Error::FutureRevision { endpoint: endpoint(), cause: cause() }, 1),
             (Error::Internal { endpoint: endpoint(), cause: cause() }, 1),
             (Error::Corrupt { endpoint: endpoint(), cause: cause() }, 9),
