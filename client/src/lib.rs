@@ -30,6 +30,18 @@
 //! session ([`Builder::without_session`], or a cluster that has none), or when the cluster does not know the session any more. Reads change
 //! nothing and are tried again freely.
 //!
+//! # What there is
+//!
+//! | for | see |
+//! |---|---|
+//! | one key | [`Client::put`], [`Client::get`], [`Client::delete`] |
+//! | ranges of any size | [`Client::scan`] |
+//! | several keys at once, and conditions | [`Client::transaction`] |
+//! | keys that end with their owner | [`Client::grant_lease`], [`Put::lease`], [`Put::ttl`] |
+//! | one at a time | [`Client::lock`], with fencing tokens |
+//! | one leader, known to all | [`Client::campaign`], [`Client::observe`] |
+//! | who is a member | [`Client::member_list`], [`Client::change_members`] |
+//!
 //! # Where requests go
 //!
 //! Writes go to the leader. Linearizable reads go to any node, which asks the leader for the right index: each client stays with one node
@@ -41,14 +53,18 @@
 //! A client holds at most [`CONNECTIONS_MAX`] connections to a node and knows at most [`ENDPOINTS_MAX`] nodes; requests in flight are
 //! bounded for each connection by [`CALLS_MAX`], and writes in flight for each client by the window of its session, 1,024. A scan holds one reply at a time.
 //!
-//! Absent: watches; leases; transactions of several keys.
+//! Absent: watches. Who waits for a lock or an election reads again and again, at most twice a second.
 
 mod builder;
 mod client;
 #[doc(hidden)]
 pub mod directory;
+mod election;
 mod endpoint;
 mod error;
+mod lease;
+mod line;
+mod lock;
 mod member;
 mod node_directory;
 #[doc(hidden)]
@@ -60,17 +76,25 @@ mod scan;
 #[doc(hidden)]
 pub mod session;
 mod status;
+mod transaction;
 mod value;
+mod waiting;
 mod writing;
 
 pub use builder::{BuildError, Builder, CONNECTIONS_MAX, TIMEOUT_DEFAULT};
 pub use client::Client;
 pub use directory::ENDPOINTS_MAX;
+pub use election::{Elected, Election, ElectionError, Leadership, Observer};
 pub use error::{Error, Part};
+pub use lease::{GrantedLease, Lease, LeaseInfo, LeaseList, LeaseLoss, NewLease, RevokedLease};
+pub use lock::{LOCK_TTL_DEFAULT, Lock, LockError, LockGuard};
 pub use member::{MemberChange, MemberEdit, NewMember, NodeConfig, Quorum};
 pub use node_directory::{CertificateAuthority, NodeDirectoryError, check_absent};
 pub use request::{Condition, Delete, Get, Level, Put, Range, Scan};
 pub use scan::{ScanStream, ScanSummary};
 pub use status::{Member, MemberStatus, Status};
+pub use transaction::{
+    Compare, NumberCompare, Operation, OperationOutcome, Transaction, TransactionOutcome, ValueCompare,
+};
 pub use transport::{CALLS_MAX, CredentialPaths, Credentials, CredentialsError};
 pub use value::{DeleteOutcome, Found, KeyValue, PutOutcome};

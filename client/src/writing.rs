@@ -194,12 +194,11 @@ impl Client {
 
 /// Why there is no session, told to the caller of a write: that was not sent at all.
 fn not_sent(error: Error) -> Error {
-    match error {
-        Error::OutcomeUnknown { endpoint, cause } => {
-            Error::Unavailable { endpoint, cause: format!("no session could be opened: {cause}") }
-        }
-        other => other,
+    if let Error::OutcomeUnknown { endpoint, cause } = error {
+        let cause = format!("no session could be opened: {cause}");
+        return Error::Unavailable { endpoint, cause };
     }
+    error
 }
 
 /// The request under its number.

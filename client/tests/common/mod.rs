@@ -3,6 +3,7 @@
     dead_code,
     unreachable_pub,
     clippy::unwrap_used,
+    clippy::large_enum_variant,
     reason = "each test uses part of this, and a test that cannot go on fails"
 )]
 
