@@ -1,6 +1,6 @@
 //! The command line: what can be said, and its help.
 
-use crate::commands::{bench, del, export, get, import, leader, member, put, scan, status};
+use crate::commands::{bench, del, elect, export, get, import, leader, lease, lock, member, put, scan, status, txn};
 use crate::output::Format;
 use clap::{Args, Parser, Subcommand};
 use client::Level;
@@ -12,8 +12,8 @@ Exit codes:
   0  success
   1  other error
   2  usage, or a key or value over the limit
-  3  key not found
-  4  precondition failed
+  3  key or lease not found
+  4  precondition failed, or there already
   5  unavailable or overloaded: certainly not applied
   6  timed out: the outcome of the write is unknown
   7  TLS or permission
@@ -74,6 +74,12 @@ pub(crate) enum Command {
     Get(get::GetArguments),
     Del(del::DelArguments),
     Scan(scan::ScanArguments),
+    Txn(txn::TxnArguments),
+    /// What keys live by: grant, revoke, keep alive, show
+    #[command(subcommand)]
+    Lease(lease::LeaseCommand),
+    Lock(lock::LockArguments),
+    Elect(elect::ElectArguments),
     /// Show every member: role, term, log and state
     ///
     /// All members are asked, not only the endpoints given. Ends with 0 if a leader is known and a majority of the voters answers, else
@@ -186,6 +192,14 @@ mod tests {
             vec!["scan", "--keys-only", "--count"],
             vec!["put", "k", "v", "--if-absent", "--if-rev", "3"],
             vec!["bench", "put", "--clients", "0"],
+            vec!["put", "k", "v", "--lease", "7", "--ttl", "10s"],
+            vec!["put", "k", "v", "--ttl", "10"],
+            vec!["lease", "grant", "60"],
+            vec!["lease", "revoke"],
+            vec!["lock"],
+            vec!["lock", "n", "sh"],
+            vec!["elect", "n"],
+            vec!["elect", "n", "v", "--observe"],
             vec!["nonsense"],
         ] {
             let error = parse(&line).unwrap_err();

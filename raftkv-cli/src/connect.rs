@@ -2,7 +2,7 @@
 
 use crate::arguments::Globals;
 use crate::failure::{Code, Failure};
-use client::{BuildError, Client, CredentialPaths, Credentials};
+use client::{BuildError, Builder, Client, CredentialPaths, Credentials};
 use std::path::{Path, PathBuf};
 
 const SET_UP: &str = ". DIR/env, which `raftkv demo --dir DIR` writes and `raftkv init` prints";
@@ -14,13 +14,22 @@ pub(crate) fn client(globals: &Globals) -> Result<Client, Failure> {
 
 /// A client with so many connections to each node.
 pub(crate) fn client_with_connections(globals: &Globals, connections: usize) -> Result<Client, Failure> {
+    builder(globals, connections)?.build().map_err(|error| build_failure(&error))
+}
+
+/// The same, with writes that go without a session: as many at once as anybody likes.
+pub(crate) fn client_without_session(globals: &Globals, connections: usize) -> Result<Client, Failure> {
+    builder(globals, connections)?.without_session().build().map_err(|error| build_failure(&error))
+}
+
+fn builder(globals: &Globals, connections: usize) -> Result<Builder, Failure> {
     let endpoints = endpoints(globals);
     if endpoints.is_empty() {
         return Err(Failure::usage("no endpoint: give --endpoints HOST:PORT or set RAFTKV_ENDPOINTS").with_next(SET_UP));
     }
     let credentials = credentials(globals).map_err(|failure| failure.at(endpoints.join(",")))?;
     let builder = Client::builder().endpoints(endpoints).credentials(credentials).timeout(globals.timeout);
-    builder.connections(connections).build().map_err(|error| build_failure(&error))
+    Ok(builder.connections(connections))
 }
 
 /// The endpoints given; an empty variable is as good as none.

@@ -1,6 +1,6 @@
 //! What a command that fails comes to: an exit code for programs, two lines for people.
 
-use client::Error;
+use client::{Error, LeaseLoss};
 use std::ffi::OsStr;
 use std::fmt;
 use std::io;
@@ -31,6 +31,8 @@ pub(crate) enum Code {
     Corruption,
     /// Ctrl-C, where there was something to tidy up first.
     Interrupted,
+    /// What a command came to that was run on behalf of the caller; it has said itself what there is to say.
+    OfCommand(u8),
 }
 
 impl Code {
@@ -49,7 +51,13 @@ impl Code {
             Code::Corruption => 9,
             // As a shell reports a command that the signal has ended.
             Code::Interrupted => 130,
+            Code::OfCommand(code) => code,
         }
+    }
+
+    /// Whether there is nothing to say beside the number.
+    pub(crate) fn is_quiet(self) -> bool {
+        matches!(self, Code::ReaderGone | Code::OfCommand(_))
     }
 }
 
@@ -108,6 +116,21 @@ impl Failure {
             return Failure::new(Code::ReaderGone, "nobody reads the output any more");
         }
         Failure::other(format!("{what}: {cause}")).with_next(next_after(cause.kind()))
+    }
+
+    /// A command ended with this code.
+    pub(crate) fn of_command(code: u8) -> Failure {
+        Failure::new(Code::OfCommand(code), format!("the command ended with {code}"))
+    }
+
+    /// Something was held by a lease, and that was lost.
+    pub(crate) fn of_loss(what: &str, loss: &LeaseLoss) -> Failure {
+        let code = match loss {
+            LeaseLoss::NotKeptAlive { .. } => Code::Unavailable,
+            LeaseLoss::Ended { .. } => Code::NotFound,
+        };
+        Failure::new(code, format!("{what} is lost: {loss}"))
+            .with_next("raftkv-cli status, to see which nodes answer; then the same command again, with a longer --ttl if there is one")
     }
 
     /// The failure of a write to one key: the next command looks at that key.
@@ -251,6 +274,16 @@ mod tests {
         }
         assert_eq!(Code::NotFound.number(), 3);
         assert_eq!(Code::ReaderGone.number(), 0);
+    }
+
+    #[test]
+    fn what_a_command_came_to_is_passed_on() {
+        let failure = Failure::of_command(7);
+        assert_eq!((failure.code.number(), failure.code.is_quiet()), (7, true));
+        let ended = LeaseLoss::Ended { cause: "no lease 7".into() };
+        assert_eq!(Failure::of_loss("lease 7", &ended).code.number(), 3);
+        let alone = LeaseLoss::NotKeptAlive { ttl: Duration::from_secs(10), cause: "unreachable".into() };
+        assert_eq!(Failure::of_loss("lease 7", &alone).code.number(), 5);
     }
 
     #[test]

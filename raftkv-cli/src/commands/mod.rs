@@ -2,12 +2,16 @@
 
 pub(crate) mod bench;
 pub(crate) mod del;
+pub(crate) mod elect;
 pub(crate) mod export;
 pub(crate) mod get;
 pub(crate) mod import;
 pub(crate) mod leader;
+pub(crate) mod lease;
+pub(crate) mod lock;
 pub(crate) mod member;
 pub(crate) mod put;
 pub(crate) mod scan;
 pub(crate) mod status;
+pub(crate) mod txn;
 pub(crate) mod version;
