@@ -75,8 +75,8 @@ impl Builder {
     }
 
     /// Sends writes without a session. A write whose answer is lost is then never sent again, and ends with
-    /// [`OutcomeUnknown`](crate::Error::OutcomeUnknown). In return the first write costs no round trip to open a session, and writes wait for each other
-    /// nowhere. For programs that repeat their writes by themselves, with conditions for instance.
+    /// [`OutcomeUnknown`](crate::Error::OutcomeUnknown). In return the first write costs no round trip to open a session, and writes wait
+    /// for each other nowhere. For programs that repeat their writes by themselves, with conditions for instance.
     #[must_use]
     pub fn without_session(mut self) -> Builder {
         self.session = false;

@@ -1,7 +1,7 @@
 //! Elections: one leader among those who want to be, known to everybody.
 //!
-//! An election is a [line](crate::line) in which the first leads, and the value of its key is what it has to say: usually where to reach it. All that is said in
-//! [`lock`](crate::Lock) about losing it, and about the fencing token, holds here too.
+//! An election is a [line](crate::line) in which the first leads, and the value of its key is what it has to say: usually where to reach
+//! it. All that is said in [`lock`](crate::Lock) about losing it, and about the fencing token, holds here too.
 //!
 //! Absent: an observer is not told of leaders that came and went between two of its reads.
 
@@ -104,14 +104,29 @@ pub struct Observer {
 }
 
 impl Client {
-    /// Stands for election with something to say, and waits until it is won.
+    /// Stands for election with something to say, and waits until it is won. If the future is dropped before, the candidacy lasts for the
+    /// election's time to live; [`Client::campaign_unless`] ends it at once.
     ///
     /// # Errors
-    /// [`ElectionError::Lost`] when the cluster could not be reached for the election's time to live; [`ElectionError::Request`] for what waiting does not mend.
+    /// [`ElectionError::Lost`] when the cluster could not be reached for the election's time to live; [`ElectionError::Request`] for what
+    /// waiting does not mend.
     pub async fn campaign(&self, election: Election, value: impl Into<Bytes>) -> Result<Leadership, ElectionError> {
-        let place = line::enter(self, &election.name, &value.into(), election.ttl).await?;
-        place.wait().await?;
-        Ok(Leadership { place })
+        let won = self.campaign_unless(election, value, std::future::pending::<()>()).await?;
+        Ok(won.expect("what never returns does not give up"))
+    }
+
+    /// Stands for election, unless `given_up` returns before it is won: then the candidacy ends, and there is no leadership.
+    ///
+    /// # Errors
+    /// As [`Client::campaign`].
+    pub async fn campaign_unless(
+        &self,
+        election: Election,
+        value: impl Into<Bytes>,
+        given_up: impl Future,
+    ) -> Result<Option<Leadership>, ElectionError> {
+        let place = line::be_served(self, (&election.name, &value.into(), election.ttl), given_up).await?;
+        Ok(place.map(|place| Leadership { place }))
     }
 
     /// Who leads; `None` when nobody does.
@@ -189,7 +204,8 @@ impl Leadership {
 }
 
 impl Observer {
-    /// Who leads, as soon as that, or what they have to say, differs from what was returned before; the first time at once. `None` when nobody does.
+    /// Who leads, as soon as that, or what they have to say, differs from what was returned before; the first time at once. `None` when
+    /// nobody does.
     ///
     /// # Errors
     /// For what waiting does not mend. It may be called again after that.

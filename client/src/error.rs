@@ -197,8 +197,8 @@ pub enum Error {
         /// The cause.
         cause: String,
     },
-    /// The write was carried out, or refused, and its answer is not kept any more. This client gives a number up only when it does not want the
-    /// answer, so something else uses its session.
+    /// The write was carried out, or refused, and its answer is not kept any more. This client gives a number up only when it does not want
+    /// the answer, so something else uses its session.
     #[error("the write was decided before, and the answer is not kept: {cause}")]
     AnswerForgotten {
         /// Who said so.
@@ -260,8 +260,8 @@ impl Error {
         !matches!(self, Error::OutcomeUnknown { .. } | Error::AnswerForgotten { .. })
     }
 
-    /// Whether the replicated state itself has decided so, as the answer that it keeps for a write in a session: whichever attempt the write was
-    /// carried out with, this is what came of it. Other refusals come from before the log, and speak of one attempt alone.
+    /// Whether the replicated state itself has decided so, as the answer that it keeps for a write in a session: whichever attempt the
+    /// write was carried out with, this is what came of it. Other refusals come from before the log, and speak of one attempt alone.
     pub(crate) fn is_outcome(&self) -> bool {
         matches!(
             self,

@@ -1,15 +1,16 @@
 //! Leases: what keys live by.
 //!
-//! A lease ends when it is not kept alive for its time to live, or when it is revoked; then its keys are deleted. [`Client::grant_lease`] makes one and
-//! keeps it alive in the background, as long as its handle, [`Lease`], is there. The single steps are there too: [`Client::create_lease`],
-//! [`Client::keep_lease_alive`], [`Client::revoke_lease`], [`Client::show_lease`], [`Client::list_leases`].
+//! A lease ends when it is not kept alive for its time to live, or when it is revoked; then its keys are deleted. [`Client::grant_lease`]
+//! makes one and keeps it alive in the background, as long as its handle, [`Lease`], is there. The single steps are there too:
+//! [`Client::create_lease`], [`Client::keep_lease_alive`], [`Client::revoke_lease`], [`Client::show_lease`], [`Client::list_leases`].
 //!
 //! # When a lease can be counted on
 //!
-//! The cluster counts a lease's time from the moment at which it takes the keep-alive; the client from the moment at which it sent it, which is earlier. So the
-//! client lets go first: from then on [`Lease::is_lost`] says so, for good, whatever a later answer might have said. The client counts by its own monotonic clock.
-//! What that leaves open: a machine that is suspended, or a process that is stopped, learns of the loss only when it goes on, so it may act for a moment after
-//! others have taken its place. Whoever must exclude that sends the fencing token of a [lock](crate::LockGuard) along with what it does.
+//! The cluster counts a lease's time from the moment at which it takes the keep-alive; the client from the moment at which it sent it,
+//! which is earlier. So the client lets go first: from then on [`Lease::is_lost`] says so, for good, whatever a later answer might have
+//! said. The client counts by its own monotonic clock. What that leaves open: a machine that is suspended, or a process that is stopped,
+//! learns of the loss only when it goes on, so it may act for a moment after others have taken its place. Whoever must exclude that sends
+//! the fencing token of a [lock](crate::LockGuard) along with what it does.
 //!
 //! Absent: nothing ends a lease when its handle is dropped. It ends by itself, after its time to live; [`Lease::revoke`] ends it at once.
 
@@ -253,8 +254,8 @@ impl Client {
     /// Makes a lease that nothing keeps alive.
     ///
     /// # Errors
-    /// [`Error::LeaseExists`] when the number is taken, [`Error::TooMany`] when there are as many leases as there may be, [`Error::Invalid`] for a time to live out
-    /// of bounds; otherwise as [`Client::put`].
+    /// [`Error::LeaseExists`] when the number is taken, [`Error::TooMany`] when there are as many leases as there may be,
+    /// [`Error::Invalid`] for a time to live out of bounds; otherwise as [`Client::put`].
     pub async fn create_lease(&self, lease: NewLease) -> Result<GrantedLease, Error> {
         let NewLease { id, ttl } = lease;
         let request = wire::LeaseGrantRequest { id, ttl_ms: milliseconds(ttl), session: None };

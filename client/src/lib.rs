@@ -23,12 +23,12 @@
 //!
 //! # What happens to a write
 //!
-//! The client never guesses. A write that returns `Ok` is durable on a majority. Of one that fails, [`Error`] says which it is:
-//! certainly not applied ([`Error::is_certainly_not_applied`]), or [`Error::OutcomeUnknown`]. Whatever was certainly not applied is tried
-//! again by the client itself, until the deadline. A write whose answer was lost is tried again too, because it carries a number of the client's
-//! *session*: the cluster carries each number out once, and answers the same each time. It is never sent again where a second application could be seen: without a
-//! session ([`Builder::without_session`], or a cluster that has none), or when the cluster does not know the session any more. Reads change
-//! nothing and are tried again freely.
+//! The client never guesses. A write that returns `Ok` is durable on a majority. Of one that fails, [`Error`] says which it is: certainly
+//! not applied ([`Error::is_certainly_not_applied`]), or [`Error::OutcomeUnknown`]. Whatever was certainly not applied is tried again by
+//! the client itself, until the deadline. A write whose answer was lost is tried again too, because it carries a number of the client's
+//! *session*: the cluster carries each number out once, and answers the same each time. It is never sent again where a second application
+//! could be seen: without a session ([`Builder::without_session`], or a cluster that has none), or when the cluster does not know the
+//! session any more. Reads change nothing and are tried again freely.
 //!
 //! # What there is
 //!
@@ -51,7 +51,8 @@
 //! # Bounds
 //!
 //! A client holds at most [`CONNECTIONS_MAX`] connections to a node and knows at most [`ENDPOINTS_MAX`] nodes; requests in flight are
-//! bounded for each connection by [`CALLS_MAX`], and writes in flight for each client by the window of its session, 1,024. A scan holds one reply at a time.
+//! bounded for each connection by [`CALLS_MAX`], and writes in flight for each client by the window of its session, 1,024. A scan holds one
+//! reply at a time.
 //!
 //! Absent: watches. Who waits for a lock or an election reads again and again, at most twice a second.
 

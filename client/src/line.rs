@@ -1,11 +1,12 @@
 //! A line of those who want the same: the recipe under locks and elections.
 //!
-//! Who stands in line has a key under `NAME/`, named after its lease, which it puts if it does not exist. Keys come to exist at different revisions, so
-//! their `create_revision` orders the line; the lowest is served. Everybody else waits until the key just before its own is deleted, and looks again: so a
-//! deletion wakes one, and not all. A key goes with its lease, so one that stands still for ever is passed over after its time to live.
+//! Who stands in line has a key under `NAME/`, named after its lease, which it puts if it does not exist. Keys come to exist at different
+//! revisions, so their `create_revision` orders the line; the lowest is served. Everybody else waits until the key just before its own is
+//! deleted, and looks again: so a deletion wakes one, and not all. A key goes with its lease, so one that stands still for ever is passed
+//! over after its time to live.
 //!
-//! The `create_revision` is the *fencing token*. Who is served later has a greater one, so whoever receives commands along with tokens can turn down those of
-//! a predecessor that does not know yet that its lease is lost. Nobody else can tell the two apart.
+//! The `create_revision` is the *fencing token*. Who is served later has a greater one, so whoever receives commands along with tokens can
+//! turn down those of a predecessor that does not know yet that its lease is lost. Nobody else can tell the two apart.
 
 use crate::client::Client;
 use crate::error::Error;
@@ -76,7 +77,8 @@ pub(crate) async fn enter(client: &Client, name: &Bytes, value: &Bytes, ttl: Dur
     Ok(Place { client: client.clone(), lease, prefix, key, create_revision })
 }
 
-/// Puts the key if it does not exist; either way, returns when it was created. Nobody else puts it, so it may be tried again after any doubt.
+/// Puts the key if it does not exist; either way, returns when it was created. Nobody else puts it, so it may be tried again after any
+/// doubt.
 async fn put_key(client: &Client, key: &Bytes, value: &Bytes, lease: u64) -> Result<u64, Error> {
     let put = Put::new(key.clone(), value.clone()).lease(lease);
     let transaction = Transaction::new()
@@ -113,9 +115,49 @@ pub(crate) async fn first(client: &Client, prefix: &Bytes) -> Result<Option<KeyV
     Ok(outcome.operations.into_iter().next().and_then(first_pair))
 }
 
+/// Enters the line and waits to be served. If `given_up` returns before, the place is left, and there is none.
+pub(crate) async fn be_served(
+    client: &Client,
+    line: (&Bytes, &Bytes, Duration),
+    given_up: impl Future,
+) -> Result<Option<Place>, LineError> {
+    let (name, value, ttl) = line;
+    let mut given_up = std::pin::pin!(given_up);
+    let place = tokio::select! {
+        place = enter(client, name, value, ttl) => place?,
+        // Whatever has come about of the place ends by itself.
+        _ = &mut given_up => return Ok(None),
+    };
+    let waited = tokio::select! {
+        waited = place.wait() => waited.map(|()| true),
+        _ = given_up => Ok(false),
+    };
+    match waited {
+        Ok(true) => Ok(Some(place)),
+        Ok(false) => {
+            place.leave().await;
+            Ok(None)
+        }
+        Err(error) => {
+            place.leave().await;
+            Err(error)
+        }
+    }
+}
+
 impl Place {
+    /// Lets the next one pass at once, if the cluster can be reached.
+    pub(crate) async fn leave(self) {
+        if self.lease.is_lost() {
+            return;
+        }
+        if let Err(error) = self.lease.revoke().await {
+            tracing::debug!(%error, "the place in line ends by itself");
+        }
+    }
+
     /// Waits until nobody stands before it any more. Goes on over failures for as long as the lease lives.
-    pub(crate) async fn wait(&self) -> Result<(), LineError> {
+    async fn wait(&self) -> Result<(), LineError> {
         tokio::select! {
             biased;
             loss = self.lease.lost() => Err(LineError::Lost(loss)),

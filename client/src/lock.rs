@@ -1,9 +1,10 @@
 //! Locks: one at a time, with a token that tells the later from the earlier.
 //!
-//! A lock is a [line](crate::line) in which the first holds it. It is held for as long as its lease lives: the client keeps that alive in the background, and
-//! [`LockGuard::lost`] returns when it can no longer be counted on. That is all that any lock can promise from afar: a holder that stood still for a while may act
-//! for a moment after the lock has gone to another. Where that matters, send [`LockGuard::token`] along with everything that is done under the lock, and let
-//! the other side turn down what comes with a lower one than it has seen.
+//! A lock is a [line](crate::line) in which the first holds it. It is held for as long as its lease lives: the client keeps that alive in
+//! the background, and [`LockGuard::lost`] returns when it can no longer be counted on. That is all that any lock can promise from afar: a
+//! holder that stood still for a while may act for a moment after the lock has gone to another. Where that matters, send
+//! [`LockGuard::token`] along with everything that is done under the lock, and let the other side turn down what comes with a lower one
+//! than it has seen.
 
 use crate::client::Client;
 use crate::error::Error;
@@ -42,8 +43,8 @@ impl Lock {
         Lock { name: name.into(), value: Bytes::new(), ttl: LOCK_TTL_DEFAULT }
     }
 
-    /// How long the lock outlives a holder that has gone without unlocking. Default [`LOCK_TTL_DEFAULT`]. A shorter time frees it sooner, and is lost to a shorter
-    /// disturbance.
+    /// How long the lock outlives a holder that has gone without unlocking. Default [`LOCK_TTL_DEFAULT`]. A shorter time frees it sooner,
+    /// and is lost to a shorter disturbance.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Lock {
         self.ttl = ttl;
@@ -85,15 +86,37 @@ pub struct LockGuard {
 }
 
 impl Client {
-    /// Takes a lock, and waits for it as long as it takes. Whoever wants to wait for less uses a timeout around it; the place in line then stays for the lock's time
-    /// to live.
+    /// Takes a lock, and waits for it as long as it takes. If the future is dropped before, the place in line stays for the lock's time to
+    /// live; [`Client::lock_unless`] leaves it at once.
     ///
     /// # Errors
-    /// [`LockError::Lost`] when the cluster could not be reached for the lock's time to live; [`LockError::Request`] for what waiting does not mend.
+    /// [`LockError::Lost`] when the cluster could not be reached for the lock's time to live; [`LockError::Request`] for what waiting does
+    /// not mend.
     pub async fn lock(&self, lock: Lock) -> Result<LockGuard, LockError> {
-        let place = line::enter(self, &lock.name, &lock.value, lock.ttl).await?;
-        place.wait().await?;
-        Ok(LockGuard { place })
+        let taken = self.lock_unless(lock, std::future::pending::<()>()).await?;
+        Ok(taken.expect("what never returns does not give up"))
+    }
+
+    /// Takes a lock, unless `given_up` returns before it is free: then the place in line is left, and there is no lock.
+    ///
+    /// ```no_run
+    /// # async fn example(client: raftkv_client::Client) -> Result<(), raftkv_client::LockError> {
+    /// use raftkv_client::Lock;
+    /// use std::time::Duration;
+    /// let patience = tokio::time::sleep(Duration::from_secs(30));
+    /// match client.lock_unless(Lock::new("backup"), patience).await? {
+    ///     Some(guard) => println!("it is ours, with token {}", guard.token()),
+    ///     None => println!("somebody has it for longer than half a minute"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Client::lock`].
+    pub async fn lock_unless(&self, lock: Lock, given_up: impl Future) -> Result<Option<LockGuard>, LockError> {
+        let place = line::be_served(self, (&lock.name, &lock.value, lock.ttl), given_up).await?;
+        Ok(place.map(|place| LockGuard { place }))
     }
 
     /// Takes a lock if nobody else has it or waits for it.
@@ -105,12 +128,16 @@ impl Client {
             return Ok(None);
         }
         let place = line::enter(self, &lock.name, &lock.value, lock.ttl).await?;
-        match place.ahead().await? {
-            Ahead::Nobody => Ok(Some(LockGuard { place })),
-            Ahead::PlaceGone => Err(LockError::Lost(place.gone())),
-            Ahead::Somebody(_) => {
-                place.lease.revoke().await?;
+        match place.ahead().await {
+            Ok(Ahead::Nobody) => Ok(Some(LockGuard { place })),
+            Ok(Ahead::PlaceGone) => Err(LockError::Lost(place.gone())),
+            Ok(Ahead::Somebody(_)) => {
+                place.leave().await;
                 Ok(None)
+            }
+            Err(error) => {
+                place.leave().await;
+                Err(error.into())
             }
         }
     }
@@ -123,8 +150,8 @@ impl LockGuard {
         self.place.create_revision
     }
 
-    /// The key that stands for holding it: it exists, created at the revision [`LockGuard::token`], for as long as the lock is held. A transaction that compares
-    /// this does its work only under the lock.
+    /// The key that stands for holding it: it exists, created at the revision [`LockGuard::token`], for as long as the lock is held. A
+    /// transaction that compares this does its work only under the lock.
     ///
     /// ```no_run
     /// # async fn example(client: raftkv_client::Client, guard: raftkv_client::LockGuard) -> Result<(), raftkv_client::Error> {

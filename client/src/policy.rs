@@ -5,8 +5,8 @@
 //! else there would be to say. A read goes again after anything that another node or a later moment may mend.
 //!
 //! Between the two are writes of which a second application cannot be seen: those that carry a number of a session
-//! ([`session`](crate::session)), and those that come to the same twice, such as the keep-alive of a lease. They go again after "it may have
-//! arrived" too, but the doubt stays: such a failure is [`Error::OutcomeUnknown`] from the start, and the route that collects failures
+//! ([`session`](crate::session)), and those that come to the same twice, such as the keep-alive of a lease. They go again after "it may
+//! have arrived" too, but the doubt stays: such a failure is [`Error::OutcomeUnknown`] from the start, and the route that collects failures
 //! lets go of it only for an answer.
 //!
 //! All of it is pure: times and randomness come in as arguments.
@@ -41,7 +41,8 @@ pub enum Purpose {
     Write,
     /// Changes data, and may arrive twice without anybody seeing it: to the leader, until there is an answer.
     RepeatableWrite,
-    /// Opens a session. As [`Purpose::RepeatableWrite`], but it gives up as soon as a node says that it cannot at this moment: writes can do without.
+    /// Opens a session. As [`Purpose::RepeatableWrite`], but it gives up as soon as a node says that it cannot at this moment: writes can
+    /// do without.
     OpenSession,
     /// Changes nothing: to any node.
     Read,

@@ -12,8 +12,8 @@ pub enum Level {
     /// Sees every write that was acknowledged before it began.
     #[default]
     Linearizable,
-    /// The same, on the word of the leader's lease if the cluster has leases on (`[cluster] lease_reads`): the leader answers without asking a
-    /// majority. Then it is as good as the nodes' clocks; otherwise it is as [`Level::Linearizable`].
+    /// The same, on the word of the leader's lease if the cluster has leases on (`[cluster] lease_reads`): the leader answers without
+    /// asking a majority. Then it is as good as the nodes' clocks; otherwise it is as [`Level::Linearizable`].
     Lease,
     /// Whatever the node asked has applied.
     Stale {
@@ -95,7 +95,8 @@ impl Put {
         Put { key, value, condition: None, previous: false, lifetime: Lifetime::default(), keep_value: false }
     }
 
-    /// Let the key live by this lease: it is deleted when the lease ends. Refused with [`Error::LeaseUnknown`](crate::Error::LeaseUnknown) if there is none.
+    /// Let the key live by this lease: it is deleted when the lease ends. Refused with [`Error::LeaseUnknown`](crate::Error::LeaseUnknown)
+    /// if there is none.
     #[must_use]
     pub fn lease(mut self, id: u64) -> Put {
         self.lifetime = Lifetime::Lease(id);
@@ -120,16 +121,16 @@ impl Put {
         self
     }
 
-    /// Let the key live by what it has lived by before. Refused with [`Error::KeyUnknown`](crate::Error::KeyUnknown) if it does not exist. Without this, and
-    /// without a lease or time to live, a put makes its key live until it is deleted.
+    /// Let the key live by what it has lived by before. Refused with [`Error::KeyUnknown`](crate::Error::KeyUnknown) if it does not exist.
+    /// Without this, and without a lease or time to live, a put makes its key live until it is deleted.
     #[must_use]
     pub fn keep_lease(mut self) -> Put {
         self.lifetime = Lifetime::Keep;
         self
     }
 
-    /// Keep the value that the key has; the one given is not sent. Refused with [`Error::KeyUnknown`](crate::Error::KeyUnknown) if it does not exist. With
-    /// [`Put::lease`] or [`Put::ttl`], it changes what a key lives by, and nothing else.
+    /// Keep the value that the key has; the one given is not sent. Refused with [`Error::KeyUnknown`](crate::Error::KeyUnknown) if it does
+    /// not exist. With [`Put::lease`] or [`Put::ttl`], it changes what a key lives by, and nothing else.
     #[must_use]
     pub fn keep_value(mut self) -> Put {
         self.keep_value = true;
@@ -323,8 +324,8 @@ impl Delete {
         Delete::range(Range::key(key))
     }
 
-    /// Delete every key in a range, all at one revision; refused with [`Error::RangeTooLarge`](crate::Error::RangeTooLarge) when it holds too
-    /// much for that.
+    /// Delete every key in a range, all at one revision; refused with [`Error::RangeTooLarge`](crate::Error::RangeTooLarge) when it holds
+    /// too much for that.
     #[must_use]
     pub fn range(range: Range) -> Delete {
         Delete { range, previous: false }

@@ -3,9 +3,10 @@
 //! A route goes in rounds. In one round each address is tried at most once, hints of the leader before the rest; so two nodes that take
 //! each other for the leader cannot send a request back and forth. After a round comes a pause.
 //!
-//! A write that may be repeated can leave a doubt behind: an attempt that may have done its work. From then on only two things end the route
-//! with something better than "outcome unknown": an answer, or a refusal that the replicated state itself has decided, which is the write's first answer
-//! whenever it was carried out. That a node refuses a later attempt before the log, for want of space or of a session, says nothing of the earlier one.
+//! A write that may be repeated can leave a doubt behind: an attempt that may have done its work. From then on only two things end the
+//! route with something better than "outcome unknown": an answer, or a refusal that the replicated state itself has decided, which is the
+//! write's first answer whenever it was carried out. That a node refuses a later attempt before the log, for want of space or of a session,
+//! says nothing of the earlier one.
 
 use crate::directory::{Address, Directory};
 use crate::error::Error;

@@ -1,25 +1,26 @@
 //! Which number a write carries, so that it can be sent twice and is carried out once.
 //!
-//! A session is a row of the replicated state. Each write in it has a number of its own, and the state keeps the answer to each number until the
-//! client says that it does not want it any more. So a client whose answer was lost sends the same write under the same number again, to whoever
-//! leads by then, and gets the first answer.
+//! A session is a row of the replicated state. Each write in it has a number of its own, and the state keeps the answer to each number
+//! until the client says that it does not want it any more. So a client whose answer was lost sends the same write under the same number
+//! again, to whoever leads by then, and gets the first answer.
 //!
 //! # Rules
 //!
-//! - A number is given to one write, and stays taken until that write's caller has an answer or has stopped waiting for one. A caller that stops
-//!   waiting (the future dropped, or "outcome unknown" returned) gives the number back like any other: nobody will ask for that answer, so nothing keeps
-//!   the later ones.
-//! - With each write travels `oldest`, the lowest number that is still taken. What lies below may be forgotten, and is refused if it arrives late: a
-//!   write that was given up can no longer happen once a later one has told so.
-//! - From `oldest` to the newest number there are never more than the window has room for ([`WINDOW`]), so the state keeps no more answers than that. One write
-//!   that hangs therefore holds back others once the window is full, until its own deadline.
-//! - A session that the cluster does not know (any more) is dropped, and with it every number of it. Whether the write that found out may go again in
-//!   another session is not decided here but where its attempts are counted ([`route`](crate::route)): only if none of them may have arrived.
-//! - A cluster that has no sessions (older software, an older format, or as many as there may be) is asked again after a pause. Until then writes go without a number,
-//!   and are then as careful as a write without a session has to be.
+//! - A number is given to one write, and stays taken until that write's caller has an answer or has stopped waiting for one. A caller that
+//!   stops waiting (the future dropped, or "outcome unknown" returned) gives the number back like any other: nobody will ask for that
+//!   answer, so nothing keeps the later ones.
+//! - With each write travels `oldest`, the lowest number that is still taken. What lies below may be forgotten, and is refused if it
+//!   arrives late: a write that was given up can no longer happen once a later one has told so.
+//! - From `oldest` to the newest number there are never more than the window has room for ([`WINDOW`]), so the state keeps no more answers
+//!   than that. One write that hangs therefore holds back others once the window is full, until its own deadline.
+//! - A session that the cluster does not know (any more) is dropped, and with it every number of it. Whether the write that found out may
+//!   go again in another session is not decided here but where its attempts are counted ([`route`](crate::route)): only if none of them may
+//!   have arrived.
+//! - A cluster that has no sessions (older software, an older format, or as many as there may be) is asked again after a pause. Until then
+//!   writes go without a number, and are then as careful as a write without a session has to be.
 //!
-//! All of it is pure: no clock, no I/O, no waiting. Absent: how long a session lives. The cluster ends one that is idle for too long, and the next write
-//! finds out, at the cost of one more round trip.
+//! All of it is pure: no clock, no I/O, no waiting. Absent: how long a session lives. The cluster ends one that is idle for too long, and
+//! the next write finds out, at the cost of one more round trip.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

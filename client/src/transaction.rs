@@ -1,8 +1,8 @@
 //! Transactions: compares, and two lists of operations of which one is carried out, all at one revision or not at all.
 //!
-//! A transaction is the one way to change several keys together, or one key depending on others. All its compares are looked at first; if every one of
-//! them holds, the operations of `then` are carried out in order, otherwise those of `otherwise`. An operation sees what those before it have done. One
-//! key must not be written twice on one way through.
+//! A transaction is the one way to change several keys together, or one key depending on others. All its compares are looked at first; if
+//! every one of them holds, the operations of `then` are carried out in order, otherwise those of `otherwise`. An operation sees what those
+//! before it have done. One key must not be written twice on one way through.
 //!
 //! A transaction that cannot write, whichever way it goes, is a read: it goes where reads of its level go, and never enters the log.
 //!
@@ -334,8 +334,8 @@ impl Client {
     /// Carries out a transaction. When it returns, what it wrote is durable on a majority of the nodes.
     ///
     /// # Errors
-    /// As [`Client::put`]; [`Error::RangeTooLarge`] when it reads and deletes more than one transaction may; [`Error::Invalid`] when it writes one key twice,
-    /// is too deep, or has too many operations. That the compares do not hold is no error.
+    /// As [`Client::put`]; [`Error::RangeTooLarge`] when it reads and deletes more than one transaction may; [`Error::Invalid`] when it
+    /// writes one key twice, is too deep, or has too many operations. That the compares do not hold is no error.
     pub async fn transaction(&self, transaction: Transaction) -> Result<TransactionOutcome, Error> {
         let read = read_purpose(transaction.level);
         let request = Request::Transaction(transaction.into_wire());

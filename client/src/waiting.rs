@@ -1,7 +1,7 @@
 //! Waiting for what others do to keys.
 //!
-//! The one place that knows how: by reading again and again, at an interval that grows to half a second. Each read is linearizable, so nothing is missed
-//! that lasts; what comes and goes between two reads is not seen, and none of the callers needs it to be.
+//! The one place that knows how: by reading again and again, at an interval that grows to half a second. Each read is linearizable, so
+//! nothing is missed that lasts; what comes and goes between two reads is not seen, and none of the callers needs it to be.
 
 use crate::client::Client;
 use crate::error::Error;
@@ -34,7 +34,8 @@ impl Pauses {
     }
 }
 
-/// Returns when the key that was created at `create_revision` is deleted; at once if it is already, or if another has been created in its place.
+/// Returns when the key that was created at `create_revision` is deleted; at once if it is already, or if another has been created in its
+/// place.
 ///
 /// # Errors
 /// When a read fails: it may be called again.

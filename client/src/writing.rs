@@ -1,7 +1,7 @@
 //! Writes: in a session where there is one, so that they can be repeated, and once otherwise.
 //!
-//! [`session`](crate::session) gives the numbers; here is what waits: for room in the window, and for the one who opens the session. All clones of a
-//! client share one session. It is opened by the first write, and again when the cluster has forgotten it.
+//! [`session`](crate::session) gives the numbers; here is what waits: for room in the window, and for the one who opens the session. All
+//! clones of a client share one session. It is opened by the first write, and again when the cluster has forgotten it.
 
 use crate::client::{Client, Deadline, nonsense};
 use crate::directory::Address;
@@ -168,8 +168,9 @@ impl Client {
         Error::Unavailable { endpoint: self.directory().configured()[0].to_string(), cause }
     }
 
-    /// Ends the session at the cluster, so that it need not be kept until it ends by itself. For programs that run for a moment; the client can be used
-    /// on, and opens another one with its next write. Takes a second at most, and does not fail: the cluster ends sessions by itself.
+    /// Ends the session at the cluster, so that it need not be kept until it ends by itself. For programs that run for a moment; the client
+    /// can be used on, and opens another one with its next write. Takes a second at most, and does not fail: the cluster ends sessions by
+    /// itself.
     ///
     /// Writes under way on clones of this client end with [`Error::OutcomeUnknown`] if their answers are lost.
     ///

@@ -274,6 +274,22 @@ async fn waiting_for_a_lock_ends_when_the_lease_of_the_place_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_does_not_want_to_wait_any_longer_leaves_the_line() {
+    let mut cluster = Cluster::new("main");
+    let places = line(|| vec![own(), found(vec![pair("backup/a", 5)])]);
+    let decide: Decide = Box::new(move |request| match request {
+        Request::Get(_) => Response::Get(wire::GetReply { header: Some(header()), kv: Some(pair("backup/a", 5)) }),
+        other => places(other),
+    });
+    let (address, script) = cluster.start(Script { decide: Some(decide), ..Script::default() });
+    let client = cluster.client(&[&address], DEADLINE);
+    let taken = client.lock_unless(Lock::new("backup"), tokio::time::sleep(SHORT)).await.unwrap();
+    assert!(taken.is_none());
+    let seen = script.seen.lock().unwrap();
+    assert!(matches!(seen.last(), Some(Request::LeaseRevoke(revoke)) if revoke.id == 70), "{seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trying_a_lock_that_somebody_has_takes_no_place() {
     let mut cluster = Cluster::new("main");
     let decide = line(|| vec![found(vec![pair("backup/a", 5)])]);

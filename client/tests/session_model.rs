@@ -1,7 +1,7 @@
 //! The logic of sessions, routes and the retry policy against a cluster that loses, delays and repeats, drawn at random.
 //!
-//! The cluster is as decision 9 says: it keeps the answers of each session from the lowest number that is wanted, gives a kept answer again, and refuses
-//! what is older. Attempts come to it at once, late, or never, and their answers are lost or not. Whatever happens,
+//! The cluster is as decision 9 says: it keeps the answers of each session from the lowest number that is wanted, gives a kept answer
+//! again, and refuses what is older. Attempts come to it at once, late, or never, and their answers are lost or not. Whatever happens,
 //!
 //! - a write is applied at most once,
 //! - a write that returns an answer was applied, and the answer is the one of that time,

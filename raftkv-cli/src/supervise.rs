@@ -1,8 +1,9 @@
 //! A command that runs while something is held, and is ended when that is lost.
 //!
-//! When it is lost, the command gets SIGTERM, and SIGKILL if it is still there after a grace. While it runs, SIGINT is left to it (a terminal sends that to both of
-//! us), and SIGTERM is passed on; either way its end is awaited, so that what it holds is let go only afterwards. What is ended is the command, not what it has started
-//! itself. If this program is killed with SIGKILL, the command goes on: only the fencing token in its environment protects from that.
+//! When it is lost, the command gets SIGTERM, and SIGKILL if it is still there after a grace. While it runs, SIGINT is left to it (a
+//! terminal sends that to both of us), and SIGTERM is passed on; either way its end is awaited, so that what it holds is let go only
+//! afterwards. What is ended is the command, not what it has started itself. If this program is killed with SIGKILL, the command goes on:
+//! only the fencing token in its environment protects from that.
 
 use crate::failure::Failure;
 use rustix::process::{Pid, Signal, kill_process};

@@ -19,10 +19,11 @@ const SHOWN_MAX: usize = 200;
 
 /// Stand for election and lead until Ctrl-C, or watch who leads
 ///
-/// Waits until the election is won, prints the fencing token, and leads until Ctrl-C. Ends with 5 if the cluster could not be reached for the time of --ttl, and
-/// with 3 if the cluster has ended it: then somebody else may lead.
+/// Waits until the election is won, prints the fencing token, and leads until Ctrl-C. Ends with 5 if the cluster could not be reached for
+/// the time of --ttl, and with 3 if the cluster has ended it: then somebody else may lead.
 ///
-/// With --observe, prints who leads and what they have to say, `TOKEN<tab>VALUE`, now and whenever that changes; an empty line when nobody leads.
+/// With --observe, prints who leads and what they have to say, `TOKEN<tab>VALUE`, now and whenever that changes; an empty line when nobody
+/// leads.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   raftkv-cli elect scheduler 10.0.0.7:9000
@@ -54,16 +55,13 @@ pub(crate) async fn run(arguments: ElectArguments, globals: &Globals) -> Result<
 
 async fn lead(client: &Client, arguments: &ElectArguments, value: OsString, globals: &Globals) -> Result<(), Failure> {
     let election = Election::new(bytes_of(arguments.name.clone())).ttl(arguments.ttl);
-    let leadership = tokio::select! {
-        won = client.campaign(election, bytes_of(value.clone())) => won.map_err(|error| match error {
-            ElectionError::Request(error) => error.into(),
-            ElectionError::Lost(loss) => Failure::of_loss("the candidacy", &loss),
-        })?,
-        ended = interrupt::interrupted() => {
-            ended?;
-            return Err(Failure::new(Code::Interrupted, "interrupted before the election was won; the candidacy ends by itself"));
-        }
-    };
+    let won = client.campaign_unless(election, bytes_of(value.clone()), interrupt::interrupted()).await;
+    let won = won.map_err(|error| match error {
+        ElectionError::Request(error) => error.into(),
+        ElectionError::Lost(loss) => Failure::of_loss("the candidacy", &loss),
+    })?;
+    let interrupted = || Failure::new(Code::Interrupted, "interrupted before the election was won");
+    let leadership = won.ok_or_else(interrupted)?;
     let elected = Elected { value: bytes_of(value), key: leadership.key().clone(), token: leadership.token() };
     let mut output = Output::standard();
     output.write(|out| match globals.output {

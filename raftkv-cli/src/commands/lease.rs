@@ -43,7 +43,8 @@ pub(crate) enum LeaseCommand {
     },
     /// Keep a lease alive until Ctrl-C, or until it is lost
     ///
-    /// Ends with 3 if there is no such lease, or if the cluster has ended it meanwhile, and with 5 if the cluster could not be reached for its time to live.
+    /// Ends with 3 if there is no such lease, or if the cluster has ended it meanwhile, and with 5 if the cluster could not be reached for
+    /// its time to live.
     KeepAlive {
         /// Its number
         id: u64,

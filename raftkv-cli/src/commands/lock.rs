@@ -17,14 +17,14 @@ use std::time::Duration;
 
 /// Hold a lock while a command runs, or until Ctrl-C
 ///
-/// Waits until the lock is free. With a command, runs it with RAFTKV_LOCK_KEY and RAFTKV_FENCING_TOKEN in its environment, frees the lock when it ends, and ends with
-/// its exit code. If the lock is lost meanwhile, because the cluster could not be reached for the time of --ttl, the command gets SIGTERM, and SIGKILL after --grace, and
-/// this ends with 5, or with 3 if the cluster had ended it.
+/// Waits until the lock is free. With a command, runs it with RAFTKV_LOCK_KEY and RAFTKV_FENCING_TOKEN in its environment, frees the lock
+/// when it ends, and ends with its exit code. If the lock is lost meanwhile, because the cluster could not be reached for the time of
+/// --ttl, the command gets SIGTERM, and SIGKILL after --grace, and this ends with 5, or with 3 if the cluster had ended it.
 ///
 /// Without a command, prints the fencing token and holds the lock until Ctrl-C.
 ///
-/// A lock from afar cannot stop a machine that stands still and then goes on. Where that matters, send the fencing token along with what is done under the lock: each
-/// holder has a greater one than those before, so the other side can turn down what is late.
+/// A lock from afar cannot stop a machine that stands still and then goes on. Where that matters, send the fencing token along with what is
+/// done under the lock: each holder has a greater one than those before, so the other side can turn down what is late.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   raftkv-cli lock backup -- ./backup.sh
@@ -38,8 +38,11 @@ pub(crate) struct LockArguments {
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = arguments::duration)]
     pub(crate) ttl: Duration,
     /// Do not wait: end with 4 if somebody has it
-    #[arg(long = "try")]
+    #[arg(long = "try", conflicts_with = "wait")]
     pub(crate) only_try: bool,
+    /// How long to wait at most, like 1m; then end with 4. Without it, as long as it takes
+    #[arg(long, value_name = "DURATION", value_parser = arguments::duration)]
+    pub(crate) wait: Option<Duration>,
     /// How long a command may take to end once the lock is lost
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = arguments::duration)]
     pub(crate) grace: Duration,
@@ -51,11 +54,12 @@ pub(crate) struct LockArguments {
 pub(crate) async fn run(arguments: LockArguments, globals: &Globals) -> Result<(), Failure> {
     let client = connect::client(globals)?;
     let lock = Lock::new(bytes_of(arguments.name.clone())).ttl(arguments.ttl).value(holder());
-    let guard = tokio::select! {
-        guard = take(&client, lock, &arguments) => guard?,
-        ended = interrupt::interrupted() => {
-            ended?;
-            return Err(Failure::new(Code::Interrupted, "interrupted before the lock was free; the place in line ends by itself"));
+    let guard = take(&client, lock, &arguments).await;
+    let guard = match guard {
+        Ok(guard) => guard,
+        Err(failure) => {
+            client.close_session().await;
+            return Err(failure);
         }
     };
     let what = format!("lock {}", quoted(&arguments.name));
@@ -88,16 +92,45 @@ fn holder() -> String {
 }
 
 async fn take(client: &Client, lock: Lock, arguments: &LockArguments) -> Result<LockGuard, Failure> {
-    let taken = if arguments.only_try { client.try_lock(lock).await } else { client.lock(lock).await.map(Some) };
-    match taken {
-        Ok(Some(guard)) => Ok(guard),
-        Ok(None) => {
-            let name = quoted(&arguments.name);
-            Err(Failure::new(Code::PreconditionFailed, format!("somebody has the lock {name}"))
-                .with_next("without --try, to wait for it"))
+    let name = quoted(&arguments.name);
+    let taken = |next: &str| {
+        Failure::new(Code::PreconditionFailed, format!("somebody has the lock {name}")).with_next(next.to_owned())
+    };
+    if arguments.only_try {
+        let guard = client.try_lock(lock).await.map_err(failure)?;
+        return guard.ok_or_else(|| taken("without --try, to wait for it"));
+    }
+    let mut impatient = false;
+    let given_up = async {
+        tokio::select! {
+            () = patience(arguments.wait) => {
+                impatient = true;
+                Ok(())
+            }
+            interrupted = interrupt::interrupted() => interrupted,
         }
-        Err(LockError::Request(error)) => Err(error.into()),
-        Err(LockError::Lost(loss)) => Err(Failure::of_loss("the place in line", &loss)),
+    };
+    let guard = client.lock_unless(lock, given_up).await.map_err(failure)?;
+    guard.ok_or_else(|| {
+        if impatient {
+            taken("a longer --wait, or none, to wait as long as it takes")
+        } else {
+            Failure::new(Code::Interrupted, "interrupted before the lock was free")
+        }
+    })
+}
+
+async fn patience(wait: Option<Duration>) {
+    match wait {
+        Some(wait) => tokio::time::sleep(wait).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn failure(error: LockError) -> Failure {
+    match error {
+        LockError::Request(error) => error.into(),
+        LockError::Lost(loss) => Failure::of_loss("the place in line", &loss),
     }
 }
 

@@ -18,9 +18,9 @@ const SHOWN_MAX: usize = 72;
 
 /// Compare, and then change or read several keys, all at one revision
 ///
-/// Reads a transaction from FILE, or from standard input. If everything under "if" holds, what stands under "then" is carried out, otherwise what stands
-/// under "else"; each may be left out. Ends with 0 either way: the first line of the output says which way it went, "then" or "else". Then comes a line for each
-/// operation, followed by the pairs that it read, or, with --prev, that were there before.
+/// Reads a transaction from FILE, or from standard input. If everything under "if" holds, what stands under "then" is carried out,
+/// otherwise what stands under "else"; each may be left out. Ends with 0 either way: the first line of the output says which way it went,
+/// "then" or "else". Then comes a line for each operation, followed by the pairs that it read, or, with --prev, that were there before.
 ///
 /// A transaction that only reads goes where reads go, and takes no place in the log.
 #[derive(Debug, Args)]

@@ -14,8 +14,9 @@
 //! }
 //! ```
 //!
-//! Keys are `key`, `prefix`, or `from` and `to`, of which one may be left out; nothing at all means every key. Any of them and `value` may have `_base64` at the
-//! end of the name instead, for bytes that are no text. Unknown fields, and fields that mean nothing where they stand, are errors.
+//! Keys are `key`, `prefix`, or `from` and `to`, of which one may be left out; nothing at all means every key. Any of them and `value` may
+//! have `_base64` at the end of the name instead, for bytes that are no text. Unknown fields, and fields that mean nothing where they
+//! stand, are errors.
 
 use super::lexer::Relation;
 use super::text::{compare_number, compare_value};

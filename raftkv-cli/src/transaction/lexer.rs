@@ -1,7 +1,7 @@
 //! The words of the text form, each with where it stands.
 //!
-//! A word is written as it is if it has none of the characters that mean something here, and in double quotes otherwise: there `\n`, `\t`, `\r`, `\0`, `\\`, `\"` and
-//! `\xNN` stand for what cannot be written. `#` begins a comment. Lines and semicolons separate.
+//! A word is written as it is if it has none of the characters that mean something here, and in double quotes otherwise: there `\n`, `\t`,
+//! `\r`, `\0`, `\\`, `\"` and `\xNN` stand for what cannot be written. `#` begins a comment. Lines and semicolons separate.
 
 use super::Problem;
 use bytes::Bytes;

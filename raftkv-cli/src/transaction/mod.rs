@@ -1,7 +1,7 @@
 //! What `txn` reads: a transaction as text ([`text`]), or as JSON ([`json`]).
 //!
-//! JSON begins with a brace, which no text does, so the input says itself which of the two it is. Whatever is wrong with it is told with its line and
-//! column, both counted from 1.
+//! JSON begins with a brace, which no text does, so the input says itself which of the two it is. Whatever is wrong with it is told with
+//! its line and column, both counted from 1.
 
 mod json;
 mod lexer;

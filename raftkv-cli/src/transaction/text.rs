@@ -18,8 +18,8 @@
 //! }
 //! ```
 //!
-//! Each block may be left out, and comes once at most. In a block, one compare or operation a line, or several with semicolons between them. Flags are those of
-//! the commands of the same names.
+//! Each block may be left out, and comes once at most. In a block, one compare or operation a line, or several with semicolons between
+//! them. Flags are those of the commands of the same names.
 
 use super::lexer::{Position, Relation, Token, tokens};
 use super::{DEPTH_MAX, Problem};
