@@ -77,6 +77,21 @@ impl Builder {
     /// Sends writes without a session. A write whose answer is lost is then never sent again, and ends with
     /// [`OutcomeUnknown`](crate::Error::OutcomeUnknown). In return the first write costs no round trip to open a session, and writes wait
     /// for each other nowhere. For programs that repeat their writes by themselves, with conditions for instance.
+    ///
+    /// ```no_run
+    /// use raftkv_client::{Builder, Client, Error, Put};
+    ///
+    /// # async fn example(builder: Builder) -> Result<(), Box<dyn std::error::Error>> {
+    /// let client: Client = builder.without_session().build()?;
+    /// let put = Put::new("counter", "8").if_value("7");
+    /// match client.put(put.clone()).await {
+    ///     // The condition makes sure that it happens once, however often it is sent.
+    ///     Err(Error::OutcomeUnknown { .. }) => drop(client.put(put).await?),
+    ///     outcome => drop(outcome?),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn without_session(mut self) -> Builder {
         self.session = false;

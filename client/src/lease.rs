@@ -253,6 +253,18 @@ impl Client {
 
     /// Makes a lease that nothing keeps alive.
     ///
+    /// ```no_run
+    /// # async fn example(client: raftkv_client::Client) -> Result<(), raftkv_client::Error> {
+    /// use raftkv_client::{NewLease, Put};
+    /// use std::time::Duration;
+    /// let lease = client.create_lease(NewLease::new(Duration::from_secs(3600))).await?;
+    /// client.put(Put::new("invitation/7", "ann").lease(lease.id)).await?;
+    /// let (info, keys) = client.show_lease(lease.id, true).await?;
+    /// println!("{keys:?} go in {:?}", info.remaining);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::LeaseExists`] when the number is taken, [`Error::TooMany`] when there are as many leases as there may be,
     /// [`Error::Invalid`] for a time to live out of bounds; otherwise as [`Client::put`].

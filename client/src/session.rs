@@ -18,9 +18,10 @@
 //!   have arrived.
 //! - A cluster that has no sessions (older software, an older format, or as many as there may be) is asked again after a pause. Until then
 //!   writes go without a number, and are then as careful as a write without a session has to be.
+//! - A session that was not used for half of its time to live is replaced before the next write, because the cluster may have ended it: a
+//!   first attempt that finds that out and whose answer is lost would leave a doubt for nothing.
 //!
-//! All of it is pure: no clock, no I/O, no waiting. Absent: how long a session lives. The cluster ends one that is idle for too long, and
-//! the next write finds out, at the cost of one more round trip.
+//! All of it is pure: no I/O and no waiting, and the time comes in as an argument. Absent: opening and closing, which whoever sends does.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -77,6 +78,10 @@ pub struct Sessions {
 #[derive(Debug)]
 struct Open {
     id: u64,
+    /// How long the cluster keeps it without a write, if it said so.
+    ttl: Option<Duration>,
+    /// When a number was taken last, or, before that, when it was opened.
+    used: Instant,
     /// The lowest number that is taken, or the next one.
     oldest: u64,
     /// From `oldest` on: whether the number is still taken. The first always is.
@@ -98,6 +103,7 @@ impl Sessions {
     #[must_use]
     pub fn standing(&self, now: Instant) -> Standing {
         match &self.open {
+            Some(open) if open.is_stale(now) => Standing::ToOpen,
             Some(open) if open.taken.len() < self.window => Standing::Ready,
             Some(_) => Standing::Full,
             None if self.without_until.is_some_and(|until| now < until) => Standing::Without,
@@ -105,14 +111,16 @@ impl Sessions {
         }
     }
 
-    /// The cluster has opened this session. Numbers of an earlier one become meaningless.
+    /// The cluster has opened this session, and was asked for it at `now`. A time to live of zero was not told. Numbers of an earlier
+    /// session become meaningless.
     ///
     /// # Panics
     /// If its number is zero, which stands for none.
-    pub fn opened(&mut self, id: u64) {
+    pub fn opened(&mut self, id: u64, ttl: Duration, now: Instant) {
         assert!(id > 0, "a session has a number above zero");
         self.without_until = None;
-        self.open = Some(Open { id, oldest: 1, taken: VecDeque::new() });
+        let ttl = (!ttl.is_zero()).then_some(ttl);
+        self.open = Some(Open { id, ttl, used: now, oldest: 1, taken: VecDeque::new() });
     }
 
     /// There is none to be had at this moment.
@@ -131,9 +139,10 @@ impl Sessions {
     ///
     /// # Panics
     /// Unless the standing is [`Standing::Ready`].
-    pub fn take(&mut self) -> Number {
+    pub fn take(&mut self, now: Instant) -> Number {
         let window = self.window;
         let open = self.open.as_mut().expect("a number is taken only while a session is open");
+        open.used = now;
         assert!(open.taken.len() < window, "{} numbers are taken, and there is room for {window}", open.taken.len());
         let sequence = open.oldest + open.taken.len() as u64;
         open.taken.push_back(true);
@@ -176,15 +185,28 @@ impl Sessions {
     }
 }
 
+impl Open {
+    /// The cluster's time is never ahead of ours by more than clocks drift, and stands still at times: half of the time to live is safe.
+    fn is_stale(&self, now: Instant) -> bool {
+        self.ttl.is_some_and(|ttl| now.saturating_duration_since(self.used) > ttl / 2)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
     use crate::Error;
 
+    const TTL: Duration = Duration::from_secs(60);
+
+    fn take(sessions: &mut Sessions) -> Number {
+        sessions.take(Instant::now())
+    }
+
     fn open(window: usize) -> Sessions {
         let mut sessions = Sessions::new(window);
-        sessions.opened(5);
+        sessions.opened(5, TTL, Instant::now());
         sessions
     }
 
@@ -196,7 +218,7 @@ mod tests {
     #[test]
     fn each_write_has_a_number_of_its_own_and_tells_the_oldest() {
         let mut sessions = open(8);
-        let (first, second) = (sessions.take(), sessions.take());
+        let (first, second) = (take(&mut sessions), take(&mut sessions));
         assert_eq!(travels(&sessions, first), (5, 1, 1));
         assert_eq!(travels(&sessions, second), (5, 2, 1));
         assert_eq!(sessions.release(first), 1);
@@ -206,7 +228,7 @@ mod tests {
     #[test]
     fn an_answer_in_the_middle_keeps_the_oldest_where_it_is() {
         let mut sessions = open(8);
-        let numbers: Vec<Number> = (0..4).map(|_| sessions.take()).collect();
+        let numbers: Vec<Number> = (0..4).map(|_| take(&mut sessions)).collect();
         assert_eq!(sessions.release(numbers[1]), 0);
         assert_eq!(sessions.release(numbers[2]), 0);
         assert_eq!(travels(&sessions, numbers[3]).2, 1);
@@ -218,7 +240,7 @@ mod tests {
     fn a_full_window_waits_for_its_oldest() {
         let now = Instant::now();
         let mut sessions = open(2);
-        let (first, second) = (sessions.take(), sessions.take());
+        let (first, second) = (take(&mut sessions), take(&mut sessions));
         assert_eq!(sessions.standing(now), Standing::Full);
         let _ = sessions.release(second);
         assert_eq!(sessions.standing(now), Standing::Full, "the first still keeps both answers");
@@ -230,11 +252,11 @@ mod tests {
     fn numbers_of_a_session_that_was_dropped_mean_nothing() {
         let now = Instant::now();
         let mut sessions = open(8);
-        let old = sessions.take();
+        let old = take(&mut sessions);
         sessions.forget(5);
         assert_eq!(sessions.standing(now), Standing::ToOpen);
-        sessions.opened(6);
-        let new = sessions.take();
+        sessions.opened(6, TTL, now);
+        let new = take(&mut sessions);
         assert_eq!(sessions.call(old), None);
         assert_eq!(sessions.release(old), 0);
         sessions.forget(5);
@@ -260,10 +282,24 @@ mod tests {
     }
 
     #[test]
+    fn a_session_that_was_idle_for_long_is_replaced_before_the_next_write() {
+        let now = Instant::now();
+        let mut sessions = Sessions::new(8);
+        sessions.opened(5, TTL, now);
+        let later = now + TTL / 2;
+        assert_eq!(sessions.standing(later), Standing::Ready);
+        let _ = sessions.take(later);
+        assert_eq!(sessions.standing(later + TTL / 2), Standing::Ready, "a write uses it");
+        assert_eq!(sessions.standing(later + TTL), Standing::ToOpen);
+        sessions.opened(6, Duration::ZERO, now);
+        assert_eq!(sessions.standing(now + TTL * 1000), Standing::Ready, "nothing is known of how long it lives");
+    }
+
+    #[test]
     #[should_panic(expected = "given back before")]
     fn a_number_is_given_back_once() {
         let mut sessions = open(8);
-        let number = sessions.take();
+        let number = take(&mut sessions);
         let _ = sessions.release(number);
         let _ = sessions.release(number);
     }

@@ -65,14 +65,14 @@ impl SharedSession {
         if !Arc::ptr_eq(&state.room, room) || state.sessions.current().is_none() {
             return None;
         }
-        let number = state.sessions.take();
+        let number = state.sessions.take(std::time::Instant::now());
         let call = state.sessions.call(number).expect("the number is of the session that is open");
         Some((Ticket { shared: self.clone(), number, room: room.clone() }, call))
     }
 
-    fn opened(&self, id: u64) {
+    fn opened(&self, reply: &wire::SessionOpenReply, asked: std::time::Instant) {
         let mut state = self.lock();
-        state.sessions.opened(id);
+        state.sessions.opened(reply.session, Duration::from_millis(reply.ttl_ms), asked);
         let before = std::mem::replace(&mut state.room, Arc::new(Semaphore::new(WINDOW)));
         before.close();
     }
@@ -143,11 +143,12 @@ impl Client {
         if shared.lock().sessions.standing(std::time::Instant::now()) != Standing::ToOpen {
             return Ok(());
         }
+        let asked = std::time::Instant::now();
         let request = Request::SessionOpen(wire::SessionOpenRequest { ttl_ms: 0 });
         let refusal = match self.call_until(Purpose::OpenSession, request, deadline).await {
             Ok((_, Response::SessionOpen(reply))) if reply.session > 0 => {
                 tracing::debug!(session = reply.session, ttl_ms = reply.ttl_ms, "session opened");
-                shared.opened(reply.session);
+                shared.opened(&reply, asked);
                 return Ok(());
             }
             Ok((address, _)) => nonsense(Purpose::OpenSession, &address),

@@ -181,7 +181,7 @@ impl World {
     fn begin(&mut self, writer: usize) {
         if self.sessions.standing(self.now) == Standing::ToOpen {
             let id = self.cluster.open();
-            self.sessions.opened(id);
+            self.sessions.opened(id, Duration::ZERO, self.now);
         }
         if self.sessions.standing(self.now) == Standing::Ready {
             self.writes += 1;
@@ -190,7 +190,7 @@ impl World {
     }
 
     fn numbered(&mut self, write: u32) -> Writing {
-        let number = self.sessions.take();
+        let number = self.sessions.take(self.now);
         let call = self.sessions.call(number).unwrap();
         Writing { write, number, call, route: Route::new(Purpose::RepeatableWrite) }
     }
@@ -236,7 +236,7 @@ impl World {
                 let write = writing.write;
                 if self.sessions.standing(self.now) == Standing::ToOpen {
                     let id = self.cluster.open();
-                    self.sessions.opened(id);
+                    self.sessions.opened(id, Duration::ZERO, self.now);
                 }
                 if self.sessions.standing(self.now) == Standing::Ready {
                     self.writers[writer] = Some(self.numbered(write));

@@ -27,7 +27,7 @@ pub(crate) enum Ended<L> {
 /// Runs a command with these variables in its environment until it ends, or until `lost` returns.
 pub(crate) async fn run<L>(
     command: &[OsString],
-    environment: &[(&str, String)],
+    environment: &[(&str, OsString)],
     lost: impl Future<Output = L>,
     grace: Duration,
 ) -> Result<Ended<L>, Failure> {
@@ -98,7 +98,7 @@ mod tests {
     #[tokio::test]
     async fn the_exit_code_is_passed_on_and_the_environment_is_there() {
         let never = std::future::pending::<()>();
-        let environment = [("RAFTKV_FENCING_TOKEN", "7".to_owned())];
+        let environment = [("RAFTKV_FENCING_TOKEN", "7".into())];
         let ended = run(&shell("exit $RAFTKV_FENCING_TOKEN"), &environment, never, DEADLINE).await.unwrap();
         assert_eq!(ended, Ended::ByItself(7));
         let never = std::future::pending::<()>();

@@ -13,6 +13,7 @@ use client::{Client, Lock, LockError, LockGuard};
 use serde_json::json;
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStringExt;
 use std::time::Duration;
 
 /// Hold a lock while a command runs, or until Ctrl-C
@@ -67,8 +68,8 @@ pub(crate) async fn run(arguments: LockArguments, globals: &Globals) -> Result<(
         hold(&guard, &what, globals).await
     } else {
         let environment = [
-            ("RAFTKV_LOCK_KEY", guard.key().escape_ascii().to_string()),
-            ("RAFTKV_FENCING_TOKEN", guard.token().to_string()),
+            ("RAFTKV_LOCK_KEY", OsString::from_vec(guard.key().to_vec())),
+            ("RAFTKV_FENCING_TOKEN", guard.token().to_string().into()),
         ];
         match supervise::run(&arguments.command, &environment, guard.lost(), arguments.grace).await {
             Ok(Ended::ByItself(0)) => Ok(()),
