@@ -38,7 +38,7 @@ pub struct Election {
 }
 
 impl Election {
-    /// The election of this name: its keys lie under `NAME/`. Not empty.
+    /// The election of this name: its keys begin with `NAME/@`. Not empty.
     pub fn new(name: impl Into<Bytes>) -> Election {
         Election { name: name.into(), ttl: LOCK_TTL_DEFAULT }
     }

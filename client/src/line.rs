@@ -1,9 +1,10 @@
 //! A line of those who want the same: the recipe under locks and elections.
 //!
-//! Who stands in line has a key under `NAME/`, named after its lease, which it puts if it does not exist. Keys come to exist at different
-//! revisions, so their `create_revision` orders the line; the lowest is served. Everybody else waits until the key just before its own is
-//! deleted, and looks again: so a deletion wakes one, and not all. A key goes with its lease, so one that stands still for ever is passed
-//! over after its time to live.
+//! Who stands in line has a key `NAME/@LEASE`, with its lease in hexadecimal, which it puts if it does not exist. Other keys under `NAME/`,
+//! and so lines whose names lie under one another, do not get in its way. Keys come to exist at different revisions, so their
+//! `create_revision` orders the line; the lowest is served. Everybody else waits until the key just before its own is deleted, and looks
+//! again: so a deletion wakes one, and not all. A key goes with its lease, so one that stands still for ever is passed over after its time
+//! to live.
 //!
 //! The `create_revision` is the *fencing token*. Who is served later has a greater one, so whoever receives commands along with tokens can
 //! turn down those of a predecessor that does not know yet that its lease is lost. Nobody else can tell the two apart.
@@ -18,6 +19,9 @@ use crate::waiting::{Pauses, wait_for_deletion};
 use bytes::{Bytes, BytesMut};
 use std::time::Duration;
 use transport::proto::client as wire;
+
+/// What stands between the name of a line and that of a place.
+const PLACES: &[u8] = b"/@";
 
 /// A place in a line. It is held for as long as the lease lives.
 #[derive(Debug)]
@@ -58,7 +62,7 @@ pub(crate) fn prefix_of(name: &Bytes) -> Result<Bytes, Error> {
         return Err(Error::Invalid { endpoint: String::new(), cause });
     }
     let mut prefix = BytesMut::from(name.as_ref());
-    prefix.extend_from_slice(b"/");
+    prefix.extend_from_slice(PLACES);
     Ok(prefix.freeze())
 }
 

@@ -38,7 +38,7 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// The lock of this name: its keys lie under `NAME/`. Not empty.
+    /// The lock of this name: its keys begin with `NAME/@`. Not empty.
     pub fn new(name: impl Into<Bytes>) -> Lock {
         Lock { name: name.into(), value: Bytes::new(), ttl: LOCK_TTL_DEFAULT }
     }

@@ -123,7 +123,7 @@ impl Sessions {
         self.open = Some(Open { id, ttl, used: now, oldest: 1, taken: VecDeque::new() });
     }
 
-    /// There is none to be had at this moment.
+    /// There is none to be had at this moment; the one before, if any, was to be replaced.
     pub fn refused(&mut self, refusal: &crate::Error, now: Instant) {
         let pause = if matches!(refusal, crate::Error::Unsupported { .. }) {
             PAUSE_UNSUPPORTED
@@ -132,6 +132,7 @@ impl Sessions {
         } else {
             PAUSE_OTHERWISE
         };
+        self.open = None;
         self.without_until = Some(now + pause);
     }
 
@@ -291,6 +292,8 @@ mod tests {
         let _ = sessions.take(later);
         assert_eq!(sessions.standing(later + TTL / 2), Standing::Ready, "a write uses it");
         assert_eq!(sessions.standing(later + TTL), Standing::ToOpen);
+        sessions.refused(&Error::Unavailable { endpoint: "n1:1".into(), cause: "no leader".into() }, later + TTL);
+        assert_eq!(sessions.standing(later + TTL), Standing::Without, "it is not asked for again at once");
         sessions.opened(6, Duration::ZERO, now);
         assert_eq!(sessions.standing(now + TTL * 1000), Standing::Ready, "nothing is known of how long it lives");
     }

@@ -77,6 +77,12 @@ impl SharedSession {
         before.close();
     }
 
+    fn refused(&self, refusal: &Error) {
+        let mut state = self.lock();
+        state.sessions.refused(refusal, std::time::Instant::now());
+        state.room.close();
+    }
+
     /// Whoever waits for room in this session looks anew.
     fn forget(&self, session: u64) {
         let mut state = self.lock();
@@ -159,7 +165,7 @@ impl Client {
             return Err(not_sent(refusal));
         }
         tracing::debug!(%refusal, "no session; writes go without one for a while");
-        shared.lock().sessions.refused(&refusal, std::time::Instant::now());
+        shared.refused(&refusal);
         Ok(())
     }
 

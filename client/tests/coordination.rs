@@ -58,7 +58,7 @@ fn line(ahead: impl Fn() -> Vec<wire::OperationOutcome> + Send + Sync + 'static)
 
 fn own() -> wire::OperationOutcome {
     // The script grants lease 70, and its revision is always 7.
-    found(vec![pair("backup/0000000000000046", 7)])
+    found(vec![pair("backup/@0000000000000046", 7)])
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -203,7 +203,7 @@ async fn a_lock_that_nobody_else_wants_is_held_with_its_revision_as_the_token() 
     let (address, script) = cluster.start(Script { decide: Some(decide), ..Script::default() });
     let client = cluster.client(&[&address], DEADLINE);
     let guard = client.lock(Lock::new("backup").value("me")).await.unwrap();
-    assert_eq!((guard.token(), guard.key().as_ref()), (7, b"backup/0000000000000046".as_slice()));
+    assert_eq!((guard.token(), guard.key().as_ref()), (7, b"backup/@0000000000000046".as_slice()));
     guard.unlock().await.unwrap();
     let seen = script.seen.lock().unwrap();
     let revoked = seen.iter().filter(|request| matches!(request, Request::LeaseRevoke(revoke) if revoke.id == 70));

@@ -29,7 +29,7 @@ const SHOWN_MAX: usize = 200;
   raftkv-cli elect scheduler 10.0.0.7:9000
   raftkv-cli elect scheduler --observe -o json")]
 pub(crate) struct ElectArguments {
-    /// The name of the election; its keys lie under NAME/
+    /// The name of the election; its keys begin with NAME/@
     #[arg(value_name = "NAME")]
     pub(crate) name: OsString,
     /// What to say as the leader: where to reach it, usually
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_leader_is_shown_in_every_form_and_so_is_none() {
-        let elected = Elected { value: Bytes::from_static(b"\xff"), key: Bytes::from_static(b"s/07"), token: 12 };
+        let elected = Elected { value: Bytes::from_static(b"\xff"), key: Bytes::from_static(b"s/@07"), token: 12 };
         let shown = |elected: Option<&Elected>, format| {
             let mut out = Vec::new();
             print(&mut out, elected, format).unwrap();
@@ -138,7 +138,10 @@ mod tests {
         };
         assert_eq!(shown(Some(&elected), Format::Plain), b"12\t\xff\n");
         assert_eq!(shown(Some(&elected), Format::Table), b"12  \\xff\n");
-        assert_eq!(shown(Some(&elected), Format::Json), b"{\"key\":\"s/07\",\"token\":12,\"value_base64\":\"/w==\"}\n");
+        assert_eq!(
+            shown(Some(&elected), Format::Json),
+            b"{\"key\":\"s/@07\",\"token\":12,\"value_base64\":\"/w==\"}\n"
+        );
         assert_eq!(shown(None, Format::Plain), b"\n");
         assert_eq!(shown(None, Format::Json), b"null\n");
     }

@@ -32,7 +32,7 @@ use std::time::Duration;
   raftkv-cli lock backup --try -- ./backup.sh
   raftkv-cli lock migrations --ttl 30s -- sh -c './migrate --fencing-token $RAFTKV_FENCING_TOKEN'")]
 pub(crate) struct LockArguments {
-    /// The name of the lock; its keys lie under NAME/
+    /// The name of the lock; its keys begin with NAME/@
     #[arg(value_name = "NAME")]
     pub(crate) name: OsString,
     /// How long the lock outlives this program if that is killed, like 10s
@@ -166,8 +166,8 @@ mod tests {
     #[test]
     fn prints_the_token_alone_or_with_its_key() {
         let mut out = Vec::new();
-        print(&mut out, b"backup/0007", 12, None).unwrap();
-        print(&mut out, b"backup/0007", 12, Some(Format::Json)).unwrap();
-        assert_eq!(String::from_utf8(out).unwrap(), "12\n{\"key\":\"backup/0007\",\"token\":12}\n");
+        print(&mut out, b"backup/@0007", 12, None).unwrap();
+        print(&mut out, b"backup/@0007", 12, Some(Format::Json)).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "12\n{\"key\":\"backup/@0007\",\"token\":12}\n");
     }
 }

@@ -26,7 +26,7 @@ const SHOWN_MAX: usize = 72;
 #[derive(Debug, Args)]
 #[command(after_help = "The text form, one compare or operation a line, # for comments:
   if {
-      value(color) = \"dark green\"      value, version, create, mod, lease; = != < >
+      value(color) = \"dark green\"       value, version, create, mod, lease; = != < >
       mod(--prefix jobs/) < 300         of every key in a range
       exists(config)
       absent(lock)
