@@ -31,11 +31,12 @@ pub struct Builder {
     credentials: Option<Credentials>,
     timeout: Duration,
     connections: usize,
+    session: bool,
 }
 
 impl Default for Builder {
     fn default() -> Builder {
-        Builder { endpoints: Vec::new(), credentials: None, timeout: TIMEOUT_DEFAULT, connections: 1 }
+        Builder { endpoints: Vec::new(), credentials: None, timeout: TIMEOUT_DEFAULT, connections: 1, session: true }
     }
 }
 
@@ -73,6 +74,30 @@ impl Builder {
         self
     }
 
+    /// Sends writes without a session. A write whose answer is lost is then never sent again, and ends with
+    /// [`OutcomeUnknown`](crate::Error::OutcomeUnknown). In return the first write costs no round trip to open a session, and writes wait
+    /// for each other nowhere. For programs that repeat their writes by themselves, with conditions for instance.
+    ///
+    /// ```no_run
+    /// use raftkv_client::{Builder, Client, Error, Put};
+    ///
+    /// # async fn example(builder: Builder) -> Result<(), Box<dyn std::error::Error>> {
+    /// let client: Client = builder.without_session().build()?;
+    /// let put = Put::new("counter", "8").if_value("7");
+    /// match client.put(put.clone()).await {
+    ///     // The condition makes sure that it happens once, however often it is sent.
+    ///     Err(Error::OutcomeUnknown { .. }) => drop(client.put(put).await?),
+    ///     outcome => drop(outcome?),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn without_session(mut self) -> Builder {
+        self.session = false;
+        self
+    }
+
     /// Makes the client. Nothing is dialled yet: that happens with the first request, inside a tokio runtime.
     ///
     /// # Errors
@@ -100,7 +125,7 @@ impl Builder {
                 endpoints.push(endpoint.into());
             }
         }
-        Ok(Client::new(endpoints, credentials, self.timeout, self.connections))
+        Ok(Client::new(endpoints, credentials, self.timeout, self.connections, self.session))
     }
 }
 

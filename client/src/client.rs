@@ -11,6 +11,7 @@ use crate::scan::ScanStream;
 use crate::value::{DeleteOutcome, Found, PutOutcome, header};
 use crate::watch::{Watch, WatchStream};
 use crate::watch_task::watch_failure;
+use crate::writing::SharedSession;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,6 +42,31 @@ struct Shared {
     directory: RwLock<Directory>,
     endpoints: RwLock<HashMap<Address, Arc<Endpoint>>>,
     learning: AtomicBool,
+    /// What makes writes repeatable, unless the caller does without.
+    session: Option<Arc<SharedSession>>,
+}
+
+/// Until when a request may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Deadline {
+    pub(crate) at: Instant,
+    /// How long that is from the beginning, for messages.
+    whole: Duration,
+}
+
+impl Deadline {
+    /// So long from this moment on.
+    pub(crate) fn after(whole: Duration) -> Deadline {
+        Deadline { at: Instant::now() + whole, whole }
+    }
+
+    pub(crate) fn is_over(self) -> bool {
+        Instant::now() >= self.at
+    }
+
+    fn remaining(self) -> Duration {
+        self.at.saturating_duration_since(Instant::now())
+    }
 }
 
 /// What one attempt does.
@@ -100,6 +126,7 @@ impl Client {
         credentials: Credentials,
         timeout: Duration,
         connections: usize,
+        session: bool,
     ) -> Client {
         let shared = Shared {
             credentials,
@@ -108,6 +135,7 @@ impl Client {
             directory: RwLock::new(Directory::new(endpoints)),
             endpoints: RwLock::default(),
             learning: AtomicBool::new(false),
+            session: session.then(Arc::default),
         };
         Client { shared: Arc::new(shared) }
     }
@@ -131,7 +159,7 @@ impl Client {
     /// [`Error::PreconditionFailed`] when its condition does not hold; [`Error::OutcomeUnknown`] when it may or may not have been applied;
     /// after any other, it was certainly not applied.
     pub async fn put(&self, put: impl Into<Put>) -> Result<PutOutcome, Error> {
-        let (address, response) = self.call(Purpose::Write, put.into().into_wire()).await?;
+        let (address, response) = self.write(Request::Put(put.into().into_wire())).await?;
         let Response::Put(reply) = response else { return Err(nonsense(Purpose::Write, &address)) };
         let previous = reply.previous.map(Into::into);
         if !reply.succeeded {
@@ -158,7 +186,7 @@ impl Client {
     pub async fn get(&self, get: impl Into<Get>) -> Result<Found, Error> {
         let get = get.into();
         let purpose = read_purpose(get.read_level());
-        let (address, response) = self.call(purpose, get.into_wire()).await?;
+        let (address, response) = self.call(purpose, Request::Get(get.into_wire())).await?;
         let Response::Get(reply) = response else { return Err(nonsense(purpose, &address)) };
         Ok(Found { revision: header(reply.header).0, kv: reply.kv.map(Into::into), endpoint: address })
     }
@@ -178,7 +206,7 @@ impl Client {
     /// As [`Client::put`], and [`Error::RangeTooLarge`] when the range holds more than one delete may delete: a single key never does.
     /// Deleting nothing is no error.
     pub async fn delete(&self, delete: Delete) -> Result<DeleteOutcome, Error> {
-        let (address, response) = self.call(Purpose::Write, delete.into_wire()).await?;
+        let (address, response) = self.write(Request::Delete(delete.into_wire())).await?;
         let Response::Delete(reply) = response else { return Err(nonsense(Purpose::Write, &address)) };
         let (revision, index) = header(reply.header);
         let previous = reply.previous.into_iter().map(Into::into).collect();
@@ -201,8 +229,9 @@ impl Client {
     /// [`Error::CompactedRevision`] when more than that was let go of before, [`Error::FutureRevision`] when there is no such revision yet.
     pub async fn compact(&self, revision: u64) -> Result<u64, Error> {
         let request = Request::Compact(wire::CompactRequest { revision });
-        let (address, response) = self.call(Purpose::Write, request).await?;
-        let Response::Compact(reply) = response else { return Err(nonsense(Purpose::Write, &address)) };
+        // A second one changes nothing.
+        let (address, response) = self.call(Purpose::RepeatableWrite, request).await?;
+        let Response::Compact(reply) = response else { return Err(nonsense(Purpose::RepeatableWrite, &address)) };
         Ok(reply.compacted)
     }
 
@@ -259,27 +288,44 @@ impl Client {
 
     /// One request with one answer, to its end.
     pub(crate) async fn call(&self, purpose: Purpose, request: Request) -> Result<(Address, Response), Error> {
-        let (address, done) = self.run(purpose, &Work::Call(request)).await?;
+        self.call_until(purpose, request, Deadline::after(self.shared.timeout)).await
+    }
+
+    /// The same with a deadline of its own.
+    pub(crate) async fn call_until(
+        &self,
+        purpose: Purpose,
+        request: Request,
+        deadline: Deadline,
+    ) -> Result<(Address, Response), Error> {
+        let (address, done) = self.run(purpose, &Work::Call(request), deadline).await?;
         match done {
             Done::Call(response) => Ok((address, response)),
             Done::Scan(_) | Done::Watch(_) => unreachable!("a call brings a response"),
         }
     }
 
+    pub(crate) fn session(&self) -> Option<&Arc<SharedSession>> {
+        self.shared.session.as_ref()
+    }
+
     /// Attempts until success, the deadline, or an error that trying again does not mend.
-    pub(crate) async fn run(&self, purpose: Purpose, work: &Work) -> Result<(Address, Done), Error> {
-        let deadline = Instant::now() + self.shared.timeout;
+    pub(crate) async fn run(
+        &self,
+        purpose: Purpose,
+        work: &Work,
+        deadline: Deadline,
+    ) -> Result<(Address, Done), Error> {
         let mut route = Route::new(purpose);
         loop {
-            let now = Instant::now();
-            if now >= deadline {
-                return Err(route.give_up(&self.directory(), self.shared.timeout));
+            if deadline.is_over() {
+                return Err(route.give_up(&self.directory(), deadline.whole));
             }
-            let next = route.next(&self.directory(), now.into_std());
+            let next = route.next(&self.directory(), std::time::Instant::now());
             let Some(address) = next else {
                 let pause = route.end_round(rand::random())?;
                 tracing::debug!(round = route.round(), pause_ms = pause.as_millis(), "no node took the request yet");
-                tokio::time::sleep(pause.min(deadline - now)).await;
+                tokio::time::sleep(pause.min(deadline.remaining())).await;
                 continue;
             };
             let endpoint = self.endpoint(&address);
@@ -304,20 +350,15 @@ impl Client {
         purpose: Purpose,
         work: &Work,
         round: u32,
-        deadline: Instant,
+        deadline: Deadline,
     ) -> Result<Done, Failure> {
         let mut redialled = false;
         loop {
-            let remaining = deadline.saturating_duration_since(Instant::now());
-            let dial_timeout = policy::dial_timeout(round, remaining);
+            let dial_timeout = policy::dial_timeout(round, deadline.remaining());
             let dialled = endpoint.connection(&self.shared.credentials, dial_timeout).await;
             let connected = dialled.map_err(Failure::Connect)?;
             self.start_learning();
-            let remaining = deadline.saturating_duration_since(Instant::now());
-            let patience = match purpose {
-                Purpose::Write => remaining,
-                Purpose::Read | Purpose::LeaseRead | Purpose::StaleRead => policy::read_attempt_timeout(remaining),
-            };
+            let patience = policy::attempt_timeout(purpose, deadline.remaining());
             let outcome = match work {
                 Work::Call(request) => call(&connected, request, patience).await.map(Done::Call),
                 Work::Scan(request) => open_scan(&connected, endpoint.address(), request, patience).await,
@@ -456,6 +497,7 @@ pub(crate) fn scan_failure(error: ScanError, broken: impl FnOnce(String) -> Fail
     }
 }
 
+/// Where a read of this level goes.
 pub(crate) fn read_purpose(level: Level) -> Purpose {
     match level {
         Level::Linearizable => Purpose::Read,

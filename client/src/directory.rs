@@ -52,7 +52,9 @@ impl Directory {
     pub fn first(&self, purpose: Purpose, now: Instant) -> Address {
         if self.suspects.is_empty() {
             return match purpose {
-                Purpose::Write | Purpose::LeaseRead => self.leader.as_ref().unwrap_or(&self.preferred).clone(),
+                Purpose::Write | Purpose::RepeatableWrite | Purpose::OpenSession | Purpose::LeaseRead => {
+                    self.leader.as_ref().unwrap_or(&self.preferred).clone()
+                }
                 Purpose::Read => self.preferred.clone(),
                 Purpose::StaleRead => self.configured[0].clone(),
             };
@@ -70,7 +72,9 @@ impl Directory {
             }
         };
         match purpose {
-            Purpose::Write | Purpose::LeaseRead => self.leader.iter().for_each(&mut add),
+            Purpose::Write | Purpose::RepeatableWrite | Purpose::OpenSession | Purpose::LeaseRead => {
+                self.leader.iter().for_each(&mut add)
+            }
             Purpose::Read => add(&self.preferred),
             Purpose::StaleRead => {}
         }
@@ -102,7 +106,7 @@ impl Directory {
             return false;
         }
         match purpose {
-            Purpose::Write => self.leader.as_ref() == Some(address),
+            Purpose::Write | Purpose::RepeatableWrite | Purpose::OpenSession => self.leader.as_ref() == Some(address),
             Purpose::Read | Purpose::LeaseRead => self.preferred == *address,
             Purpose::StaleRead => true,
         }
@@ -112,7 +116,7 @@ impl Directory {
     pub fn answered(&mut self, purpose: Purpose, address: &Address, now: Instant) {
         self.suspects.retain(|(suspect, until)| suspect != address && now < *until);
         match purpose {
-            Purpose::Write => self.leader = Some(address.clone()),
+            Purpose::Write | Purpose::RepeatableWrite | Purpose::OpenSession => self.leader = Some(address.clone()),
             Purpose::Read | Purpose::LeaseRead => self.preferred = address.clone(),
             Purpose::StaleRead => {}
         }

@@ -28,7 +28,7 @@ impl fmt::Display for Part {
 
 /// Why a request has no result. Each names the endpoint that it was last tried at, the cause, and with [`Error::next_step`] what to do.
 ///
-/// Everything but [`Error::OutcomeUnknown`] means for a write: certainly not applied.
+/// Everything but [`Error::OutcomeUnknown`] and [`Error::AnswerForgotten`] means for a write: certainly not applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// No node took the request until the deadline: none answers, there is no leader, or they are overloaded.
@@ -115,15 +115,15 @@ pub enum Error {
         /// Who decides before, and who would decide afterwards.
         change: Box<MemberChange>,
     },
-    /// The revision asked for has been compacted away.
+    /// The revision asked for has been compacted away. Nothing was changed.
     #[error("{cause}")]
     CompactedRevision {
         /// Who said so.
         endpoint: String,
         /// The cause.
         cause: String,
-        /// The oldest revision that can be read, where the node says so.
-        oldest: Option<u64>,
+        /// The oldest revision that can be read, if the node said.
+        compacted: Option<u64>,
     },
     /// The revision asked for is still to come.
     #[error("{cause}")]
@@ -133,9 +133,74 @@ pub enum Error {
         /// The cause.
         cause: String,
     },
-    /// The request makes no sense, or the node does not know it.
+    /// The request makes no sense.
     #[error("the node does not take the request: {cause}")]
     Invalid {
+        /// Who said so.
+        endpoint: String,
+        /// The cause.
+        cause: String,
+    },
+    /// The node's software does not know such requests.
+    #[error("the node does not know such requests: {cause}")]
+    Unsupported {
+        /// Who said so.
+        endpoint: String,
+        /// The cause.
+        cause: String,
+    },
+    /// There is no such lease, or no more. Nothing was changed.
+    #[error("there is no such lease: {cause}")]
+    LeaseUnknown {
+        /// Who said so.
+        endpoint: String,
+        /// The cause.
+        cause: String,
+    },
+    /// The number asked for is another lease's. Nothing was changed.
+    #[error("there is such a lease already: {cause}")]
+    LeaseExists {
+        /// Who said so.
+        endpoint: String,
+        /// The cause.
+        cause: String,
+    },
+    /// A put keeps the value or the lease of a key that does not exist. Nothing was changed.
+    #[error("there is no such key, so it has nothing to keep: {cause}")]
+    KeyUnknown {
+        /// Who said so.
+        endpoint: String,
+        /// The cause.
+        cause: String,
+    },
+    /// The store has grown to its quota. Nothing was changed; deletes are still taken.
+    #[error("the store is full: {cause}")]
+    NoSpace {
+        /// Who said so.
+        endpoint: String,
+        /// The cause.
+        cause: String,
+    },
+    /// More leases, keys of one lease, sessions or kept answers than there may be. Nothing was changed.
+    #[error("too many: {cause}")]
+    TooMany {
+        /// Who said so.
+        endpoint: String,
+        /// The cause.
+        cause: String,
+    },
+    /// There is no such session, or no more, again and again, however often a new one was opened. The write was not carried out.
+    #[error("there is no such session: {cause}")]
+    SessionUnknown {
+        /// Who said so.
+        endpoint: String,
+        /// The cause.
+        cause: String,
+    },
+    /// The write was carried out, or refused, and its answer is not kept any more. This client gives a number up only when it does not want
+    /// the answer, so something else uses its session.
+    #[error("the write was decided before, and the answer is not kept: {cause}")]
+    AnswerForgotten {
         /// Who said so.
         endpoint: String,
         /// The cause.
@@ -176,6 +241,14 @@ impl Error {
             | Error::CompactedRevision { endpoint, .. }
             | Error::FutureRevision { endpoint, .. }
             | Error::Invalid { endpoint, .. }
+            | Error::Unsupported { endpoint, .. }
+            | Error::LeaseUnknown { endpoint, .. }
+            | Error::LeaseExists { endpoint, .. }
+            | Error::KeyUnknown { endpoint, .. }
+            | Error::NoSpace { endpoint, .. }
+            | Error::TooMany { endpoint, .. }
+            | Error::SessionUnknown { endpoint, .. }
+            | Error::AnswerForgotten { endpoint, .. }
             | Error::Internal { endpoint, .. }
             | Error::Corrupt { endpoint, .. } => endpoint,
         }
@@ -184,7 +257,21 @@ impl Error {
     /// Whether the write, if it was one, has certainly not been applied and never will be: it may be repeated as it is.
     #[must_use]
     pub fn is_certainly_not_applied(&self) -> bool {
-        !matches!(self, Error::OutcomeUnknown { .. })
+        !matches!(self, Error::OutcomeUnknown { .. } | Error::AnswerForgotten { .. })
+    }
+
+    /// Whether the replicated state itself has decided so, as the answer that it keeps for a write in a session: whichever attempt the
+    /// write was carried out with, this is what came of it. Other refusals come from before the log, and speak of one attempt alone.
+    pub(crate) fn is_outcome(&self) -> bool {
+        matches!(
+            self,
+            Error::LeaseUnknown { .. }
+                | Error::LeaseExists { .. }
+                | Error::KeyUnknown { .. }
+                | Error::RangeTooLarge { .. }
+                | Error::CompactedRevision { .. }
+                | Error::FutureRevision { .. }
+        )
     }
 
     /// Whether certificates or permissions are the cause: trying again changes nothing.
@@ -204,12 +291,20 @@ impl Error {
             Error::Tls { .. } => "use the CA file, certificate and key that were issued for this cluster's clients",
             Error::Permission { .. } => "use a certificate that is allowed to do this",
             Error::TooLarge { .. } => "send less, or raise the limit in the configuration of every node",
-            Error::RangeTooLarge { .. } => "delete smaller ranges, one after the other",
+            Error::RangeTooLarge { .. } => "take smaller ranges, one after the other",
             Error::PreconditionFailed { .. } => "read the key again and decide anew",
             Error::Unsafe { .. } => "start the nodes that do not answer, or make another change first",
             Error::CompactedRevision { .. } => "read at a newer revision",
             Error::FutureRevision { .. } => "read at a revision that exists, or without one",
             Error::Invalid { .. } => "correct the request; if client and node differ in version, use the same",
+            Error::Unsupported { .. } => "upgrade the nodes to this client's version",
+            Error::LeaseUnknown { .. } => "grant a new lease, and put again what is to live by it",
+            Error::LeaseExists { .. } => "choose another number, or none: then the cluster chooses",
+            Error::KeyUnknown { .. } => "put the key with a value, and with a lease if it is to have one",
+            Error::NoSpace { .. } => "delete keys, compact old revisions, or raise the quota; reads and deletes go on",
+            Error::TooMany { .. } => "end what is not needed any more, or raise the limit that the message names",
+            Error::SessionUnknown { .. } => "repeat the request; if that does not help, see the nodes' logs",
+            Error::AnswerForgotten { .. } => "read the key to see what became of the write",
             Error::Internal { .. } => "see the node's log",
             Error::Corrupt { .. } => "see the node's log; do not delete anything, the other nodes hold the data",
         }
@@ -256,6 +351,8 @@ mod tests {
         let refused = Error::Unavailable { endpoint: endpoint(), cause: "no leader".into() };
         assert!(refused.is_certainly_not_applied());
         assert_eq!(refused.endpoint(), "n1:1");
+        let forgotten = Error::AnswerForgotten { endpoint: endpoint(), cause: "number 7".into() };
+        assert!(!forgotten.is_certainly_not_applied());
     }
 
     #[test]

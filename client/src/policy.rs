@@ -4,6 +4,11 @@
 //! leave, or the node said so (`NOT_LEADER`, `UNAVAILABLE`). Everything after "it may have arrived" is [`Error::OutcomeUnknown`], whatever
 //! else there would be to say. A read goes again after anything that another node or a later moment may mend.
 //!
+//! Between the two are writes of which a second application cannot be seen: those that carry a number of a session
+//! ([`session`](crate::session)), and those that come to the same twice, such as the keep-alive of a lease. They go again after "it may
+//! have arrived" too, but the doubt stays: such a failure is [`Error::OutcomeUnknown`] from the start, and the route that collects failures
+//! lets go of it only for an answer.
+//!
 //! All of it is pure: times and randomness come in as arguments.
 
 use crate::error::{Error, Human, Part};
@@ -23,6 +28,8 @@ const DIAL_FIRST: Duration = Duration::from_millis(500);
 const DIAL_MAX: Duration = Duration::from_secs(2);
 /// An attempt at a read is not given up sooner than this.
 const READ_ATTEMPT_MIN: Duration = Duration::from_millis(250);
+/// An attempt at a write that may be repeated is not given up sooner than this: what is sent twice is in the log twice.
+const WRITE_ATTEMPT_MIN: Duration = Duration::from_secs(1);
 
 const _: () = assert!(PAUSE_FIRST.as_nanos() < PAUSE_MAX.as_nanos());
 const _: () = assert!(DIAL_FIRST.as_nanos() < DIAL_MAX.as_nanos());
@@ -32,12 +39,28 @@ const _: () = assert!(DIAL_FIRST.as_nanos() < DIAL_MAX.as_nanos());
 pub enum Purpose {
     /// Changes data: to the leader, once.
     Write,
+    /// Changes data, and may arrive twice without anybody seeing it: to the leader, until there is an answer.
+    RepeatableWrite,
+    /// Opens a session. As [`Purpose::RepeatableWrite`], but it gives up as soon as a node says that it cannot at this moment: writes can
+    /// do without.
+    OpenSession,
     /// Changes nothing: to any node.
     Read,
     /// Changes nothing: to the leader if it is known, to any other node otherwise.
     LeaseRead,
     /// Changes nothing, and the caller chose the node.
     StaleRead,
+}
+
+impl Purpose {
+    /// Whether it changes anything.
+    #[must_use]
+    pub fn is_write(self) -> bool {
+        match self {
+            Purpose::Write | Purpose::RepeatableWrite | Purpose::OpenSession => true,
+            Purpose::Read | Purpose::LeaseRead | Purpose::StaleRead => false,
+        }
+    }
 }
 
 /// How an attempt failed.
@@ -73,7 +96,7 @@ pub enum Weight {
 /// What to do about a failure.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Try elsewhere, or here again after a pause.
+    /// Try elsewhere, or here again after a pause. With [`Error::OutcomeUnknown`], this attempt may have done its work.
     Retry {
         /// Where the leader is, if the node said.
         leader: Option<String>,
@@ -92,12 +115,11 @@ pub fn judge(purpose: Purpose, endpoint: &str, failure: Failure) -> Verdict {
     match failure {
         Failure::Connect(cause) => retry(connect_error(endpoint, &cause), Weight::Silence),
         Failure::NotSent(cause) => retry(Error::Unavailable { endpoint: endpoint_owned(), cause }, Weight::Silence),
-        Failure::Lost(cause) => arrived_maybe(purpose, endpoint, cause),
+        Failure::Lost(cause) => arrived_maybe(purpose, endpoint, cause, Weight::Silence),
         Failure::Silent(after) => match purpose {
-            Purpose::Write => Verdict::Fail(Error::OutcomeUnknown {
-                endpoint: endpoint_owned(),
-                cause: format!("no answer within {}", Human(after)),
-            }),
+            Purpose::Write | Purpose::RepeatableWrite | Purpose::OpenSession => {
+                arrived_maybe(purpose, endpoint, format!("no answer within {}", Human(after)), Weight::Silence)
+            }
             Purpose::Read | Purpose::LeaseRead | Purpose::StaleRead => {
                 let cause = "the node did not answer".to_owned();
                 retry(Error::TimedOut { endpoint: endpoint_owned(), after, cause }, Weight::Silence)
@@ -107,15 +129,7 @@ pub fn judge(purpose: Purpose, endpoint: &str, failure: Failure) -> Verdict {
             Verdict::Fail(Error::TooLarge { endpoint: endpoint_owned(), part, bytes: Some(bytes), limit })
         }
         Failure::Node(error) => node_error(purpose, endpoint, error),
-        Failure::Nonsense => {
-            let cause = "the answer is of another kind than the request".to_owned();
-            match purpose {
-                Purpose::Write => Verdict::Fail(Error::OutcomeUnknown { endpoint: endpoint_owned(), cause }),
-                Purpose::Read | Purpose::LeaseRead | Purpose::StaleRead => {
-                    Verdict::Fail(Error::Internal { endpoint: endpoint_owned(), cause })
-                }
-            }
-        }
+        Failure::Nonsense => nonsense(purpose, endpoint_owned(), "the answer is of another kind than the request"),
     }
 }
 
@@ -123,83 +137,75 @@ fn retry(error: Error, weight: Weight) -> Verdict {
     Verdict::Retry { leader: None, error, weight }
 }
 
-/// The request may have arrived and there will be no answer.
-fn arrived_maybe(purpose: Purpose, endpoint: &str, cause: String) -> Verdict {
+/// The request may have arrived, and this attempt does not tell what came of it.
+fn arrived_maybe(purpose: Purpose, endpoint: &str, cause: String, weight: Weight) -> Verdict {
     let endpoint = endpoint.to_owned();
     match purpose {
         Purpose::Write => Verdict::Fail(Error::OutcomeUnknown { endpoint, cause }),
+        Purpose::RepeatableWrite | Purpose::OpenSession => retry(Error::OutcomeUnknown { endpoint, cause }, weight),
         Purpose::Read | Purpose::LeaseRead | Purpose::StaleRead => {
-            retry(Error::Unavailable { endpoint, cause }, Weight::Silence)
+            retry(Error::Unavailable { endpoint, cause }, weight)
         }
     }
 }
 
+/// An answer that cannot be understood: another attempt would bring the same.
+fn nonsense(purpose: Purpose, endpoint: String, cause: impl Into<String>) -> Verdict {
+    let cause = cause.into();
+    Verdict::Fail(if purpose.is_write() {
+        Error::OutcomeUnknown { endpoint, cause }
+    } else {
+        Error::Internal { endpoint, cause }
+    })
+}
+
 fn node_error(purpose: Purpose, endpoint: &str, error: wire::Error) -> Verdict {
-    let wire::Error { code, message: cause, leader, limit, keys_limit, compacted: oldest } = error;
-    let endpoint_owned = endpoint.to_owned();
-    match ErrorCode::try_from(code) {
-        Ok(ErrorCode::NotLeader) => {
+    let wire::Error { code, message: cause, leader, limit, keys_limit, compacted } = error;
+    let endpoint = endpoint.to_owned();
+    let Ok(code) = ErrorCode::try_from(code) else {
+        let cause = format!("the node answered with error {code}, which this version does not know: {cause}");
+        return nonsense(purpose, endpoint, cause);
+    };
+    Verdict::Fail(match code {
+        ErrorCode::NotLeader => {
             let leader = leader.map(|member| member.client_address).filter(|address| !address.is_empty());
             let weight = if leader.is_some() { Weight::Redirect } else { Weight::Word };
-            Verdict::Retry { leader, error: Error::Unavailable { endpoint: endpoint_owned, cause }, weight }
+            return Verdict::Retry { leader, error: Error::Unavailable { endpoint, cause }, weight };
         }
-        Ok(ErrorCode::Unavailable) => retry(Error::Unavailable { endpoint: endpoint_owned, cause }, Weight::Word),
+        ErrorCode::Unavailable if purpose == Purpose::OpenSession => Error::Unavailable { endpoint, cause },
+        ErrorCode::Unavailable => return retry(Error::Unavailable { endpoint, cause }, Weight::Word),
         // Nothing says that the write had not entered the log before things went wrong.
-        Ok(ErrorCode::OutcomeUnknown | ErrorCode::Timeout) => match purpose {
-            Purpose::Write => Verdict::Fail(Error::OutcomeUnknown { endpoint: endpoint_owned, cause }),
-            Purpose::Read | Purpose::LeaseRead | Purpose::StaleRead => {
-                retry(Error::Unavailable { endpoint: endpoint_owned, cause }, Weight::Word)
-            }
-        },
-        Ok(ErrorCode::Internal) => match purpose {
-            Purpose::Write => {
-                let cause = format!("internal error: {cause}");
-                Verdict::Fail(Error::OutcomeUnknown { endpoint: endpoint_owned, cause })
-            }
-            Purpose::Read | Purpose::LeaseRead | Purpose::StaleRead => {
-                Verdict::Fail(Error::Internal { endpoint: endpoint_owned, cause })
-            }
+        ErrorCode::OutcomeUnknown | ErrorCode::Timeout => {
+            return arrived_maybe(purpose, &endpoint, cause, Weight::Word);
+        }
+        ErrorCode::Internal if purpose.is_write() => {
+            return arrived_maybe(purpose, &endpoint, format!("internal error: {cause}"), Weight::Word);
+        }
+        ErrorCode::Internal => Error::Internal { endpoint, cause },
+        ErrorCode::TooLarge => match keys_limit {
+            Some(keys_max) => Error::RangeTooLarge { endpoint, keys_max, bytes_max: limit },
+            None if purpose.is_write() => Error::TooLarge { endpoint, part: Part::Request, bytes: None, limit },
+            // Of a read it is the answer that is too large, and the node says what to ask instead.
+            None => Error::Invalid { endpoint, cause },
         },
         // Another node may have room, or this one in a moment.
-        Ok(ErrorCode::TooMany | ErrorCode::WatchOverloaded) if purpose != Purpose::Write => {
-            retry(Error::Unavailable { endpoint: endpoint_owned, cause }, Weight::Word)
+        ErrorCode::TooMany | ErrorCode::WatchOverloaded if !purpose.is_write() => {
+            return retry(Error::Unavailable { endpoint, cause }, Weight::Word);
         }
-        Ok(ErrorCode::TooLarge) => Verdict::Fail(match keys_limit {
-            Some(keys_max) => Error::RangeTooLarge { endpoint: endpoint_owned, keys_max, bytes_max: limit },
-            None => match purpose {
-                Purpose::Write => Error::TooLarge { endpoint: endpoint_owned, part: Part::Request, bytes: None, limit },
-                // Of a read it is the answer that is too large, and the node says what to ask instead.
-                Purpose::Read | Purpose::LeaseRead | Purpose::StaleRead => {
-                    Error::Invalid { endpoint: endpoint_owned, cause }
-                }
-            },
-        }),
-        Ok(
-            ErrorCode::Invalid
-            | ErrorCode::Unsupported
-            | ErrorCode::LeaseUnknown
-            | ErrorCode::LeaseExists
-            | ErrorCode::SessionUnknown
-            | ErrorCode::AnswerForgotten
-            | ErrorCode::NoSpace
-            | ErrorCode::KeyUnknown
-            | ErrorCode::TooMany
-            | ErrorCode::WatchOverloaded,
-        ) => Verdict::Fail(Error::Invalid { endpoint: endpoint_owned, cause }),
-        Ok(ErrorCode::Permission) => Verdict::Fail(Error::Permission { endpoint: endpoint_owned, cause }),
-        Ok(ErrorCode::Compacted) => Verdict::Fail(Error::CompactedRevision { endpoint: endpoint_owned, cause, oldest }),
-        Ok(ErrorCode::FutureRevision) => Verdict::Fail(Error::FutureRevision { endpoint: endpoint_owned, cause }),
-        Ok(ErrorCode::Corrupt) => Verdict::Fail(Error::Corrupt { endpoint: endpoint_owned, cause }),
-        Err(_) => {
-            let cause = format!("the node answered with error {code}, which this version does not know: {cause}");
-            match purpose {
-                Purpose::Write => Verdict::Fail(Error::OutcomeUnknown { endpoint: endpoint_owned, cause }),
-                Purpose::Read | Purpose::LeaseRead | Purpose::StaleRead => {
-                    Verdict::Fail(Error::Internal { endpoint: endpoint_owned, cause })
-                }
-            }
-        }
-    }
+        ErrorCode::Invalid | ErrorCode::WatchOverloaded => Error::Invalid { endpoint, cause },
+        ErrorCode::Unsupported => Error::Unsupported { endpoint, cause },
+        ErrorCode::LeaseUnknown => Error::LeaseUnknown { endpoint, cause },
+        ErrorCode::LeaseExists => Error::LeaseExists { endpoint, cause },
+        ErrorCode::SessionUnknown => Error::SessionUnknown { endpoint, cause },
+        ErrorCode::AnswerForgotten => Error::AnswerForgotten { endpoint, cause },
+        ErrorCode::NoSpace => Error::NoSpace { endpoint, cause },
+        ErrorCode::KeyUnknown => Error::KeyUnknown { endpoint, cause },
+        ErrorCode::TooMany => Error::TooMany { endpoint, cause },
+        ErrorCode::Permission => Error::Permission { endpoint, cause },
+        ErrorCode::Compacted => Error::CompactedRevision { endpoint, cause, compacted },
+        ErrorCode::FutureRevision => Error::FutureRevision { endpoint, cause },
+        ErrorCode::Corrupt => Error::Corrupt { endpoint, cause },
+    })
 }
 
 /// A failed dial as the caller sees it. The address is in a field of its own, so it is not said twice.
@@ -251,9 +257,15 @@ pub fn dial_timeout(round: u32, remaining: Duration) -> Duration {
     DIAL_FIRST.saturating_mul(1_u32 << round.min(10)).min(DIAL_MAX).min(remaining)
 }
 
-/// How long to wait for the answer to a read before asking elsewhere: a third of what is left, so that two others get a turn.
-pub fn read_attempt_timeout(remaining: Duration) -> Duration {
-    (remaining / 3).max(READ_ATTEMPT_MIN).min(remaining)
+/// How long to wait for the answer to one attempt: all of what is left for a write that must not be sent again, otherwise a third of it, so
+/// that two others get a turn.
+pub fn attempt_timeout(purpose: Purpose, remaining: Duration) -> Duration {
+    let least = match purpose {
+        Purpose::Write => remaining,
+        Purpose::RepeatableWrite | Purpose::OpenSession => WRITE_ATTEMPT_MIN,
+        Purpose::Read | Purpose::LeaseRead | Purpose::StaleRead => READ_ATTEMPT_MIN,
+    };
+    (remaining / 3).max(least).min(remaining)
 }
 
 #[cfg(test)]
@@ -303,6 +315,40 @@ mod tests {
     }
 
     #[test]
+    fn a_write_that_may_be_repeated_goes_again_and_the_doubt_stays() {
+        for failure in [
+            Failure::Lost("the connection broke".into()),
+            Failure::Silent(Duration::from_secs(5)),
+            answered(ErrorCode::OutcomeUnknown),
+            answered(ErrorCode::Timeout),
+            answered(ErrorCode::Internal),
+        ] {
+            let shown = format!("{failure:?}");
+            let verdict = judge(Purpose::RepeatableWrite, "n1:1", failure);
+            let Verdict::Retry { error, .. } = verdict else { panic!("{shown} came to {verdict:?}") };
+            assert!(!error.is_certainly_not_applied(), "{shown} came to {error:?}");
+        }
+        let verdict = judge(Purpose::RepeatableWrite, "n1:1", answered(ErrorCode::Unavailable));
+        let Verdict::Retry { error, .. } = verdict else { panic!("a refusal came to {verdict:?}") };
+        assert!(error.is_certainly_not_applied());
+    }
+
+    #[test]
+    fn a_session_is_not_waited_for_when_a_node_says_that_it_cannot() {
+        let verdict = judge(Purpose::OpenSession, "n1:1", answered(ErrorCode::Unavailable));
+        assert!(matches!(verdict, Verdict::Fail(Error::Unavailable { .. })), "{verdict:?}");
+        assert!(is_retry(&judge(Purpose::OpenSession, "n1:1", answered(ErrorCode::NotLeader))));
+    }
+
+    #[test]
+    fn the_oldest_readable_revision_reaches_the_caller() {
+        let Failure::Node(error) = answered(ErrorCode::Compacted) else { panic!("a node's answer is one") };
+        let verdict = judge(Purpose::Read, "n1:1", Failure::Node(wire::Error { compacted: Some(30), ..error }));
+        let Verdict::Fail(Error::CompactedRevision { compacted, .. }) = verdict else { panic!("{verdict:?}") };
+        assert_eq!(compacted, Some(30));
+    }
+
+    #[test]
     fn a_write_that_was_certainly_not_applied_goes_again() {
         let unreachable = ConnectError::Unreachable { address: "n1:1".into(), reason: "gone".into() };
         let harmless = [
@@ -339,7 +385,7 @@ mod tests {
 
     #[test]
     fn what_no_node_will_answer_otherwise_fails_at_once() {
-        for purpose in [Purpose::Write, Purpose::Read, Purpose::StaleRead] {
+        for purpose in [Purpose::Write, Purpose::RepeatableWrite, Purpose::Read, Purpose::StaleRead] {
             for code in [
                 ErrorCode::Invalid,
                 ErrorCode::Unsupported,
@@ -348,6 +394,13 @@ mod tests {
                 ErrorCode::Compacted,
                 ErrorCode::FutureRevision,
                 ErrorCode::Corrupt,
+                ErrorCode::LeaseUnknown,
+                ErrorCode::LeaseExists,
+                ErrorCode::SessionUnknown,
+                ErrorCode::AnswerForgotten,
+                ErrorCode::NoSpace,
+                ErrorCode::KeyUnknown,
+                ErrorCode::TooMany,
             ] {
                 let verdict = judge(purpose, "n1:1", answered(code));
                 assert!(matches!(verdict, Verdict::Fail(_)), "{code:?} came to {verdict:?}");
@@ -416,7 +469,12 @@ mod tests {
         let remaining = Duration::from_millis(100);
         assert_eq!(dial_timeout(0, remaining), remaining);
         assert_eq!(dial_timeout(9, Duration::from_secs(60)), DIAL_MAX);
-        assert_eq!(read_attempt_timeout(remaining), remaining);
-        assert_eq!(read_attempt_timeout(Duration::from_secs(6)), Duration::from_secs(2));
+        for purpose in READS.into_iter().chain([Purpose::Write, Purpose::RepeatableWrite, Purpose::OpenSession]) {
+            assert_eq!(attempt_timeout(purpose, remaining), remaining, "{purpose:?}");
+        }
+        let six = Duration::from_secs(6);
+        assert_eq!(attempt_timeout(Purpose::Write, six), six);
+        assert_eq!(attempt_timeout(Purpose::RepeatableWrite, six), six / 3);
+        assert_eq!(attempt_timeout(Purpose::Read, six), six / 3);
     }
 }

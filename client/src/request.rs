@@ -12,8 +12,8 @@ pub enum Level {
     /// Sees every write that was acknowledged before it began.
     #[default]
     Linearizable,
-    /// The same, on the word of the leader's lease if the cluster has leases on (`[cluster] lease_reads`): the leader answers without asking a
-    /// majority. Then it is as good as the nodes' clocks; otherwise it is as [`Level::Linearizable`].
+    /// The same, on the word of the leader's lease if the cluster has leases on (`[cluster] lease_reads`): the leader answers without
+    /// asking a majority. Then it is as good as the nodes' clocks; otherwise it is as [`Level::Linearizable`].
     Lease,
     /// Whatever the node asked has applied.
     Stale {
@@ -23,12 +23,12 @@ pub enum Level {
 }
 
 impl Level {
-    fn wire(self) -> (i32, Option<u64>) {
+    pub(crate) fn wire(self) -> (i32, Option<u64>) {
         match self {
             Level::Linearizable => (wire::ReadLevel::Linearizable.into(), None),
             Level::Lease => (wire::ReadLevel::Lease.into(), None),
             Level::Stale { age_max } => {
-                let age_ms_max = age_max.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+                let age_ms_max = age_max.map(milliseconds);
                 (wire::ReadLevel::Stale.into(), age_ms_max)
             }
         }
@@ -70,12 +70,72 @@ pub struct Put {
     value: Bytes,
     condition: Option<Condition>,
     previous: bool,
+    lifetime: Lifetime,
+    keep_value: bool,
+}
+
+/// What a key lives by once it has been put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Lifetime {
+    /// Until it is deleted.
+    #[default]
+    Unlimited,
+    /// A lease that there is.
+    Lease(u64),
+    /// A lease of its own, made for it.
+    TimeToLive(Duration),
+    /// What it has lived by before.
+    Keep,
 }
 
 impl Put {
     /// Write `value` under `key`.
     pub fn new(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Put {
-        Put { key: key.into(), value: value.into(), condition: None, previous: false }
+        let (key, value) = (key.into(), value.into());
+        Put { key, value, condition: None, previous: false, lifetime: Lifetime::default(), keep_value: false }
+    }
+
+    /// Let the key live by this lease: it is deleted when the lease ends. Refused with [`Error::LeaseUnknown`](crate::Error::LeaseUnknown)
+    /// if there is none.
+    #[must_use]
+    pub fn lease(mut self, id: u64) -> Put {
+        self.lifetime = Lifetime::Lease(id);
+        self
+    }
+
+    /// Let the key live for so long, in whole milliseconds and at least one: then it is deleted, unless it was put anew.
+    ///
+    /// ```no_run
+    /// # async fn example(client: raftkv_client::Client) -> Result<(), raftkv_client::Error> {
+    /// use raftkv_client::Put;
+    /// use std::time::Duration;
+    /// client.put(Put::new("session/7", "ann").ttl(Duration::from_secs(60))).await?;
+    /// // Another value; the minute goes on.
+    /// client.put(Put::new("session/7", "ann and bob").keep_lease()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn ttl(mut self, time_to_live: Duration) -> Put {
+        self.lifetime = Lifetime::TimeToLive(time_to_live);
+        self
+    }
+
+    /// Let the key live by what it has lived by before. Refused with [`Error::KeyUnknown`](crate::Error::KeyUnknown) if it does not exist.
+    /// Without this, and without a lease or time to live, a put makes its key live until it is deleted.
+    #[must_use]
+    pub fn keep_lease(mut self) -> Put {
+        self.lifetime = Lifetime::Keep;
+        self
+    }
+
+    /// Keep the value that the key has; the one given is not sent. Refused with [`Error::KeyUnknown`](crate::Error::KeyUnknown) if it does
+    /// not exist. With [`Put::lease`] or [`Put::ttl`], it changes what a key lives by, and nothing else.
+    #[must_use]
+    pub fn keep_value(mut self) -> Put {
+        self.keep_value = true;
+        self.value = Bytes::new();
+        self
     }
 
     /// Only under this condition.
@@ -110,15 +170,28 @@ impl Put {
         self
     }
 
-    pub(crate) fn into_wire(self) -> Request {
-        Request::Put(wire::PutRequest {
+    pub(crate) fn into_wire(self) -> wire::PutRequest {
+        use wire::put_request::Lease;
+        wire::PutRequest {
             key: self.key,
             value: self.value,
             condition: self.condition.map(Into::into),
             previous: self.previous,
-            ..wire::PutRequest::default()
-        })
+            keep_value: self.keep_value,
+            session: None,
+            lease: match self.lifetime {
+                Lifetime::Unlimited => None,
+                Lifetime::Lease(id) => Some(Lease::LeaseId(id)),
+                Lifetime::TimeToLive(duration) => Some(Lease::TtlMs(milliseconds(duration))),
+                Lifetime::Keep => Some(Lease::KeepLease(true)),
+            },
+        }
     }
+}
+
+/// A duration as it travels; what is longer than the field holds is as good as for ever.
+pub(crate) fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl<K: Into<Bytes>, V: Into<Bytes>> From<(K, V)> for Put {
@@ -168,10 +241,10 @@ impl Get {
         self.level
     }
 
-    pub(crate) fn into_wire(self) -> Request {
+    pub(crate) fn into_wire(self) -> wire::GetRequest {
         let (level, age_ms_max) = self.level.wire();
         let Get { key, revision, revision_min, .. } = self;
-        Request::Get(wire::GetRequest { key, revision, level, age_ms_max, revision_min })
+        wire::GetRequest { key, revision, level, age_ms_max, revision_min }
     }
 }
 
@@ -261,8 +334,8 @@ impl Delete {
         Delete::range(Range::key(key))
     }
 
-    /// Delete every key in a range, all at one revision; refused with [`Error::RangeTooLarge`](crate::Error::RangeTooLarge) when it holds too
-    /// much for that.
+    /// Delete every key in a range, all at one revision; refused with [`Error::RangeTooLarge`](crate::Error::RangeTooLarge) when it holds
+    /// too much for that.
     #[must_use]
     pub fn range(range: Range) -> Delete {
         Delete { range, previous: false }
@@ -275,12 +348,8 @@ impl Delete {
         self
     }
 
-    pub(crate) fn into_wire(self) -> Request {
-        Request::Delete(wire::DeleteRequest {
-            range: Some(self.range.into_wire()),
-            previous: self.previous,
-            session: None,
-        })
+    pub(crate) fn into_wire(self) -> wire::DeleteRequest {
+        wire::DeleteRequest { range: Some(self.range.into_wire()), previous: self.previous, session: None }
     }
 }
 
@@ -500,19 +569,16 @@ impl Limits {
     /// one byte longer than the key.
     pub(crate) fn excess(&self, request: &Request) -> Option<Excess> {
         match request {
-            Request::Put(put) => self.key_excess(&put.key).or_else(|| self.value_excess(&put.value)).or_else(|| {
-                match put.condition.as_ref().and_then(|condition| condition.kind.as_ref()) {
-                    Some(wire::condition::Kind::Value(value)) => self.value_excess(value),
-                    Some(wire::condition::Kind::Absent(_) | wire::condition::Kind::ModRevision(_)) | None => None,
-                }
-            }),
+            Request::Put(put) => self.put_excess(put),
             Request::Get(get) => self.key_excess(&get.key),
-            Request::Delete(delete) => delete.range.as_ref().and_then(|range| self.key_excess(&range.start)),
+            Request::Delete(delete) => self.range_excess(delete.range.as_ref()),
+            Request::Transaction(request) => {
+                request.transaction.as_ref().and_then(|transaction| self.transaction_excess(transaction))
+            }
             Request::Status(_)
             | Request::MemberChange(_)
             | Request::NodeConfig(_)
             | Request::LeaderTransfer(_)
-            | Request::Transaction(_)
             | Request::LeaseGrant(_)
             | Request::LeaseKeepAlive(_)
             | Request::LeaseRevoke(_)
@@ -522,6 +588,44 @@ impl Limits {
             | Request::SessionClose(_)
             | Request::Compact(_) => None,
         }
+    }
+
+    fn put_excess(&self, put: &wire::PutRequest) -> Option<Excess> {
+        self.key_excess(&put.key).or_else(|| self.value_excess(&put.value)).or_else(|| {
+            match put.condition.as_ref().and_then(|condition| condition.kind.as_ref()) {
+                Some(wire::condition::Kind::Value(value)) => self.value_excess(value),
+                Some(wire::condition::Kind::Absent(_) | wire::condition::Kind::ModRevision(_)) | None => None,
+            }
+        })
+    }
+
+    fn transaction_excess(&self, transaction: &wire::Transaction) -> Option<Excess> {
+        use wire::operation::Kind;
+        let compared = transaction.compares.iter().find_map(|compare| {
+            self.range_excess(compare.range.as_ref()).or_else(|| match &compare.target {
+                Some(wire::compare::Target::Value(value)) => self.value_excess(value),
+                Some(
+                    wire::compare::Target::Version(_)
+                    | wire::compare::Target::CreateRevision(_)
+                    | wire::compare::Target::ModRevision(_)
+                    | wire::compare::Target::Lease(_),
+                )
+                | None => None,
+            })
+        });
+        let mut operations = transaction.success.iter().chain(&transaction.failure);
+        compared.or_else(|| {
+            operations.find_map(|operation| match operation.kind.as_ref()? {
+                Kind::Put(put) => self.put_excess(put),
+                Kind::Delete(delete) => self.range_excess(delete.range.as_ref()),
+                Kind::Range(scan) => self.range_excess(scan.range.as_ref()),
+                Kind::Transaction(transaction) => self.transaction_excess(transaction),
+            })
+        })
+    }
+
+    fn range_excess(&self, range: Option<&wire::KeyRange>) -> Option<Excess> {
+        self.key_excess(&range?.start)
     }
 
     fn key_excess(&self, key: &[u8]) -> Option<Excess> {
@@ -567,26 +671,38 @@ mod tests {
     #[test]
     fn what_is_exactly_at_a_limit_passes_and_one_byte_more_does_not() {
         let limits = Limits { key_bytes_max: 4, value_bytes_max: 8 };
-        let put = |key: usize, value: usize| Put::new(vec![b'k'; key], vec![b'v'; value]).into_wire();
+        let put = |key: usize, value: usize| Request::Put(Put::new(vec![b'k'; key], vec![b'v'; value]).into_wire());
         assert_eq!(limits.excess(&put(4, 8)), None);
         assert_eq!(limits.excess(&put(5, 8)), Some(Excess { part: Part::Key, bytes: 5, limit: 4 }));
         assert_eq!(limits.excess(&put(4, 9)), Some(Excess { part: Part::Value, bytes: 9, limit: 8 }));
-        let conditional = Put::new("k", "v").if_value(vec![b'v'; 9]).into_wire();
+        let conditional = Request::Put(Put::new("k", "v").if_value(vec![b'v'; 9]).into_wire());
         assert_eq!(limits.excess(&conditional), Some(Excess { part: Part::Value, bytes: 9, limit: 8 }));
-        assert_eq!(limits.excess(&Delete::key("abcd").into_wire()), None);
-        assert_eq!(limits.excess(&Get::new("abcde").into_wire()).map(|excess| excess.part), Some(Part::Key));
+        assert_eq!(limits.excess(&Request::Delete(Delete::key("abcd").into_wire())), None);
+        let get = Request::Get(Get::new("abcde").into_wire());
+        assert_eq!(limits.excess(&get).map(|excess| excess.part), Some(Part::Key));
     }
 
     #[test]
     fn a_limit_that_was_not_told_limits_nothing() {
         let limits = Limits { key_bytes_max: 0, value_bytes_max: 0 };
-        assert_eq!(limits.excess(&Put::new(vec![0; 9000], vec![0; 9000]).into_wire()), None);
+        assert_eq!(limits.excess(&Request::Put(Put::new(vec![0; 9000], vec![0; 9000]).into_wire())), None);
     }
 
     #[test]
     fn ages_travel_in_milliseconds() {
-        let request = Get::new("k").level(Level::Stale { age_max: Some(Duration::from_secs(2)) }).into_wire();
-        let Request::Get(get) = request else { panic!("a get became {request:?}") };
+        let get = Get::new("k").level(Level::Stale { age_max: Some(Duration::from_secs(2)) }).into_wire();
         assert_eq!((get.level, get.age_ms_max), (wire::ReadLevel::Stale.into(), Some(2000)));
+    }
+
+    #[test]
+    fn a_put_says_what_its_key_lives_by() {
+        use wire::put_request::Lease;
+        let lease = |put: Put| put.into_wire().lease;
+        assert_eq!(lease(Put::new("k", "v")), None);
+        assert_eq!(lease(Put::new("k", "v").lease(7)), Some(Lease::LeaseId(7)));
+        assert_eq!(lease(Put::new("k", "v").ttl(Duration::from_millis(1500))), Some(Lease::TtlMs(1500)));
+        assert_eq!(lease(Put::new("k", "v").ttl(Duration::from_secs(1)).keep_lease()), Some(Lease::KeepLease(true)));
+        let kept = Put::new("k", "v").keep_value().into_wire();
+        assert!(kept.keep_value && kept.value.is_empty(), "a value that is kept must not be sent: {kept:?}");
     }
 }

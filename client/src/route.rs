@@ -2,6 +2,11 @@
 //!
 //! A route goes in rounds. In one round each address is tried at most once, hints of the leader before the rest; so two nodes that take
 //! each other for the leader cannot send a request back and forth. After a round comes a pause.
+//!
+//! A write that may be repeated can leave a doubt behind: an attempt that may have done its work. From then on only two things end the
+//! route with something better than "outcome unknown": an answer, or a refusal that the replicated state itself has decided, which is the
+//! write's first answer whenever it was carried out. That a node refuses a later attempt before the log, for want of space or of a session,
+//! says nothing of the earlier one.
 
 use crate::directory::{Address, Directory};
 use crate::error::Error;
@@ -21,13 +26,30 @@ pub struct Route {
     refused: Option<Error>,
     /// What to say when the deadline comes.
     telling: Option<(Weight, Error)>,
+    /// The attempt that may have done its work.
+    doubt: Option<Doubt>,
+}
+
+#[derive(Debug)]
+struct Doubt {
+    endpoint: String,
+    cause: String,
 }
 
 impl Route {
     /// A way that has not begun.
     #[must_use]
     pub fn new(purpose: Purpose) -> Route {
-        Route { purpose, round: 0, tried: Vec::new(), hint: None, reached: false, refused: None, telling: None }
+        Route {
+            purpose,
+            round: 0,
+            tried: Vec::new(),
+            hint: None,
+            reached: false,
+            refused: None,
+            telling: None,
+            doubt: None,
+        }
     }
 
     /// Rounds behind us.
@@ -61,7 +83,7 @@ impl Route {
         now: Instant,
     ) -> Result<(), Error> {
         let (leader, error, weight) = match verdict {
-            Verdict::Fail(error) => return Err(error),
+            Verdict::Fail(error) => return Err(self.conclude(error)),
             Verdict::Retry { leader, error, weight } => (leader, error, weight),
         };
         match weight {
@@ -74,6 +96,9 @@ impl Route {
         // Where a stale read goes is the caller's choice.
         if let Some(leader) = leader.filter(|_| self.purpose != Purpose::StaleRead) {
             self.hint = Some(directory.follow(&leader));
+        }
+        if let Error::OutcomeUnknown { endpoint, cause } = &error {
+            self.doubt = Some(Doubt { endpoint: endpoint.clone(), cause: cause.clone() });
         }
         if error.is_permission() {
             self.refused = Some(error.clone());
@@ -90,7 +115,7 @@ impl Route {
     /// When no node answered and one was out because of certificates: waiting does not mend that.
     pub fn end_round(&mut self, jitter: f64) -> Result<Duration, Error> {
         if let Some(refused) = self.refused.take().filter(|_| !self.reached) {
-            return Err(refused);
+            return Err(self.conclude(refused));
         }
         let pause = policy::pause(self.round, jitter);
         self.round += 1;
@@ -104,8 +129,22 @@ impl Route {
         Ok(pause)
     }
 
-    /// The deadline has come and the request was certainly not applied: the error that tells most.
+    /// What an error that ends the route means for the request, with what may have become of earlier attempts.
+    fn conclude(&mut self, error: Error) -> Error {
+        match self.doubt.take() {
+            Some(Doubt { endpoint, cause }) if error.is_certainly_not_applied() && !error.is_outcome() => {
+                Error::OutcomeUnknown { endpoint, cause: format!("{cause}; a later attempt failed: {error}") }
+            }
+            Some(_) | None => error,
+        }
+    }
+
+    /// The deadline has come: "outcome unknown" if an attempt may have done its work, otherwise the error that tells most.
     pub fn give_up(self, directory: &Directory, timeout: Duration) -> Error {
+        if let Some(Doubt { endpoint, cause }) = self.doubt {
+            let cause = format!("{cause}, and within {} no node said what became of it", crate::error::Human(timeout));
+            return Error::OutcomeUnknown { endpoint, cause };
+        }
         match self.telling {
             Some((_, Error::TimedOut { endpoint, cause, .. })) => Error::TimedOut { endpoint, after: timeout, cause },
             Some((_, error)) => error,
@@ -227,6 +266,55 @@ mod tests {
         walk.failed("b:1", silence("b:1")).unwrap();
         let error = walk.route.give_up(&walk.directory, Duration::from_secs(5));
         assert_eq!(error, unavailable("b:1", "unreachable"));
+    }
+
+    fn doubt(at: &str) -> Verdict {
+        let error = Error::OutcomeUnknown { endpoint: at.into(), cause: "the connection broke".into() };
+        Verdict::Retry { leader: None, error, weight: Weight::Silence }
+    }
+
+    #[test]
+    fn a_doubt_outlives_every_refusal_that_comes_from_before_the_log() {
+        let endpoint = || "b:1".to_owned();
+        let cause = || "because".to_owned();
+        for refusal in [
+            Error::NoSpace { endpoint: endpoint(), cause: cause() },
+            Error::SessionUnknown { endpoint: endpoint(), cause: cause() },
+            Error::TooMany { endpoint: endpoint(), cause: cause() },
+            Error::Invalid { endpoint: endpoint(), cause: cause() },
+            Error::Permission { endpoint: endpoint(), cause: cause() },
+        ] {
+            let mut walk = Walk::new(Purpose::RepeatableWrite, &["a:1", "b:1"]);
+            walk.next();
+            walk.failed("a:1", doubt("a:1")).unwrap();
+            walk.next();
+            let error = walk.failed("b:1", Verdict::Fail(refusal)).unwrap_err();
+            assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error:?}");
+            assert_eq!(error.endpoint(), "a:1", "the doubt is about the node that may have done it");
+        }
+    }
+
+    #[test]
+    fn what_the_replicated_state_decided_settles_a_doubt() {
+        let mut walk = Walk::new(Purpose::RepeatableWrite, &["a:1", "b:1"]);
+        walk.next();
+        walk.failed("a:1", doubt("a:1")).unwrap();
+        walk.next();
+        let unknown = Error::LeaseUnknown { endpoint: "b:1".into(), cause: "lease 7".into() };
+        assert_eq!(walk.failed("b:1", Verdict::Fail(unknown.clone())), Err(unknown));
+    }
+
+    #[test]
+    fn a_doubt_is_what_remains_at_the_deadline() {
+        let mut walk = Walk::new(Purpose::RepeatableWrite, &["a:1", "b:1"]);
+        walk.next();
+        walk.failed("a:1", doubt("a:1")).unwrap();
+        walk.next();
+        let no_leader = Verdict::Retry { leader: None, error: unavailable("b:1", "no leader"), weight: Weight::Word };
+        walk.failed("b:1", no_leader).unwrap();
+        walk.route.end_round(0.5).unwrap();
+        let error = walk.route.give_up(&walk.directory, Duration::from_secs(5));
+        assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error:?}");
     }
 
     #[test]

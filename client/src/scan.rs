@@ -4,7 +4,7 @@
 //! that came; the caller sees no seam. In an order other than by key there is no such place to go on from: then it begins anew, and leaves out as many
 //! pairs as had come, which are the same, because the order is the same at one revision.
 
-use crate::client::{Client, Done, OpenScan, Work, nonsense, read_purpose, scan_failure};
+use crate::client::{Client, Deadline, Done, OpenScan, Work, nonsense, read_purpose, scan_failure};
 use crate::error::Error;
 use crate::policy::{Failure, Verdict, judge};
 use crate::request::{Scan, SortBy, successor};
@@ -164,7 +164,8 @@ impl ScanStream {
 
 async fn begin(client: &Client, scan: &Scan) -> Result<OpenScan, Error> {
     let purpose = read_purpose(scan.level);
-    match client.run(purpose, &Work::Scan(scan.to_wire())).await? {
+    let deadline = Deadline::after(client.timeout());
+    match client.run(purpose, &Work::Scan(scan.to_wire()), deadline).await? {
         (_, Done::Scan(open)) => Ok(*open),
         (address, Done::Call(_) | Done::Watch(_)) => Err(nonsense(purpose, &address)),
     }

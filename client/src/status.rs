@@ -1,13 +1,12 @@
 //! How the nodes are, each asked for itself.
 
-use crate::client::{Client, Done, Work, nonsense};
+use crate::client::{Client, Deadline, Done, Work, nonsense};
 use crate::directory::Address;
 use crate::error::Error;
 use crate::policy::{Purpose, Verdict, judge};
 use std::collections::HashSet;
 use std::time::Duration;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use transport::proto::client as wire;
 use transport::{Request, Response};
 
@@ -132,7 +131,7 @@ impl Client {
     /// # Errors
     /// When it does not answer within two seconds, or the client's timeout if that is shorter.
     pub async fn status_at(&self, address: &str) -> Result<Status, Error> {
-        let deadline = Instant::now() + PROBE_TIMEOUT.min(self.timeout());
+        let deadline = Deadline::after(PROBE_TIMEOUT.min(self.timeout()));
         let address: Address = address.into();
         let work = Work::Call(Request::Status(wire::StatusRequest {}));
         // A late round's dial may take all the time there is.

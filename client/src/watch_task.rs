@@ -7,7 +7,7 @@
 //! A program that does not take its events must not fill the window of the connection, which requests and other watches share: after a while the task
 //! lets go of its stream, and begins a new one when there is room again.
 
-use crate::client::{Client, Done, OpenWatch, Work, nonsense};
+use crate::client::{Client, Deadline, Done, OpenWatch, Work, nonsense};
 use crate::error::Error;
 use crate::policy::{Failure, Purpose, Verdict, judge, pause};
 use crate::value::header;
@@ -137,7 +137,7 @@ impl WatchTask {
 
 /// Begins a watch at a node and reads its first reply.
 pub(crate) async fn begin(client: &Client, request: wire::WatchRequest) -> Result<OpenWatch, Error> {
-    match client.run(Purpose::Read, &Work::Watch(request)).await? {
+    match client.run(Purpose::Read, &Work::Watch(request), Deadline::after(client.timeout())).await? {
         (_, Done::Watch(open)) => Ok(*open),
         (address, Done::Call(_) | Done::Scan(_)) => Err(nonsense(Purpose::Read, &address)),
     }

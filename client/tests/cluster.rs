@@ -1,192 +1,21 @@
-//! The client against nodes that do as a test says, over real QUIC with real certificates on loopback.
+//! The client against nodes that do as a test says: how it finds its way, and what it says of writes that go without a session.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use client::{Client, Error, Get, Level, Part, Put, Range, Scan};
+mod common;
+
+use client::{Error, Get, Level, Part, Put, Range, Scan};
+use common::{Answer, Cluster, DEADLINE, SHORT, Script, credentials, header, silent_address};
 use raft::NodeId;
 use raftkv_client as client;
-use std::collections::VecDeque;
-use std::net::{SocketAddr, UdpSocket};
-use std::sync::{Arc, Mutex};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use transport::proto::client as wire;
 use transport::{
-    Authority, ClientLimits, ClientListener, ClientService, ClusterId, Credentials, Identity, LEAF_VALIDITY, Request,
-    Responder, Response, ScanResponder, Validity, WatchResponder,
+    ClientLimits, ClientListener, ClientService, Identity, LEAF_VALIDITY, Request, Responder, Response, ScanResponder,
+    Validity,
 };
 use wire::ErrorCode;
-
-/// Longer than anything here takes on a machine with two busy cores.
-const DEADLINE: Duration = Duration::from_secs(20);
-/// For tests whose subject is that nothing comes.
-const SHORT: Duration = Duration::from_millis(700);
-
-/// What a scripted node does with a request.
-enum Answer {
-    Error(ErrorCode),
-    /// "Not the leader", with the leader's client address.
-    Redirect(String),
-    /// Take the request and say that its outcome is not known.
-    Drop,
-    /// Take the request and never answer.
-    Keep,
-}
-
-/// A node that plays a script: one answer a request, success when it is through.
-#[derive(Default)]
-struct Script {
-    answers: Mutex<VecDeque<Answer>>,
-    kept: Mutex<Vec<Responder>>,
-    seen: Mutex<Vec<Request>>,
-    scans: Mutex<Vec<wire::ScanRequest>>,
-    /// Pairs after which a scan breaks off.
-    scan_breaks_after: Option<usize>,
-    /// Tells a scan to break off: a reset takes along what the client has not read yet.
-    break_now: Arc<tokio::sync::Notify>,
-    status: Mutex<wire::StatusReply>,
-    value_bytes_max: u64,
-}
-
-impl ClientService for Script {
-    fn hello(&self, _client: &Identity) -> wire::HelloReply {
-        wire::HelloReply { key_bytes_max: 4096, value_bytes_max: self.value_bytes_max, ..wire::HelloReply::default() }
-    }
-
-    fn call(&self, _client: &Identity, request: Request, responder: Responder) {
-        if let Request::Status(_) = request {
-            return responder.answer(Response::Status(self.status.lock().unwrap().clone()));
-        }
-        self.seen.lock().unwrap().push(request.clone());
-        match self.answers.lock().unwrap().pop_front() {
-            None => responder.answer(success(request)),
-            Some(Answer::Error(code)) => responder.answer(Response::error(code, "as the script says")),
-            Some(Answer::Redirect(client_address)) => {
-                let leader = Some(wire::Member { client_address, ..wire::Member::default() });
-                let code = ErrorCode::NotLeader.into();
-                responder.answer(Response::Error(wire::Error {
-                    code,
-                    message: "not the leader".into(),
-                    leader,
-                    limit: 0,
-                    keys_limit: None,
-                    compacted: None,
-                }));
-            }
-            Some(Answer::Drop) => drop(responder),
-            Some(Answer::Keep) => self.kept.lock().unwrap().push(responder),
-        }
-    }
-
-    fn scan(&self, _client: &Identity, request: wire::ScanRequest, mut responder: ScanResponder) {
-        self.scans.lock().unwrap().push(request.clone());
-        let (breaks_after, break_now) = (self.scan_breaks_after, self.break_now.clone());
-        tokio::spawn(async move {
-            let range = request.range.unwrap_or_default();
-            let keys = ["a", "b", "c", "d"].into_iter().filter(|key| key.as_bytes() >= range.start.as_ref());
-            for key in keys.take(breaks_after.unwrap_or(usize::MAX)) {
-                let kvs = vec![wire::KeyValue { key: key.into(), value: key.into(), ..wire::KeyValue::default() }];
-                let reply = wire::ScanReply { header: Some(header()), kvs, ..wire::ScanReply::default() };
-                if responder.send(reply).await.is_err() {
-                    return;
-                }
-            }
-            if breaks_after.is_some() {
-                return break_now.notified().await;
-            }
-            let last = wire::ScanReply { header: Some(header()), last: true, ..wire::ScanReply::default() };
-            // Fails when the client has gone, and then nobody waits for it.
-            let _told = responder.send(last).await;
-        });
-    }
-
-    fn watch(&self, _client: &Identity, _request: wire::WatchRequest, responder: WatchResponder) {
-        // The watches of clients have a test file of their own.
-        drop(responder);
-    }
-}
-
-impl Script {
-    fn of(answers: impl IntoIterator<Item = Answer>) -> Script {
-        Script { answers: Mutex::new(answers.into_iter().collect()), ..Script::default() }
-    }
-
-    fn requests(&self) -> usize {
-        self.seen.lock().unwrap().len()
-    }
-}
-
-fn header() -> wire::Header {
-    wire::Header { revision: 7, index: 9 }
-}
-
-fn success(request: Request) -> Response {
-    let header = Some(header());
-    match request {
-        Request::Put(_) => Response::Put(wire::PutReply { header, succeeded: true, previous: None }),
-        Request::Delete(_) => Response::Delete(wire::DeleteReply { header, deleted: 1, previous: Vec::new() }),
-        Request::Get(get) => {
-            let kv = wire::KeyValue { value: get.key.clone(), key: get.key, ..wire::KeyValue::default() };
-            Response::Get(wire::GetReply { header, kv: Some(kv) })
-        }
-        Request::Status(_) => unreachable!("a status is answered before"),
-        Request::MemberChange(_)
-        | Request::NodeConfig(_)
-        | Request::LeaderTransfer(_)
-        | Request::Transaction(_)
-        | Request::LeaseGrant(_)
-        | Request::LeaseKeepAlive(_)
-        | Request::LeaseRevoke(_)
-        | Request::LeaseShow(_)
-        | Request::LeaseList(_)
-        | Request::SessionOpen(_)
-        | Request::SessionClose(_)
-        | Request::Compact(_) => unreachable!("no test here asks for that"),
-    }
-}
-
-struct Cluster {
-    authority: Authority,
-    listeners: Vec<ClientListener>,
-}
-
-impl Cluster {
-    fn new(name: &str) -> Cluster {
-        Cluster { authority: Authority::create(ClusterId::new(name).unwrap()).unwrap(), listeners: Vec::new() }
-    }
-
-    fn start(&mut self, script: Script) -> (String, Arc<Script>) {
-        let id = self.listeners.len() as u64 + 1;
-        let issued = self.authority.issue_node(NodeId(id), Validity::lasting(LEAF_VALIDITY)).unwrap();
-        let credentials = credentials(&self.authority, &issued);
-        let script = Arc::new(script);
-        let bind = SocketAddr::from(([127, 0, 0, 1], 0));
-        let listener = ClientListener::start(bind, &credentials, ClientLimits::default(), script.clone()).unwrap();
-        let address = listener.local_address().unwrap().to_string();
-        self.listeners.push(listener);
-        (address, script)
-    }
-
-    fn client(&self, endpoints: &[&str], timeout: Duration) -> Client {
-        let issued = self.authority.issue_client("test", Validity::lasting(LEAF_VALIDITY)).unwrap();
-        let credentials = credentials(&self.authority, &issued);
-        Client::builder()
-            .endpoints(endpoints.iter().copied())
-            .credentials(credentials)
-            .timeout(timeout)
-            .build()
-            .unwrap()
-    }
-}
-
-fn credentials(authority: &Authority, issued: &transport::IssuedCertificate) -> Credentials {
-    Credentials::from_pem(authority.certificate_pem(), &issued.certificate_pem, &issued.key_pem).unwrap()
-}
-
-/// An address where nobody answers, held so that nobody else gets it.
-fn silent_address() -> (UdpSocket, String) {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let address = socket.local_addr().unwrap().to_string();
-    (socket, address)
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leader_is_found_from_a_follower_and_remembered() {
@@ -200,12 +29,12 @@ async fn leader_is_found_from_a_follower_and_remembered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn write_of_unknown_outcome_is_sent_once() {
+async fn write_of_unknown_outcome_is_sent_once_without_a_session() {
     for answer in [Answer::Drop, Answer::Error(ErrorCode::OutcomeUnknown), Answer::Error(ErrorCode::Internal)] {
         let mut cluster = Cluster::new("main");
         let (first, on_first) = cluster.start(Script::of([answer]));
         let (second, on_second) = cluster.start(Script::default());
-        let client = cluster.client(&[&first, &second], DEADLINE);
+        let client = cluster.builder(&[&first, &second], DEADLINE).without_session().build().unwrap();
         let error = client.put(("k", "v")).await.unwrap_err();
         assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error:?}");
         assert_eq!((error.endpoint(), on_first.requests(), on_second.requests()), (first.as_str(), 1, 0));
@@ -216,7 +45,7 @@ async fn write_of_unknown_outcome_is_sent_once() {
 async fn write_without_an_answer_is_unknown_when_the_deadline_comes() {
     let mut cluster = Cluster::new("main");
     let (address, script) = cluster.start(Script::of([Answer::Keep]));
-    let client = cluster.client(&[&address], SHORT);
+    let client = cluster.builder(&[&address], SHORT).without_session().build().unwrap();
     let error = client.put(("k", "v")).await.unwrap_err();
     assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error:?}");
     assert_eq!(script.requests(), 1);
@@ -356,8 +185,8 @@ async fn condition_that_does_not_hold_says_what_is_there() {
             drop(responder);
         }
 
-        fn watch(&self, _client: &Identity, _request: wire::WatchRequest, responder: WatchResponder) {
-            drop(responder);
+        fn watch(&self, _client: &Identity, _request: wire::WatchRequest, _responder: transport::WatchResponder) {
+            unreachable!("nothing is watched here")
         }
     }
     let cluster = Cluster::new("main");
@@ -366,7 +195,8 @@ async fn condition_that_does_not_hold_says_what_is_there() {
     let credentials = credentials(&cluster.authority, &issued);
     let listener = ClientListener::start(bind, &credentials, ClientLimits::default(), Arc::new(Refusing)).unwrap();
     let address = listener.local_address().unwrap().to_string();
-    let error = cluster.client(&[&address], DEADLINE).put(Put::new("k", "v").if_absent()).await.unwrap_err();
+    let client = cluster.builder(&[&address], DEADLINE).without_session().build().unwrap();
+    let error = client.put(Put::new("k", "v").if_absent()).await.unwrap_err();
     let Error::PreconditionFailed { existing: Some(existing), .. } = error else { panic!("{error:?}") };
     assert_eq!(existing.mod_revision, 5);
 }

@@ -170,7 +170,7 @@ async fn a_refusal_that_passes_is_waited_out_and_compaction_is_not() {
     assert_eq!(revisions(&mut watch, 2).await, [10, 11]);
     for _ in 0..2 {
         let error = tokio::time::timeout(DEADLINE, watch.next()).await.unwrap().unwrap_err();
-        assert!(matches!(error, Error::CompactedRevision { oldest: Some(40), .. }), "{error:?}");
+        assert!(matches!(error, Error::CompactedRevision { compacted: Some(40), .. }), "{error:?}");
     }
     assert_eq!(cluster.asked(0), [Some(10), Some(11), Some(11)]);
 }

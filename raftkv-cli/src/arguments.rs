@@ -1,8 +1,8 @@
 //! The command line: what can be said, and its help.
 
 use crate::commands::{
-    bench, compact, completions, context, del, export, get, import, leader, man, member, put, scan, shell, status,
-    watch,
+    bench, compact, completions, context, del, elect, export, get, import, leader, lease, lock, man, member, put, scan,
+    shell, status, txn, watch,
 };
 use crate::failure::{Code, Failure};
 use crate::output::Format;
@@ -20,8 +20,8 @@ Exit codes:
   0  success
   1  other error
   2  usage, or a key or value over the limit
-  3  key not found
-  4  precondition failed
+  3  key or lease not found
+  4  precondition failed, or there already
   5  unavailable or overloaded: certainly not applied
   6  timed out: the outcome of the write is unknown
   7  TLS or permission
@@ -111,6 +111,12 @@ pub(crate) enum Command {
     Del(del::DelArguments),
     Scan(scan::ScanArguments),
     Watch(watch::WatchArguments),
+    Txn(txn::TxnArguments),
+    /// What keys live by: grant, revoke, keep alive, show
+    #[command(subcommand)]
+    Lease(lease::LeaseCommand),
+    Lock(lock::LockArguments),
+    Elect(elect::ElectArguments),
     /// Show every member: role, term, log and state
     ///
     /// All members are asked, not only the endpoints given. Ends with 0 if a leader is known and a majority of the voters answers, else
@@ -262,6 +268,14 @@ mod tests {
             vec!["watch", "k", "--prefix", "p"],
             vec!["watch", "k", "--from-rev", "0"],
             vec!["watch", "k", "--count", "0"],
+            vec!["put", "k", "v", "--lease", "7", "--ttl", "10s"],
+            vec!["put", "k", "v", "--ttl", "10"],
+            vec!["lease", "grant", "60"],
+            vec!["lease", "revoke"],
+            vec!["lock"],
+            vec!["lock", "n", "sh"],
+            vec!["elect", "n"],
+            vec!["elect", "n", "v", "--observe"],
             vec!["nonsense"],
         ] {
             let error = parse(&line).unwrap_err();

@@ -23,6 +23,11 @@ pub(crate) fn client_with_connections(globals: &Globals, connections: usize) -> 
     }
 }
 
+/// The same, with writes that go without a session: as many at once as anybody likes.
+pub(crate) fn client_without_session(globals: &Globals, connections: usize) -> Result<Client, Failure> {
+    builder(globals, connections)?.without_session().build().map_err(|error| build_failure(&error))
+}
+
 fn builder(globals: &Globals, connections: usize) -> Result<Builder, Failure> {
     let endpoints = endpoints(globals);
     if endpoints.is_empty() {

@@ -1,6 +1,6 @@
 //! What a command that fails comes to: an exit code for programs, two lines for people.
 
-use client::Error;
+use client::{Error, LeaseLoss};
 use std::ffi::OsStr;
 use std::fmt;
 use std::io;
@@ -15,9 +15,9 @@ pub(crate) enum Code {
     Other,
     /// Arguments that make no sense, or over a limit.
     Usage,
-    /// The key does not exist.
+    /// The key, or the lease, does not exist.
     NotFound,
-    /// The write's condition did not hold.
+    /// The write's condition did not hold, or what was to be made is there already.
     PreconditionFailed,
     /// Nobody answered, or overloaded. A write was certainly not applied.
     Unavailable,
@@ -31,6 +31,8 @@ pub(crate) enum Code {
     Corruption,
     /// Ctrl-C, where there was something to tidy up first.
     Interrupted,
+    /// What a command came to that was run on behalf of the caller; it has said itself what there is to say.
+    OfCommand(u8),
 }
 
 impl Code {
@@ -49,7 +51,13 @@ impl Code {
             Code::Corruption => 9,
             // As a shell reports a command that the signal has ended.
             Code::Interrupted => 130,
+            Code::OfCommand(code) => code,
         }
+    }
+
+    /// Whether there is nothing to say beside the number.
+    pub(crate) fn is_quiet(self) -> bool {
+        matches!(self, Code::ReaderGone | Code::OfCommand(_))
     }
 }
 
@@ -110,10 +118,28 @@ impl Failure {
         Failure::other(format!("{what}: {cause}")).with_next(next_after(cause.kind()))
     }
 
+    /// A command ended with this code.
+    pub(crate) fn of_command(code: u8) -> Failure {
+        Failure::new(Code::OfCommand(code), format!("the command ended with {code}"))
+    }
+
+    /// Something was held by a lease, and that was lost.
+    pub(crate) fn of_loss(what: &str, loss: &LeaseLoss) -> Failure {
+        let code = match loss {
+            LeaseLoss::NotKeptAlive { .. } => Code::Unavailable,
+            LeaseLoss::Ended { .. } => Code::NotFound,
+        };
+        Failure::new(code, format!("{what} is lost: {loss}"))
+            .with_next("raftkv-cli status, to see which nodes answer; then the same command again, with a longer --ttl if there is one")
+    }
+
     /// The failure of a write to one key: the next command looks at that key.
     pub(crate) fn of_write(error: &Error, key: &OsStr) -> Failure {
         let failure = Failure::from(error.clone());
-        if matches!(error, Error::OutcomeUnknown { .. } | Error::PreconditionFailed { .. }) {
+        if matches!(
+            error,
+            Error::OutcomeUnknown { .. } | Error::PreconditionFailed { .. } | Error::AnswerForgotten { .. }
+        ) {
             failure.with_next(format!("raftkv-cli get --meta {}", quoted(key)))
         } else {
             failure
@@ -137,6 +163,20 @@ impl From<Error> for Failure {
                 "raftkv-cli status, for the current revision".to_owned()
             }
             Error::Unsafe { .. } => "raftkv-cli status, to see which nodes do not answer".to_owned(),
+            Error::LeaseUnknown { .. } => {
+                "raftkv-cli lease list, to see which leases there are; lease grant TTL, for a new one".to_owned()
+            }
+            Error::LeaseExists { .. } => {
+                "raftkv-cli lease grant TTL, without --id: then the cluster chooses".to_owned()
+            }
+            Error::KeyUnknown { .. } => "raftkv-cli scan --keys-only, to see which keys exist".to_owned(),
+            Error::NoSpace { .. } => {
+                "raftkv-cli del --prefix PREFIX, or raftkv-cli compact REV; reads and deletes go on".to_owned()
+            }
+            Error::AnswerForgotten { .. } => "raftkv-cli get KEY --meta, to see what became of the write".to_owned(),
+            Error::SessionUnknown { .. } | Error::TooMany { .. } | Error::Unsupported { .. } => {
+                error.next_step().to_owned()
+            }
             Error::TooLarge { .. }
             | Error::RangeTooLarge { .. }
             | Error::Invalid { .. }
@@ -168,10 +208,15 @@ fn code_of(error: &Error) -> Code {
     match error {
         // A read that had no answer changed nothing, so it counts as unavailable.
         Error::Unavailable { .. } | Error::TimedOut { .. } => Code::Unavailable,
-        Error::OutcomeUnknown { .. } => Code::OutcomeUnknown,
+        // The cluster cannot take it as it is at this moment, and later it may.
+        Error::NoSpace { .. } | Error::TooMany { .. } | Error::SessionUnknown { .. } => Code::Unavailable,
+        Error::OutcomeUnknown { .. } | Error::AnswerForgotten { .. } => Code::OutcomeUnknown,
         Error::Tls { .. } | Error::Permission { .. } => Code::Permission,
-        Error::TooLarge { .. } | Error::RangeTooLarge { .. } | Error::Invalid { .. } => Code::Usage,
-        Error::PreconditionFailed { .. } => Code::PreconditionFailed,
+        Error::TooLarge { .. } | Error::RangeTooLarge { .. } | Error::Invalid { .. } | Error::Unsupported { .. } => {
+            Code::Usage
+        }
+        Error::KeyUnknown { .. } | Error::LeaseUnknown { .. } => Code::NotFound,
+        Error::PreconditionFailed { .. } | Error::LeaseExists { .. } => Code::PreconditionFailed,
         Error::CompactedRevision { .. } | Error::FutureRevision { .. } | Error::Internal { .. } => Code::Other,
         Error::Unsafe { .. } => Code::Unsafe,
         Error::Corrupt { .. } => Code::Corruption,
@@ -209,7 +254,15 @@ mod tests {
             (Error::RangeTooLarge { endpoint: endpoint(), keys_max: 10, bytes_max: 8 }, 2),
             (Error::Invalid { endpoint: endpoint(), cause: cause() }, 2),
             (Error::PreconditionFailed { endpoint: endpoint(), existing: None }, 4),
-            (Error::CompactedRevision { endpoint: endpoint(), cause: cause(), oldest: None }, 1),
+            (Error::LeaseExists { endpoint: endpoint(), cause: cause() }, 4),
+            (Error::LeaseUnknown { endpoint: endpoint(), cause: cause() }, 3),
+            (Error::KeyUnknown { endpoint: endpoint(), cause: cause() }, 3),
+            (Error::NoSpace { endpoint: endpoint(), cause: cause() }, 5),
+            (Error::TooMany { endpoint: endpoint(), cause: cause() }, 5),
+            (Error::SessionUnknown { endpoint: endpoint(), cause: cause() }, 5),
+            (Error::AnswerForgotten { endpoint: endpoint(), cause: cause() }, 6),
+            (Error::Unsupported { endpoint: endpoint(), cause: cause() }, 2),
+            (Error::CompactedRevision { endpoint: endpoint(), cause: cause(), compacted: Some(9) }, 1),
             (Error::FutureRevision { endpoint: endpoint(), cause: cause() }, 1),
             (Error::Internal { endpoint: endpoint(), cause: cause() }, 1),
             (Error::Corrupt { endpoint: endpoint(), cause: cause() }, 9),
@@ -223,6 +276,16 @@ mod tests {
         }
         assert_eq!(Code::NotFound.number(), 3);
         assert_eq!(Code::ReaderGone.number(), 0);
+    }
+
+    #[test]
+    fn what_a_command_came_to_is_passed_on() {
+        let failure = Failure::of_command(7);
+        assert_eq!((failure.code.number(), failure.code.is_quiet()), (7, true));
+        let ended = LeaseLoss::Ended { cause: "no lease 7".into() };
+        assert_eq!(Failure::of_loss("lease 7", &ended).code.number(), 3);
+        let alone = LeaseLoss::NotKeptAlive { ttl: Duration::from_secs(10), cause: "unreachable".into() };
+        assert_eq!(Failure::of_loss("lease 7", &alone).code.number(), 5);
     }
 
     #[test]

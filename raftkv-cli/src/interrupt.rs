@@ -4,6 +4,7 @@
 //! by itself in a shell, unless Ctrl-C comes a second time.
 
 use crate::failure::Failure;
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -29,4 +30,10 @@ pub(crate) fn begin_command() {
 /// Whether the command that runs tidies up by itself.
 pub(crate) fn is_handled() -> bool {
     IS_HANDLED.load(Ordering::Relaxed)
+}
+
+/// A remark for whoever watches.
+pub(crate) fn tell(remark: &str) {
+    // What the command does counts; that standard error is closed does not.
+    let _told = writeln!(io::stderr(), "{remark}");
 }

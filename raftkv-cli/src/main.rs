@@ -16,9 +16,11 @@ mod session;
 mod settings;
 mod source;
 mod steps;
+mod supervise;
+mod transaction;
 
 use arguments::{Arguments, Command, Globals};
-use failure::{Code, Failure};
+use failure::Failure;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -52,6 +54,10 @@ async fn run(command: Command, globals: Globals) -> Result<(), Failure> {
         Command::Get(arguments) => commands::get::run(arguments, globals).await,
         Command::Del(arguments) => commands::del::run(arguments, globals).await,
         Command::Scan(arguments) => commands::scan::run(arguments, globals).await,
+        Command::Txn(arguments) => commands::txn::run(arguments, globals).await,
+        Command::Lease(command) => commands::lease::run(command, globals).await,
+        Command::Lock(arguments) => commands::lock::run(arguments, globals).await,
+        Command::Elect(arguments) => commands::elect::run(arguments, globals).await,
         Command::Watch(arguments) => commands::watch::run(arguments, globals).await,
         Command::Status(arguments) => commands::status::run(&arguments, globals).await,
         Command::Leader(command) => commands::leader::run(command, globals).await,
@@ -69,7 +75,7 @@ async fn run(command: Command, globals: Globals) -> Result<(), Failure> {
 }
 
 fn report(failure: &Failure) -> ExitCode {
-    if failure.code != Code::ReaderGone {
+    if !failure.code.is_quiet() {
         // Where standard error is closed there is nobody to tell; the exit code remains.
         let _told = writeln!(std::io::stderr(), "{failure}");
     }

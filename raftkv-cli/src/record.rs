@@ -110,6 +110,14 @@ pub(crate) fn key_field(key: &[u8]) -> (&'static str, String) {
     }
 }
 
+/// A value as a JSON field: `value`, or `value_base64`.
+pub(crate) fn value_field(value: &[u8]) -> (&'static str, String) {
+    match text_or_base64(value) {
+        (Some(text), _) => ("value", text.to_owned()),
+        (None, encoded) => ("value_base64", encoded.expect("what is no text is base64")),
+    }
+}
+
 #[derive(Deserialize)]
 struct Read {
     key: Option<String>,

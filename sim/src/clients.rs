@@ -5,7 +5,7 @@ use crate::schedule::Time;
 use crate::workload::{Ask, Workload};
 use client::Error;
 use client::directory::{Address, Directory};
-use client::policy::{Failure, Purpose, judge};
+use client::policy::{Failure, judge};
 use client::route::Route;
 use std::time::Duration;
 use transport::Response;
@@ -123,10 +123,7 @@ impl Client {
             };
         };
         self.attempts += 1;
-        let patience = match current.ask.purpose() {
-            Purpose::Write => remaining,
-            Purpose::Read | Purpose::LeaseRead | Purpose::StaleRead => client::policy::read_attempt_timeout(remaining),
-        };
+        let patience = client::policy::attempt_timeout(current.ask.purpose(), remaining);
         let node = node_at(&address);
         current.address = Some(address);
         Step::Send { node, patience }

@@ -78,6 +78,9 @@ pub(crate) struct BenchArguments {
     /// What the keys begin with
     #[arg(long, value_name = "PREFIX", default_value = "bench/")]
     pub(crate) prefix: OsString,
+    /// Send puts without a session: one whose answer is lost is not repeated, and more than 1,024 may be under way
+    #[arg(long)]
+    pub(crate) no_session: bool,
 }
 
 pub(crate) async fn run(command: BenchCommand, globals: &Globals) -> Result<(), Failure> {
@@ -87,6 +90,7 @@ pub(crate) async fn run(command: BenchCommand, globals: &Globals) -> Result<(), 
     };
     let client = match operation {
         Operation::Get(Level::Linearizable | Level::Lease) => client_of_leader(globals, load.conns as usize).await?,
+        Operation::Put if load.no_session => connect::client_without_session(globals, load.conns as usize)?,
         Operation::Get(Level::Stale { .. }) | Operation::Put => {
             connect::client_with_connections(globals, load.conns as usize)?
         }
@@ -100,6 +104,7 @@ pub(crate) async fn run(command: BenchCommand, globals: &Globals) -> Result<(), 
     tell(&format!("{} clients for {} s, after {} s of warm-up", load.clients, load.seconds, load.warmup));
     let bench = Arc::new(Bench::new(client, operation, keys, values));
     let elapsed = bench.clone().measure(&load).await?;
+    bench.client.close_session().await;
     let report = bench.report(&load, elapsed);
     let mut output = Output::standard();
     output.write(|out| report.print(out, globals.output.unwrap_or(Format::Table)))?;
@@ -403,7 +408,7 @@ mod tests {
 
     fn load() -> BenchArguments {
         let prefix = OsString::from("bench/");
-        BenchArguments { clients: 2, conns: 1, value: 100, seconds: 1, keys: 3, warmup: 0, prefix }
+        BenchArguments { clients: 2, conns: 1, value: 100, seconds: 1, keys: 3, warmup: 0, prefix, no_session: false }
     }
 
     fn member(node: u64, term: u64, leader: Option<u64>) -> MemberStatus {

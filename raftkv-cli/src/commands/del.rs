@@ -8,7 +8,7 @@ use crate::record::{self, Parts};
 use crate::source::bytes_of;
 use crate::steps;
 use clap::{ArgGroup, Args};
-use client::{Delete, DeleteOutcome, Error, Range};
+use client::{Client, Delete, DeleteOutcome, Error, Range};
 use serde_json::json;
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -48,6 +48,12 @@ pub(crate) struct DelArguments {
 
 pub(crate) async fn run(arguments: DelArguments, globals: &Globals) -> Result<(), Failure> {
     let client = connect::client(globals)?;
+    let outcome = delete(&client, arguments, globals).await;
+    client.close_session().await;
+    outcome
+}
+
+async fn delete(client: &Client, arguments: DelArguments, globals: &Globals) -> Result<(), Failure> {
     let range = range(&arguments);
     let mut delete = Delete::range(range.clone());
     if arguments.prev {
@@ -56,7 +62,7 @@ pub(crate) async fn run(arguments: DelArguments, globals: &Globals) -> Result<()
     let outcome = match (client.delete(delete).await, &arguments.key) {
         (Ok(outcome), _) => outcome,
         (Err(Error::RangeTooLarge { keys_max, .. }), None) if !arguments.prev => {
-            steps::delete(&client, range, keys_max).await?
+            steps::delete(client, range, keys_max).await?
         }
         (Err(error @ Error::RangeTooLarge { .. }), None) => {
             return Err(

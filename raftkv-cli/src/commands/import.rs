@@ -57,8 +57,9 @@ pub(crate) async fn run(arguments: ImportArguments, globals: &Globals) -> Result
     let (sender, receiver) = mpsc::channel(LINES_AHEAD);
     std::thread::spawn(move || read_lines(BufReader::new(input), &sender));
     let bar = progress(bytes_all);
-    let outcome = Import::new(client).run(receiver, &bar).await;
+    let outcome = Import::new(client.clone()).run(receiver, &bar).await;
     bar.finish_and_clear();
+    client.close_session().await;
     let Import { imported, leases, .. } = outcome?;
     if leases > 0 {
         // A remark beside the data.

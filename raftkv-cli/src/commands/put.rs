@@ -1,6 +1,6 @@
 //! `put`: write one key.
 
-use crate::arguments::Globals;
+use crate::arguments::{self, Globals};
 use crate::connect;
 use crate::failure::Failure;
 use crate::output::{Format, Output, tell_if_escaped, write_value};
@@ -12,11 +12,12 @@ use client::{Condition, Put, PutOutcome};
 use serde_json::json;
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::time::Duration;
 
 /// Write one key
 ///
 /// The value is the argument, the contents of FILE with @FILE, or standard input with - or no argument; @@x means the literal @x. It is
-/// stored byte by byte. Ends with 4 if a condition does not hold, and writes nothing.
+/// stored byte by byte. Ends with 4 if a condition does not hold, and with 3 if there is no such lease; then nothing is written.
 ///
 /// Prints the new revision. With --prev it prints what the key held before instead, as `get` would; -o json prints both. -o table is the
 /// same as -o plain.
@@ -25,7 +26,7 @@ use std::io::{self, Write};
   raftkv-cli put color green
   raftkv-cli put photo @photo.jpg
   tar c etc | raftkv-cli put backup/etc -
-  raftkv-cli put lock me --if-absent
+  raftkv-cli put lock me --if-absent --ttl 30s
   raftkv-cli put counter 8 --if-value 7 --prev")]
 pub(crate) struct PutArguments {
     /// The key: any bytes
@@ -42,6 +43,12 @@ pub(crate) struct PutArguments {
     /// Only if the key holds this value; @FILE as above
     #[arg(long, group = "condition", value_name = "VALUE|@FILE", allow_negative_numbers = true)]
     pub(crate) if_value: Option<OsString>,
+    /// Let the key live by this lease: it is deleted when the lease ends
+    #[arg(long, group = "lifetime", value_name = "ID")]
+    pub(crate) lease: Option<u64>,
+    /// Let the key live for so long, like 60s; putting it anew without this makes it live until it is deleted
+    #[arg(long, group = "lifetime", value_name = "DURATION", value_parser = arguments::duration)]
+    pub(crate) ttl: Option<Duration>,
     /// Print what the key held before
     #[arg(long)]
     pub(crate) prev: bool,
@@ -59,7 +66,14 @@ pub(crate) async fn run(arguments: PutArguments, globals: &Globals) -> Result<()
     if arguments.prev {
         put = put.with_previous();
     }
-    let outcome = client.put(put).await.map_err(|error| Failure::of_write(&error, &arguments.key))?;
+    put = match (arguments.lease, arguments.ttl) {
+        (Some(id), _) => put.lease(id),
+        (None, Some(ttl)) => put.ttl(ttl),
+        (None, None) => put,
+    };
+    let outcome = client.put(put).await;
+    client.close_session().await;
+    let outcome = outcome.map_err(|error| Failure::of_write(&error, &arguments.key))?;
     let mut output = Output::standard();
     let is_terminal = output.is_terminal();
     output.write(|out| print(out, &key, &outcome, arguments.prev, globals.output, is_terminal))?;

@@ -1,0 +1,373 @@
+//! Leases: what keys live by.
+//!
+//! A lease ends when it is not kept alive for its time to live, or when it is revoked; then its keys are deleted. [`Client::grant_lease`]
+//! makes one and keeps it alive in the background, as long as its handle, [`Lease`], is there. The single steps are there too:
+//! [`Client::create_lease`], [`Client::keep_lease_alive`], [`Client::revoke_lease`], [`Client::show_lease`], [`Client::list_leases`].
+//!
+//! # When a lease can be counted on
+//!
+//! The cluster counts a lease's time from the moment at which it takes the keep-alive; the client from the moment at which it sent it,
+//! which is earlier. So the client lets go first: from then on [`Lease::is_lost`] says so, for good, whatever a later answer might have
+//! said. The client counts by its own monotonic clock. What that leaves open: a machine that is suspended, or a process that is stopped,
+//! learns of the loss only when it goes on, so it may act for a moment after others have taken its place. Whoever must exclude that sends
+//! the fencing token of a [lock](crate::LockGuard) along with what it does.
+//!
+//! Absent: nothing ends a lease when its handle is dropped. It ends by itself, after its time to live; [`Lease::revoke`] ends it at once.
+
+use crate::client::{Client, Deadline, nonsense};
+use crate::error::{Error, Human};
+use crate::policy::Purpose;
+use crate::request::milliseconds;
+use crate::value::header;
+use bytes::Bytes;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use transport::proto::client as wire;
+use transport::{Request, Response};
+
+/// Keep-alives in one time to live: two may be lost.
+const KEEP_ALIVES: u32 = 3;
+/// The pause after a keep-alive that failed, as a part of the time to live.
+const RETRY_PART: u32 = 20;
+
+/// A lease to make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewLease {
+    id: u64,
+    ttl: Duration,
+}
+
+impl NewLease {
+    /// One that lives so long without a keep-alive, in whole milliseconds; the cluster bounds it. It gets the next number that is free.
+    #[must_use]
+    pub fn new(ttl: Duration) -> NewLease {
+        NewLease { id: 0, ttl }
+    }
+
+    /// With this number, which no other lease has; not zero.
+    #[must_use]
+    pub fn with_id(mut self, id: u64) -> NewLease {
+        self.id = id;
+        self
+    }
+}
+
+/// A lease that was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GrantedLease {
+    /// Its number.
+    pub id: u64,
+    /// How long it lives without a keep-alive.
+    pub ttl: Duration,
+}
+
+/// A lease that is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RevokedLease {
+    /// The store's revision after it.
+    pub revision: u64,
+    /// Keys deleted with it.
+    pub deleted: u64,
+}
+
+/// What the cluster knows of a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseInfo {
+    /// Its number.
+    pub id: u64,
+    /// How long it lives without a keep-alive.
+    pub ttl: Duration,
+    /// What is left of that, by the cluster's time.
+    pub remaining: Duration,
+    /// Keys that live by it.
+    pub key_count: u64,
+    /// Made by a put for its key alone.
+    pub of_one_key: bool,
+}
+
+/// One page of a list of leases.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseList {
+    /// By number.
+    pub leases: Vec<LeaseInfo>,
+    /// There are more: ask again for those after the last one's number.
+    pub more: bool,
+}
+
+impl From<wire::Lease> for LeaseInfo {
+    fn from(lease: wire::Lease) -> LeaseInfo {
+        let wire::Lease { id, ttl_ms, remaining_ms, key_count, of_one_key } = lease;
+        let (ttl, remaining) = (Duration::from_millis(ttl_ms), Duration::from_millis(remaining_ms));
+        LeaseInfo { id, ttl, remaining, key_count, of_one_key }
+    }
+}
+
+/// Why a lease can no longer be counted on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LeaseLoss {
+    /// It was not kept alive in time: the cluster may have ended it.
+    #[error("the lease was not kept alive within {}: {cause}", Human(*ttl))]
+    NotKeptAlive {
+        /// Its time to live.
+        ttl: Duration,
+        /// How the last keep-alive ended.
+        cause: String,
+    },
+    /// The cluster has ended it.
+    #[error("the cluster has ended the lease: {cause}")]
+    Ended {
+        /// What the cluster said.
+        cause: String,
+    },
+}
+
+/// A lease that is kept alive for as long as this is there. See the module for what can be counted on.
+///
+/// ```no_run
+/// # async fn example(client: raftkv_client::Client) -> Result<(), raftkv_client::Error> {
+/// use raftkv_client::Put;
+/// use std::time::Duration;
+/// let lease = client.grant_lease(Duration::from_secs(10)).await?;
+/// client.put(Put::new("services/web/7", "10.0.0.7:80").lease(lease.id())).await?;
+/// tokio::select! {
+///     loss = lease.lost() => println!("others do not see us any more: {loss}"),
+///     _ = tokio::signal::ctrl_c() => { lease.revoke().await?; }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Lease {
+    client: Client,
+    granted: GrantedLease,
+    state: watch::Receiver<State>,
+    keeper: JoinHandle<()>,
+}
+
+#[derive(Debug, Clone)]
+enum State {
+    /// Until this moment, if nothing happens.
+    Held(Instant),
+    Lost(LeaseLoss),
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.keeper.abort();
+    }
+}
+
+impl Lease {
+    /// Its number: what [`Put::lease`](crate::Put::lease) takes.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.granted.id
+    }
+
+    /// How long it lives without a keep-alive.
+    #[must_use]
+    pub fn ttl(&self) -> Duration {
+        self.granted.ttl
+    }
+
+    /// Until when it can be counted on if no further keep-alive succeeds; `None` once it is lost.
+    #[must_use]
+    pub fn held_until(&self) -> Option<std::time::Instant> {
+        match &*self.state.borrow() {
+            State::Held(until) if Instant::now() < *until => Some(until.into_std()),
+            State::Held(_) | State::Lost(_) => None,
+        }
+    }
+
+    /// Whether it can no longer be counted on.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.held_until().is_none()
+    }
+
+    /// Returns when it can no longer be counted on, and never before.
+    pub async fn lost(&self) -> LeaseLoss {
+        let mut state = self.state.clone();
+        loop {
+            let until = match &*state.borrow_and_update() {
+                State::Lost(loss) => return loss.clone(),
+                State::Held(until) => *until,
+            };
+            // The moment counts even if the task that keeps the lease alive does not get to say so.
+            tokio::select! {
+                changed = state.changed() => if changed.is_err() {
+                    return not_kept_alive(self.granted.ttl, "nothing keeps it alive any more");
+                },
+                () = tokio::time::sleep_until(until) => {
+                    let passed = matches!(&*state.borrow(), State::Held(now) if *now == until);
+                    if passed {
+                        return not_kept_alive(self.granted.ttl, "no answer to the keep-alive");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Ends it, and deletes the keys that live by it.
+    ///
+    /// # Errors
+    /// As [`Client::revoke_lease`]. It is not kept alive any more in any case.
+    pub async fn revoke(self) -> Result<RevokedLease, Error> {
+        self.keeper.abort();
+        self.client.revoke_lease(self.granted.id).await
+    }
+}
+
+fn not_kept_alive(ttl: Duration, cause: impl Into<String>) -> LeaseLoss {
+    LeaseLoss::NotKeptAlive { ttl, cause: cause.into() }
+}
+
+impl Client {
+    /// Makes a lease and keeps it alive, a third of its time to live after each keep-alive, until the handle is dropped.
+    ///
+    /// # Errors
+    /// As [`Client::create_lease`].
+    pub async fn grant_lease(&self, ttl: Duration) -> Result<Lease, Error> {
+        let sent = Instant::now();
+        let granted = self.create_lease(NewLease::new(ttl)).await?;
+        Ok(self.hold(granted, sent))
+    }
+
+    /// Keeps a lease alive that was made before, from a first keep-alive on, until the handle is dropped.
+    ///
+    /// # Errors
+    /// As [`Client::keep_lease_alive`].
+    pub async fn hold_lease(&self, id: u64) -> Result<Lease, Error> {
+        let sent = Instant::now();
+        let ttl = self.keep_lease_alive(id).await?;
+        Ok(self.hold(GrantedLease { id, ttl }, sent))
+    }
+
+    fn hold(&self, granted: GrantedLease, sent: Instant) -> Lease {
+        let (told, state) = watch::channel(State::Held(sent + granted.ttl));
+        let keeper = tokio::spawn(keep_alive(self.clone(), granted, sent, told));
+        Lease { client: self.clone(), granted, state, keeper }
+    }
+
+    /// Makes a lease that nothing keeps alive.
+    ///
+    /// ```no_run
+    /// # async fn example(client: raftkv_client::Client) -> Result<(), raftkv_client::Error> {
+    /// use raftkv_client::{NewLease, Put};
+    /// use std::time::Duration;
+    /// let lease = client.create_lease(NewLease::new(Duration::from_secs(3600))).await?;
+    /// client.put(Put::new("invitation/7", "ann").lease(lease.id)).await?;
+    /// let (info, keys) = client.show_lease(lease.id, true).await?;
+    /// println!("{keys:?} go in {:?}", info.remaining);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::LeaseExists`] when the number is taken, [`Error::TooMany`] when there are as many leases as there may be,
+    /// [`Error::Invalid`] for a time to live out of bounds; otherwise as [`Client::put`].
+    pub async fn create_lease(&self, lease: NewLease) -> Result<GrantedLease, Error> {
+        let NewLease { id, ttl } = lease;
+        let request = wire::LeaseGrantRequest { id, ttl_ms: milliseconds(ttl), session: None };
+        let (address, response) = self.write(Request::LeaseGrant(request)).await?;
+        let Response::LeaseGrant(reply) = response else { return Err(nonsense(Purpose::Write, &address)) };
+        Ok(GrantedLease { id: reply.id, ttl: Duration::from_millis(reply.ttl_ms) })
+    }
+
+    /// Lets a lease live for its whole time again. Returns that time.
+    ///
+    /// # Errors
+    /// [`Error::LeaseUnknown`] when there is none. A keep-alive that comes twice does no harm, so it is tried again until the deadline.
+    pub async fn keep_lease_alive(&self, id: u64) -> Result<Duration, Error> {
+        self.keep_lease_alive_until(id, Deadline::after(self.timeout())).await
+    }
+
+    async fn keep_lease_alive_until(&self, id: u64, deadline: Deadline) -> Result<Duration, Error> {
+        let request = Request::LeaseKeepAlive(wire::LeaseKeepAliveRequest { id });
+        let (address, response) = self.call_until(Purpose::RepeatableWrite, request, deadline).await?;
+        let Response::LeaseKeepAlive(reply) = response else { return Err(nonsense(Purpose::Write, &address)) };
+        Ok(Duration::from_millis(reply.ttl_ms))
+    }
+
+    /// Ends a lease and deletes the keys that live by it, at one revision.
+    ///
+    /// # Errors
+    /// [`Error::LeaseUnknown`] when there is none; otherwise as [`Client::put`].
+    pub async fn revoke_lease(&self, id: u64) -> Result<RevokedLease, Error> {
+        let request = Request::LeaseRevoke(wire::LeaseRevokeRequest { id, session: None });
+        let (address, response) = self.write(request).await?;
+        let Response::LeaseRevoke(reply) = response else { return Err(nonsense(Purpose::Write, &address)) };
+        Ok(RevokedLease { revision: header(reply.header).0, deleted: reply.deleted })
+    }
+
+    /// What the cluster knows of a lease, and, if asked for, the keys that live by it.
+    ///
+    /// # Errors
+    /// [`Error::LeaseUnknown`] when there is none, or when no node answers in time.
+    pub async fn show_lease(&self, id: u64, keys: bool) -> Result<(LeaseInfo, Vec<Bytes>), Error> {
+        let request = Request::LeaseShow(wire::LeaseShowRequest { id, keys });
+        let (address, response) = self.call(Purpose::Read, request).await?;
+        let Response::LeaseShow(wire::LeaseShowReply { lease: Some(lease), keys, .. }) = response else {
+            return Err(nonsense(Purpose::Read, &address));
+        };
+        Ok((lease.into(), keys))
+    }
+
+    /// Leases with numbers greater than `after`, as many as fit in one answer.
+    ///
+    /// # Errors
+    /// When no node answers in time.
+    pub async fn list_leases(&self, after: u64) -> Result<LeaseList, Error> {
+        let request = Request::LeaseList(wire::LeaseListRequest { after, limit: 0 });
+        let (address, response) = self.call(Purpose::Read, request).await?;
+        let Response::LeaseList(reply) = response else { return Err(nonsense(Purpose::Read, &address)) };
+        let leases: Vec<LeaseInfo> = reply.leases.into_iter().map(LeaseInfo::from).collect();
+        Ok(LeaseList { more: reply.more && !leases.is_empty(), leases })
+    }
+}
+
+/// Keeps a lease alive until it is lost. Ended from outside when nobody wants it any more.
+async fn keep_alive(client: Client, granted: GrantedLease, sent: Instant, told: watch::Sender<State>) {
+    let GrantedLease { id, mut ttl } = granted;
+    let mut until = sent + ttl;
+    let mut next = sent + ttl / KEEP_ALIVES;
+    loop {
+        tokio::time::sleep_until(next.min(until)).await;
+        let sent = Instant::now();
+        let left = until.saturating_duration_since(sent);
+        let failure = match client.keep_lease_alive_until(id, Deadline::after(left)).await {
+            Ok(granted) if extend(&told, until, sent + granted) => {
+                ttl = granted;
+                until = sent + ttl;
+                next = sent + ttl / KEEP_ALIVES;
+                continue;
+            }
+            // Somebody may have been told that it is lost, and nothing takes that back.
+            Ok(_) => return lose(&told, not_kept_alive(ttl, "the answer to the keep-alive came too late")),
+            Err(Error::LeaseUnknown { cause, .. }) => return lose(&told, LeaseLoss::Ended { cause }),
+            Err(error) => error,
+        };
+        if Instant::now() >= until {
+            return lose(&told, not_kept_alive(ttl, failure.to_string()));
+        }
+        tracing::debug!(lease = id, error = %failure, "keep-alive failed; it is tried again");
+        next = Instant::now() + ttl / RETRY_PART;
+    }
+}
+
+/// Moves the end, unless it has passed: whoever looks at the state sees either the old end before it has passed, or the new one.
+fn extend(told: &watch::Sender<State>, until: Instant, to: Instant) -> bool {
+    told.send_if_modified(|state| {
+        let in_time = Instant::now() < until;
+        if in_time {
+            *state = State::Held(to);
+        }
+        in_time
+    })
+}
+
+fn lose(told: &watch::Sender<State>, loss: LeaseLoss) {
+    told.send_replace(State::Lost(loss));
+}

@@ -1,0 +1,215 @@
+//! `txn`: compares, and one list of operations or the other, all at one revision.
+
+use crate::arguments::{self, Globals};
+use crate::connect;
+use crate::failure::Failure;
+use crate::output::{Format, Output, printable};
+use crate::record;
+use crate::source::Source;
+use crate::transaction;
+use clap::Args;
+use client::{KeyValue, Level, OperationOutcome, TransactionOutcome};
+use serde_json::{Value, json};
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+/// Columns of a key or a value on a terminal.
+const SHOWN_MAX: usize = 72;
+
+/// Compare, and then change or read several keys, all at one revision
+///
+/// Reads a transaction from FILE, or from standard input. If everything under "if" holds, what stands under "then" is carried out,
+/// otherwise what stands under "else"; each may be left out. Ends with 0 either way: the first line of the output says which way it went,
+/// "then" or "else". Then comes a line for each operation, followed by the pairs that it read, or, with --prev, that were there before.
+///
+/// A transaction that only reads goes where reads go, and takes no place in the log.
+#[derive(Debug, Args)]
+#[command(after_help = "The text form, one compare or operation a line, # for comments:
+  if {
+      value(color) = \"dark green\"       value, version, create, mod, lease; = != < >
+      mod(--prefix jobs/) < 300         of every key in a range
+      exists(config)
+      absent(lock)
+  }
+  then {
+      put color blue --prev             also --lease ID, --ttl D, --keep-lease, --keep-value
+      del --prefix old/                 or KEY, --range A B, --from A, --all; --prev
+      get --prefix jobs/ --limit 10     also --keys-only, --count, --reverse, --rev N
+      txn { if { exists(next) } then { get next } }
+  }
+  else {
+      get color
+  }
+Words with blanks or signs stand in double quotes, with \\n \\t \\r \\0 \\\\ \\\" \\xNN.
+
+The same as JSON:
+  {\"if\":   [{\"value\": {\"key\": \"color\", \"op\": \"=\", \"value\": \"dark green\"}}],
+   \"then\": [{\"put\": {\"key\": \"color\", \"value\": \"blue\"}}, {\"get\": {\"prefix\": \"jobs/\"}}],
+   \"else\": [{\"get\": {\"key\": \"color\"}}]}
+
+Examples:
+  raftkv-cli txn -f paint.txn
+  echo 'if { absent(lock) } then { put lock me --ttl 30s } else { get lock }' | raftkv-cli txn")]
+pub(crate) struct TxnArguments {
+    /// Where the transaction stands; - for standard input
+    #[arg(short, long, value_name = "FILE|-", default_value = "-")]
+    pub(crate) file: PathBuf,
+    /// How current the answer has to be of a transaction that only reads: linearizable, lease, stale or stale=AGE
+    #[arg(long, value_name = "LEVEL", default_value = "linearizable", value_parser = arguments::level)]
+    pub(crate) level: Level,
+}
+
+pub(crate) async fn run(arguments: TxnArguments, globals: &Globals) -> Result<(), Failure> {
+    let (source, name) = match arguments.file.to_str() {
+        Some("-") => (Source::Input, "standard input".to_owned()),
+        Some(_) | None => (Source::File(arguments.file.clone()), arguments.file.display().to_string()),
+    };
+    let input = source.read().await?;
+    let transaction = transaction::parse(&input).map_err(|problem| {
+        Failure::usage(format!("{name}: {problem}")).with_next("raftkv-cli txn --help, for the form of a transaction")
+    })?;
+    let client = connect::client(globals)?;
+    let outcome = client.transaction(transaction.level(arguments.level)).await;
+    client.close_session().await;
+    let outcome = outcome?;
+    let mut output = Output::standard();
+    let default = if output.is_terminal() { Format::Table } else { Format::Plain };
+    match globals.output.unwrap_or(default) {
+        Format::Json => output.write(|out| writeln!(out, "{}", to_json(&outcome)))?,
+        form @ (Format::Table | Format::Plain) => output.write(|out| print(out, &outcome, form))?,
+    }
+    output.finish()
+}
+
+fn branch(succeeded: bool) -> &'static str {
+    if succeeded { "then" } else { "else" }
+}
+
+fn print(out: &mut dyn Write, outcome: &TransactionOutcome, form: Format) -> io::Result<()> {
+    writeln!(out, "{}", branch(outcome.succeeded))?;
+    print_operations(out, &outcome.operations, form, 0)
+}
+
+/// Plain lines, or lines that are indented and cannot steer a terminal.
+fn print_operations(
+    out: &mut dyn Write,
+    operations: &[OperationOutcome],
+    form: Format,
+    depth: usize,
+) -> io::Result<()> {
+    let indent = if form == Format::Table { "  ".repeat(depth + 1) } else { String::new() };
+    for operation in operations {
+        match operation {
+            OperationOutcome::Put { .. } => writeln!(out, "{indent}put")?,
+            OperationOutcome::Delete { deleted, .. } => writeln!(out, "{indent}del {deleted}")?,
+            OperationOutcome::Range { count, more, .. } => {
+                writeln!(out, "{indent}get {count}{}", if *more { " more" } else { "" })?;
+            }
+            OperationOutcome::Transaction { succeeded, operations } => {
+                writeln!(out, "{indent}txn {}", branch(*succeeded))?;
+                print_operations(out, operations, form, depth + 1)?;
+            }
+        }
+        for kv in operation.pairs() {
+            print_pair(out, kv, form, &indent)?;
+        }
+    }
+    Ok(())
+}
+
+fn print_pair(out: &mut dyn Write, kv: &KeyValue, form: Format, indent: &str) -> io::Result<()> {
+    if form == Format::Table {
+        return writeln!(out, "{indent}  {} = {}", printable(&kv.key, SHOWN_MAX), printable(&kv.value, SHOWN_MAX));
+    }
+    out.write_all(&kv.key)?;
+    out.write_all(b"\t")?;
+    out.write_all(&kv.value)?;
+    out.write_all(b"\n")
+}
+
+fn to_json(outcome: &TransactionOutcome) -> Value {
+    json!({
+        "branch": branch(outcome.succeeded),
+        "revision": outcome.revision,
+        "index": outcome.index,
+        "results": results(&outcome.operations),
+    })
+}
+
+fn results(operations: &[OperationOutcome]) -> Vec<Value> {
+    let pairs = |kvs: &[KeyValue]| kvs.iter().map(record::to_json).collect::<Vec<Value>>();
+    let result = |operation: &OperationOutcome| match operation {
+        OperationOutcome::Put { previous } => json!({ "put": { "previous": previous.as_ref().map(record::to_json) } }),
+        OperationOutcome::Delete { deleted, previous } => {
+            json!({ "del": { "deleted": deleted, "previous": pairs(previous) } })
+        }
+        OperationOutcome::Range { pairs: kvs, count, more } => {
+            json!({ "get": { "kvs": pairs(kvs), "count": count, "more": more } })
+        }
+        OperationOutcome::Transaction { succeeded, operations } => {
+            json!({ "txn": { "branch": branch(*succeeded), "results": results(operations) } })
+        }
+    };
+    operations.iter().map(result).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+    use bytes::Bytes;
+
+    fn outcome() -> TransactionOutcome {
+        let kv = |key: &'static [u8], value: &'static [u8]| KeyValue {
+            key: Bytes::from_static(key),
+            value: Bytes::from_static(value),
+            create_revision: 1,
+            mod_revision: 2,
+            version: 2,
+            lease: None,
+        };
+        let inner = vec![OperationOutcome::Range { pairs: vec![kv(b"n", b"\x1b[2J")], count: 1, more: false }];
+        TransactionOutcome {
+            revision: 12,
+            index: Some(40),
+            succeeded: true,
+            operations: vec![
+                OperationOutcome::Put { previous: Some(kv(b"color", b"green")) },
+                OperationOutcome::Delete { deleted: 3, previous: Vec::new() },
+                OperationOutcome::Range { pairs: vec![kv(b"a", b"1"), kv(b"b", b"2")], count: 9, more: true },
+                OperationOutcome::Transaction { succeeded: false, operations: inner },
+            ],
+        }
+    }
+
+    fn printed(form: Format) -> String {
+        let mut out = Vec::new();
+        print(&mut out, &outcome(), form).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn plain_output_names_the_branch_and_each_operation() {
+        let wanted = "then\nput\ncolor\tgreen\ndel 3\nget 9 more\na\t1\nb\t2\ntxn else\nget 1\nn\t\x1b[2J\n";
+        assert_eq!(printed(Format::Plain), wanted);
+    }
+
+    #[test]
+    fn a_terminal_gets_indented_lines_that_cannot_steer_it() {
+        let wanted = "then\n  put\n    color = green\n  del 3\n  get 9 more\n    a = 1\n    b = 2\n  txn else\n    get 1\n      n = \\u{1b}[2J\n";
+        assert_eq!(printed(Format::Table), wanted);
+    }
+
+    #[test]
+    fn json_is_one_object() {
+        let object = to_json(&outcome());
+        assert_eq!(
+            (object["branch"].as_str(), object["revision"].as_u64(), object["index"].as_u64()),
+            (Some("then"), Some(12), Some(40))
+        );
+        assert_eq!(object["results"][0]["put"]["previous"]["value"], "green");
+        assert_eq!(object["results"][1]["del"]["deleted"], 3);
+        assert_eq!(object["results"][2]["get"]["more"], true);
+        assert_eq!(object["results"][3]["txn"]["results"][0]["get"]["kvs"][0]["key"], "n");
+    }
+}

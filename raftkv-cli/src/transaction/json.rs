@@ -1,0 +1,355 @@
+//! A transaction as JSON.
+//!
+//! ```text
+//! {
+//!   "if":   [{"value": {"key": "color", "op": "=", "value": "dark green"}},
+//!            {"version": {"prefix": "jobs/", "op": "<", "number": 3}},
+//!            {"absent": {"key": "lock"}}],
+//!   "then": [{"put": {"key": "color", "value": "blue", "previous": true}},
+//!            {"put": {"key": "session/7", "value": "ann", "ttl": "60s"}},
+//!            {"del": {"prefix": "old/"}},
+//!            {"get": {"prefix": "jobs/", "limit": 10}},
+//!            {"txn": {"if": [], "then": [], "else": []}}],
+//!   "else": [{"get": {"key": "color"}}]
+//! }
+//! ```
+//!
+//! Keys are `key`, `prefix`, or `from` and `to`, of which one may be left out; nothing at all means every key. Any of them and `value` may
+//! have `_base64` at the end of the name instead, for bytes that are no text. Unknown fields, and fields that mean nothing where they
+//! stand, are errors.
+
+use super::lexer::Relation;
+use super::text::{compare_number, compare_value};
+use super::{DEPTH_MAX, Problem};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use client::{Compare, Delete, Operation, Put, Range, Scan, Transaction};
+use serde::Deserialize;
+
+/// Reads a transaction.
+pub(super) fn parse(input: &str) -> Result<Transaction, Problem> {
+    let body: Body = serde_json::from_str(input).map_err(|error| {
+        let message = error.to_string();
+        // The place is told in front, as everywhere.
+        let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message);
+        Problem { line: error.line(), column: error.column(), message: message.to_owned() }
+    })?;
+    body.into_transaction(1).map_err(|message| Problem { line: 1, column: 1, message })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Body {
+    #[serde(default, rename = "if")]
+    compares: Vec<CompareRow>,
+    #[serde(default)]
+    then: Vec<OperationRow>,
+    #[serde(default, rename = "else")]
+    otherwise: Vec<OperationRow>,
+}
+
+impl Body {
+    fn into_transaction(self, depth: usize) -> Result<Transaction, String> {
+        let mut transaction = Transaction::new();
+        for compare in self.compares {
+            transaction = transaction.when(compare.0);
+        }
+        for operation in self.then {
+            transaction = transaction.then(operation.into_operation(depth)?);
+        }
+        for operation in self.otherwise {
+            transaction = transaction.otherwise(operation.into_operation(depth)?);
+        }
+        Ok(transaction)
+    }
+}
+
+/// What a compare looks at, as it is written.
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum CompareForm {
+    Value(Fields),
+    Version(Fields),
+    Create(Fields),
+    Mod(Fields),
+    Lease(Fields),
+    Exists(Fields),
+    Absent(Fields),
+}
+
+#[derive(Deserialize)]
+#[serde(try_from = "CompareForm")]
+struct CompareRow(Compare);
+
+impl TryFrom<CompareForm> for CompareRow {
+    type Error = String;
+
+    fn try_from(form: CompareForm) -> Result<CompareRow, String> {
+        let number = |mut fields: Fields, of: fn(Range) -> client::NumberCompare| {
+            let (range, relation) = (fields.range()?, fields.relation()?);
+            let number = fields.number.take().ok_or("a compare of a number needs \"number\"")?;
+            fields.nothing_else("a compare of a number")?;
+            Ok::<_, String>(CompareRow(compare_number(of(range), relation, number)))
+        };
+        let key = |mut fields: Fields, of: fn(Bytes) -> Compare| {
+            let key = fields.key()?.ok_or("exists and absent need a \"key\"")?;
+            fields.nothing_else("exists or absent")?;
+            Ok::<_, String>(CompareRow(of(key)))
+        };
+        match form {
+            CompareForm::Value(mut fields) => {
+                let (range, relation) = (fields.range()?, fields.relation()?);
+                let value = fields.value()?.ok_or("a compare of a value needs \"value\"")?;
+                fields.nothing_else("a compare of a value")?;
+                Ok(CompareRow(compare_value(Compare::value_in(range), relation, value)))
+            }
+            CompareForm::Version(fields) => number(fields, Compare::version_in),
+            CompareForm::Create(fields) => number(fields, Compare::create_revision_in),
+            CompareForm::Mod(fields) => number(fields, Compare::mod_revision_in),
+            CompareForm::Lease(fields) => number(fields, Compare::lease_in),
+            CompareForm::Exists(fields) => key(fields, Compare::exists),
+            CompareForm::Absent(fields) => key(fields, Compare::absent),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum OperationRow {
+    Put(PutRow),
+    Get(GetRow),
+    Del(DelRow),
+    Txn(Body),
+}
+
+impl OperationRow {
+    fn into_operation(self, depth: usize) -> Result<Operation, String> {
+        Ok(match self {
+            OperationRow::Put(PutRow(operation))
+            | OperationRow::Get(GetRow(operation))
+            | OperationRow::Del(DelRow(operation)) => operation,
+            OperationRow::Txn(_) if depth >= DEPTH_MAX => {
+                return Err(format!("transactions lie {DEPTH_MAX} deep in one another at most"));
+            }
+            OperationRow::Txn(body) => Operation::transaction(body.into_transaction(depth + 1)?),
+        })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(try_from = "Fields")]
+struct PutRow(Operation);
+
+impl TryFrom<Fields> for PutRow {
+    type Error = String;
+
+    fn try_from(mut fields: Fields) -> Result<PutRow, String> {
+        let key = fields.key()?.ok_or("put needs a \"key\"")?;
+        let mut put = match (fields.value()?, std::mem::take(&mut fields.keep_value)) {
+            (Some(value), false) => Put::new(key, value),
+            (None, true) => Put::new(key, Bytes::new()).keep_value(),
+            (Some(_), true) | (None, false) => return Err("put takes a \"value\", or \"keep_value\": true".to_owned()),
+        };
+        let lease = (fields.lease.take(), fields.ttl.take(), std::mem::take(&mut fields.keep_lease));
+        put = match lease {
+            (None, None, false) => put,
+            (Some(id), None, false) => put.lease(id),
+            (None, Some(ttl), false) => put.ttl(crate::arguments::duration(&ttl)?),
+            (None, None, true) => put.keep_lease(),
+            _ => return Err("put takes one of \"lease\", \"ttl\" and \"keep_lease\" at most".to_owned()),
+        };
+        if std::mem::take(&mut fields.previous) {
+            put = put.with_previous();
+        }
+        fields.nothing_else("put")?;
+        Ok(PutRow(Operation::put(put)))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(try_from = "Fields")]
+struct GetRow(Operation);
+
+impl TryFrom<Fields> for GetRow {
+    type Error = String;
+
+    fn try_from(mut fields: Fields) -> Result<GetRow, String> {
+        let mut scan = Scan::new(fields.range()?).limit(fields.limit.take().unwrap_or(0));
+        if std::mem::take(&mut fields.keys_only) {
+            scan = scan.keys_only();
+        }
+        if std::mem::take(&mut fields.count_only) {
+            scan = scan.count_only();
+        }
+        if std::mem::take(&mut fields.reverse) {
+            scan = scan.reverse();
+        }
+        if let Some(revision) = fields.revision.take() {
+            scan = scan.at_revision(revision);
+        }
+        fields.nothing_else("get")?;
+        Ok(GetRow(Operation::range(scan)))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(try_from = "Fields")]
+struct DelRow(Operation);
+
+impl TryFrom<Fields> for DelRow {
+    type Error = String;
+
+    fn try_from(mut fields: Fields) -> Result<DelRow, String> {
+        let mut delete = Delete::range(fields.range()?);
+        if std::mem::take(&mut fields.previous) {
+            delete = delete.with_previous();
+        }
+        fields.nothing_else("del")?;
+        Ok(DelRow(Operation::delete(delete)))
+    }
+}
+
+/// Every field that means something somewhere. Whoever understands one takes it out; what is left does not belong there.
+#[derive(Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Fields {
+    key: Option<String>,
+    key_base64: Option<String>,
+    prefix: Option<String>,
+    prefix_base64: Option<String>,
+    from: Option<String>,
+    from_base64: Option<String>,
+    to: Option<String>,
+    to_base64: Option<String>,
+    value: Option<String>,
+    value_base64: Option<String>,
+    op: Option<String>,
+    number: Option<u64>,
+    lease: Option<u64>,
+    ttl: Option<String>,
+    keep_lease: bool,
+    keep_value: bool,
+    previous: bool,
+    limit: Option<u64>,
+    keys_only: bool,
+    count_only: bool,
+    reverse: bool,
+    revision: Option<u64>,
+}
+
+impl Fields {
+    fn key(&mut self) -> Result<Option<Bytes>, String> {
+        either("key", self.key.take(), self.key_base64.take())
+    }
+
+    fn value(&mut self) -> Result<Option<Bytes>, String> {
+        either("value", self.value.take(), self.value_base64.take())
+    }
+
+    fn range(&mut self) -> Result<Range, String> {
+        let key = self.key()?;
+        let prefix = either("prefix", self.prefix.take(), self.prefix_base64.take())?;
+        let from = either("from", self.from.take(), self.from_base64.take())?;
+        let to = either("to", self.to.take(), self.to_base64.take())?;
+        match (key, prefix, from, to) {
+            (Some(key), None, None, None) => Ok(Range::key(key)),
+            (None, Some(prefix), None, None) => Ok(Range::prefix(prefix)),
+            (None, None, from, to) => Ok(Range { start: from.unwrap_or_default(), end: to }),
+            _ => Err("keys are named by \"key\", by \"prefix\", or by \"from\" and \"to\"".to_owned()),
+        }
+    }
+
+    fn relation(&mut self) -> Result<Relation, String> {
+        match self.op.take().as_deref() {
+            Some("=") => Ok(Relation::Equal),
+            Some("!=") => Ok(Relation::NotEqual),
+            Some("<") => Ok(Relation::Less),
+            Some(">") => Ok(Relation::Greater),
+            Some(_) | None => Err("a compare needs \"op\": one of \"=\" \"!=\" \"<\" \">\"".to_owned()),
+        }
+    }
+
+    fn nothing_else(&self, what: &str) -> Result<(), String> {
+        if *self == Fields::default() { Ok(()) } else { Err(format!("a field means nothing to {what}")) }
+    }
+}
+
+fn either(name: &str, text: Option<String>, encoded: Option<String>) -> Result<Option<Bytes>, String> {
+    match (text, encoded) {
+        (None, None) => Ok(None),
+        (Some(text), None) => Ok(Some(text.into())),
+        (None, Some(encoded)) => {
+            let bytes = STANDARD.decode(encoded).map_err(|cause| format!("{name}_base64 is no base64: {cause}"))?;
+            Ok(Some(bytes.into()))
+        }
+        (Some(_), Some(_)) => Err(format!("{name} and {name}_base64 are both there; give one")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_whole_transaction() {
+        let input = r#"{
+            "if": [{"value": {"key": "color", "op": "=", "value": "dark green"}},
+                   {"version": {"prefix": "jobs/", "op": "<", "number": 3}},
+                   {"lease": {"from": "a", "to": "b", "op": "!=", "number": 0}},
+                   {"absent": {"key_base64": "/w=="}}],
+            "then": [{"put": {"key": "color", "value": "blue", "previous": true}},
+                     {"put": {"key": "session/7", "value": "ann", "ttl": "60s"}},
+                     {"put": {"key": "k", "keep_value": true, "lease": 7}},
+                     {"del": {"prefix": "old/", "previous": true}},
+                     {"get": {"from": "jobs/", "limit": 10, "keys_only": true, "reverse": true, "revision": 4}},
+                     {"get": {"count_only": true}},
+                     {"txn": {"if": [{"exists": {"key": "next"}}], "then": [{"get": {"key": "next"}}]}}],
+            "else": [{"get": {"key": "color"}}]
+        }"#;
+        let inner = Transaction::new().when(Compare::exists("next")).then(Operation::get("next"));
+        let wanted = Transaction::new()
+            .when(Compare::value("color").equals("dark green"))
+            .when(Compare::version_in(Range::prefix("jobs/")).less_than(3))
+            .when(Compare::lease_in(Range::between("a", "b")).differs_from(0))
+            .when(Compare::absent(b"\xff".as_slice()))
+            .then(Operation::put(Put::new("color", "blue").with_previous()))
+            .then(Operation::put(Put::new("session/7", "ann").ttl(Duration::from_secs(60))))
+            .then(Operation::put(Put::new("k", "").keep_value().lease(7)))
+            .then(Operation::delete(Delete::range(Range::prefix("old/")).with_previous()))
+            .then(Operation::range(Scan::new(Range::from("jobs/")).limit(10).keys_only().reverse().at_revision(4)))
+            .then(Operation::range(Scan::new(Range::all()).count_only()))
+            .then(Operation::transaction(inner))
+            .otherwise(Operation::get("color"));
+        assert_eq!(parse(input).unwrap(), wanted);
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_line() {
+        for (input, line, wanted) in [
+            ("{\n\"when\": []}", 2, "unknown field `when`"),
+            ("{\"then\": [\n{\"put\": {\"key\": \"k\"}}\n]}", 2, "put takes a \"value\""),
+            ("{\"then\": [{\"put\": {\"key\": \"k\", \"value\": \"v\",\n\"limit\": 3}}]}", 2, "means nothing to put"),
+            ("{\"then\": [{\"get\": {\"key\": \"k\", \"prefix\": \"p\"}}]}", 1, "keys are named by"),
+            ("{\"if\": [{\"value\": {\"key\": \"k\", \"op\": \">=\", \"value\": \"v\"}}]}", 1, "one of \"=\""),
+            ("{\"if\": [{\"mod\": {\"key\": \"k\", \"op\": \"=\"}}]}", 1, "needs \"number\""),
+            ("{\"then\": [{\"put\": {\"key\": \"k\", \"value_base64\": \"?\"}}]}", 1, "no base64"),
+            ("{\"then\": [\n\n{\"move\": {}}]}", 3, "unknown variant `move`"),
+            ("{\"then\": [", 1, "EOF"),
+        ] {
+            let problem = parse(input).unwrap_err();
+            assert_eq!(problem.line, line, "{input}: {problem}");
+            assert!(problem.message.contains(wanted), "{input}: {problem}");
+            assert!(!problem.message.contains("at line"), "the place is told twice: {problem}");
+        }
+    }
+
+    #[test]
+    fn depth_is_bounded() {
+        let nested = |depth: usize| format!("{}{}", "{\"then\":[{\"txn\":".repeat(depth) + "{}", "}]}".repeat(depth));
+        assert!(parse(&nested(DEPTH_MAX - 1)).is_ok());
+        assert!(parse(&nested(DEPTH_MAX)).is_err_and(|problem| problem.message.contains("deep")));
+    }
+}

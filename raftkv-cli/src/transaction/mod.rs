@@ -1,0 +1,67 @@
+//! What `txn` reads: a transaction as text ([`text`]), or as JSON ([`json`]).
+//!
+//! JSON begins with a brace, which no text does, so the input says itself which of the two it is. Whatever is wrong with it is told with
+//! its line and column, both counted from 1.
+
+mod json;
+mod lexer;
+mod text;
+
+use client::Transaction;
+use std::fmt;
+
+/// Transactions in one another, the outermost included: deeper ones no cluster takes, and this bounds the stack.
+const DEPTH_MAX: usize = 4;
+
+/// What is wrong, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Problem {
+    line: usize,
+    /// In characters.
+    column: usize,
+    message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}, column {}: {}", self.line, self.column, self.message)
+    }
+}
+
+/// Reads a transaction in either form.
+pub(crate) fn parse(input: &[u8]) -> Result<Transaction, Problem> {
+    let input = std::str::from_utf8(input).map_err(|error| not_text(input, error.valid_up_to()))?;
+    if input.trim_start().starts_with('{') { json::parse(input) } else { text::parse(input) }
+}
+
+fn not_text(input: &[u8], at: usize) -> Problem {
+    let before = String::from_utf8_lossy(&input[..at]);
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|character| *character != '\n').count() + 1;
+    Problem {
+        line,
+        column,
+        message: "this is no UTF-8; write such bytes as \\xNN in quotes, or as base64 in JSON".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use client::{Compare, Operation};
+
+    #[test]
+    fn both_forms_say_the_same() {
+        let wanted = Transaction::new().when(Compare::value("k").equals("v")).then(Operation::put(("k", "w")));
+        let text = b"if { value(k) = v }\nthen { put k w }";
+        let json = br#" {"if": [{"value": {"key": "k", "op": "=", "value": "v"}}], "then": [{"put": {"key": "k", "value": "w"}}]}"#;
+        assert_eq!(parse(text), Ok(wanted.clone()));
+        assert_eq!(parse(json), Ok(wanted));
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_found() {
+        let problem = parse(b"then {\n put k \xff }");
+        assert_eq!(problem.map_err(|problem| (problem.line, problem.column)), Err((2, 8)));
+    }
+}

@@ -1,0 +1,415 @@
+//! A transaction as text.
+//!
+//! ```text
+//! if {
+//!     value(color) = "dark green"
+//!     version(--prefix jobs/) < 3
+//!     absent(lock)
+//! }
+//! then {
+//!     put color blue --prev
+//!     put "session/7" ann --ttl 60s
+//!     del --prefix old/
+//!     get --prefix jobs/ --limit 10
+//!     txn { if { exists(next) } then { get next } }
+//! }
+//! else {
+//!     get color
+//! }
+//! ```
+//!
+//! Each block may be left out, and comes once at most. In a block, one compare or operation a line, or several with semicolons between
+//! them. Flags are those of the commands of the same names.
+
+use super::lexer::{Position, Relation, Token, tokens};
+use super::{DEPTH_MAX, Problem};
+use bytes::Bytes;
+use client::{Compare, Delete, NumberCompare, Operation, Put, Range, Scan, Transaction, ValueCompare};
+
+/// Reads a transaction.
+pub(super) fn parse(input: &str) -> Result<Transaction, Problem> {
+    let mut parser = Parser { tokens: tokens(input)?, at: 0 };
+    let transaction = parser.transaction(1)?;
+    match parser.peek() {
+        (Token::End, _) => Ok(transaction),
+        (other, position) => {
+            Err(position.problem(format!("expected if, then, else or the end, found {}", other.shown())))
+        }
+    }
+}
+
+struct Parser {
+    tokens: Vec<(Token, Position)>,
+    at: usize,
+}
+
+/// Which keys: as `get`, `del` and compares name them.
+enum Keys {
+    One(Bytes),
+    Range(Range),
+}
+
+impl Keys {
+    fn into_range(self) -> Range {
+        match self {
+            Keys::One(key) => Range::key(key),
+            Keys::Range(range) => range,
+        }
+    }
+}
+
+impl Parser {
+    fn peek(&self) -> (&Token, Position) {
+        let (token, position) = &self.tokens[self.at];
+        (token, *position)
+    }
+
+    /// The next token. The end is never passed.
+    fn next(&mut self) -> (Token, Position) {
+        let next = self.tokens[self.at].clone();
+        if next.0 != Token::End {
+            self.at += 1;
+        }
+        next
+    }
+
+    fn skip_separators(&mut self) {
+        while *self.peek().0 == Token::Separator {
+            self.at += 1;
+        }
+    }
+
+    fn expect(&mut self, wanted: &Token) -> Result<(), Problem> {
+        let (found, position) = self.next();
+        if found == *wanted {
+            return Ok(());
+        }
+        Err(position.problem(format!("expected {}, found {}", wanted.shown(), found.shown())))
+    }
+
+    /// Blocks, up to what is none.
+    fn transaction(&mut self, depth: usize) -> Result<Transaction, Problem> {
+        let mut transaction = Transaction::new();
+        let mut seen: Vec<String> = Vec::new();
+        loop {
+            self.skip_separators();
+            let (Token::Word(name), position) = self.peek() else { return Ok(transaction) };
+            let name = name.clone();
+            if !["if", "then", "else"].contains(&name.as_str()) {
+                return Err(position.problem(format!("expected if, then or else, found \"{name}\"")));
+            }
+            if seen.contains(&name) {
+                return Err(position.problem(format!("a transaction has one \"{name}\" at most")));
+            }
+            self.next();
+            self.skip_separators();
+            self.expect(&Token::Open)?;
+            while self.goes_on()? {
+                transaction = match name.as_str() {
+                    "if" => transaction.when(self.compare()?),
+                    "then" => transaction.then(self.operation(depth)?),
+                    _ => transaction.otherwise(self.operation(depth)?),
+                };
+                self.end_of_line()?;
+            }
+            seen.push(name);
+        }
+    }
+
+    /// Whether the block has something more; its closing brace is taken.
+    fn goes_on(&mut self) -> Result<bool, Problem> {
+        self.skip_separators();
+        match self.peek() {
+            (Token::Close, _) => {
+                self.next();
+                Ok(false)
+            }
+            (Token::End, position) => Err(position.problem("a \"}\" is missing")),
+            _ => Ok(true),
+        }
+    }
+
+    fn end_of_line(&mut self) -> Result<(), Problem> {
+        match self.peek() {
+            (Token::Separator | Token::Close | Token::End, _) => Ok(()),
+            (other, position) => {
+                Err(position.problem(format!("expected the end of the line, found {}", other.shown())))
+            }
+        }
+    }
+
+    fn compare(&mut self) -> Result<Compare, Problem> {
+        let (found, position) = self.next();
+        let Token::Word(target) = &found else {
+            return Err(position.problem(format!("expected a compare, found {}", found.shown())));
+        };
+        let number = match target.as_str() {
+            "value" => {
+                let compare = Compare::value_in(self.round_keys()?.into_range());
+                let relation = self.relation()?;
+                return Ok(compare_value(compare, relation, self.text("a value")?));
+            }
+            "exists" | "absent" => {
+                let Keys::One(key) = self.round_keys()? else {
+                    return Err(position.problem(format!("{target} takes one key")));
+                };
+                return Ok(if target == "exists" { Compare::exists(key) } else { Compare::absent(key) });
+            }
+            "version" => Compare::version_in(self.round_keys()?.into_range()),
+            "create" => Compare::create_revision_in(self.round_keys()?.into_range()),
+            "mod" => Compare::mod_revision_in(self.round_keys()?.into_range()),
+            "lease" => Compare::lease_in(self.round_keys()?.into_range()),
+            _ => {
+                let known = "value, version, create, mod, lease, exists or absent";
+                return Err(position.problem(format!("expected {known}, found \"{target}\"")));
+            }
+        };
+        let relation = self.relation()?;
+        Ok(compare_number(number, relation, self.number("a number")?))
+    }
+
+    fn round_keys(&mut self) -> Result<Keys, Problem> {
+        self.expect(&Token::OpenRound)?;
+        let keys = self.keys()?;
+        self.expect(&Token::CloseRound)?;
+        Ok(keys)
+    }
+
+    fn relation(&mut self) -> Result<Relation, Problem> {
+        match self.next() {
+            (Token::Relation(relation), _) => Ok(relation),
+            (other, position) => Err(position.problem(format!("expected = != < or >, found {}", other.shown()))),
+        }
+    }
+
+    fn operation(&mut self, depth: usize) -> Result<Operation, Problem> {
+        let (found, position) = self.next();
+        let Token::Word(name) = &found else {
+            return Err(position.problem(format!("expected an operation, found {}", found.shown())));
+        };
+        match name.as_str() {
+            "put" => self.put(),
+            "get" => self.get(),
+            "del" => self.del(),
+            "txn" if depth >= DEPTH_MAX => {
+                Err(position.problem(format!("transactions lie {DEPTH_MAX} deep in one another at most")))
+            }
+            "txn" => {
+                self.expect(&Token::Open)?;
+                let transaction = self.transaction(depth + 1)?;
+                self.expect(&Token::Close)?;
+                Ok(Operation::transaction(transaction))
+            }
+            _ => Err(position.problem(format!("expected put, get, del or txn, found \"{name}\""))),
+        }
+    }
+
+    fn put(&mut self) -> Result<Operation, Problem> {
+        let key = self.text("a key")?;
+        let value = if self.is_text() { Some(self.text("a value")?) } else { None };
+        let mut put = Put::new(key, value.clone().unwrap_or_default());
+        let mut keeps_value = false;
+        while let (Token::Flag(flag), position) = self.peek() {
+            let flag = flag.clone();
+            self.next();
+            put = match flag.as_str() {
+                "prev" => put.with_previous(),
+                "keep-lease" => put.keep_lease(),
+                "lease" => put.lease(self.number("the number of a lease")?),
+                "ttl" => put.ttl(self.duration()?),
+                "keep-value" => {
+                    keeps_value = true;
+                    put.keep_value()
+                }
+                _ => return Err(unknown(position, &flag, "--lease ID, --ttl D, --keep-lease, --keep-value or --prev")),
+            };
+        }
+        if keeps_value == value.is_some() {
+            let (_, position) = self.peek();
+            return Err(position.problem("put takes a value, or --keep-value"));
+        }
+        Ok(Operation::put(put))
+    }
+
+    fn get(&mut self) -> Result<Operation, Problem> {
+        let mut scan = Scan::new(self.keys()?.into_range());
+        while let (Token::Flag(flag), position) = self.peek() {
+            let flag = flag.clone();
+            self.next();
+            scan = match flag.as_str() {
+                "limit" => scan.limit(self.number("a limit")?),
+                "keys-only" => scan.keys_only(),
+                "count" => scan.count_only(),
+                "reverse" => scan.reverse(),
+                "rev" => scan.at_revision(self.number("a revision")?),
+                _ => return Err(unknown(position, &flag, "--limit N, --keys-only, --count, --reverse or --rev N")),
+            };
+        }
+        Ok(Operation::range(scan))
+    }
+
+    fn del(&mut self) -> Result<Operation, Problem> {
+        let mut delete = Delete::range(self.keys()?.into_range());
+        while let (Token::Flag(flag), position) = self.peek() {
+            let flag = flag.clone();
+            self.next();
+            delete = match flag.as_str() {
+                "prev" => delete.with_previous(),
+                _ => return Err(unknown(position, &flag, "--prev")),
+            };
+        }
+        Ok(Operation::delete(delete))
+    }
+
+    /// A key, or `--prefix P`, `--range A B`, `--from A`, `--all`.
+    fn keys(&mut self) -> Result<Keys, Problem> {
+        let (Token::Flag(flag), position) = self.peek() else { return Ok(Keys::One(self.text("a key")?)) };
+        let flag = flag.clone();
+        self.next();
+        Ok(Keys::Range(match flag.as_str() {
+            "prefix" => Range::prefix(self.text("a prefix")?),
+            "range" => Range::between(self.text("the first key")?, self.text("the end of the range")?),
+            "from" => Range::from(self.text("the first key")?),
+            "all" => Range::all(),
+            _ => return Err(unknown(position, &flag, "a key, --prefix P, --range A B, --from A or --all")),
+        }))
+    }
+
+    fn is_text(&self) -> bool {
+        matches!(self.peek().0, Token::Word(_) | Token::Quoted(_))
+    }
+
+    fn text(&mut self, what: &str) -> Result<Bytes, Problem> {
+        match self.next() {
+            (Token::Word(word), _) => Ok(word.into()),
+            (Token::Quoted(bytes), _) => Ok(bytes),
+            (other, position) => Err(position.problem(format!("expected {what}, found {}", other.shown()))),
+        }
+    }
+
+    fn number(&mut self, what: &str) -> Result<u64, Problem> {
+        let (found, position) = self.next();
+        let number = if let Token::Word(word) = &found { word.parse().ok() } else { None };
+        number.ok_or_else(|| position.problem(format!("expected {what}, found {}", found.shown())))
+    }
+
+    fn duration(&mut self) -> Result<std::time::Duration, Problem> {
+        let (found, position) = self.next();
+        let Token::Word(word) = &found else {
+            return Err(position.problem(format!("expected a duration, found {}", found.shown())));
+        };
+        crate::arguments::duration(word).map_err(|cause| position.problem(cause))
+    }
+}
+
+fn unknown(position: Position, flag: &str, wanted: &str) -> Problem {
+    position.problem(format!("expected {wanted}, found --{flag}"))
+}
+
+/// A compare of a value with its other side.
+pub(super) fn compare_value(compare: ValueCompare, relation: Relation, value: Bytes) -> Compare {
+    match relation {
+        Relation::Equal => compare.equals(value),
+        Relation::NotEqual => compare.differs_from(value),
+        Relation::Less => compare.less_than(value),
+        Relation::Greater => compare.greater_than(value),
+    }
+}
+
+/// A compare of a number with its other side.
+pub(super) fn compare_number(compare: NumberCompare, relation: Relation, number: u64) -> Compare {
+    match relation {
+        Relation::Equal => compare.equals(number),
+        Relation::NotEqual => compare.differs_from(number),
+        Relation::Less => compare.less_than(number),
+        Relation::Greater => compare.greater_than(number),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_whole_transaction() {
+        let input = r#"
+            # paint it
+            if {
+                value(color) = "dark green"; mod(color) > 12
+                version(--prefix jobs/) < 3
+                lease(--range a b) != 0
+                exists(x)
+                absent("y")
+            }
+            then {
+                put color blue --prev
+                put "session/7" ann --ttl 60s
+                put k --keep-value --lease 7
+                put k2 v --keep-lease
+                del --prefix old/ --prev
+                get --from jobs/ --limit 10 --keys-only --reverse --rev 4
+                get --all --count
+                txn {
+                    if { exists(next) }
+                    then { get next }
+                }
+            }
+            else
+            { get color }
+        "#;
+        let inner = Transaction::new().when(Compare::exists("next")).then(Operation::get("next"));
+        let wanted = Transaction::new()
+            .when(Compare::value("color").equals("dark green"))
+            .when(Compare::mod_revision("color").greater_than(12))
+            .when(Compare::version_in(Range::prefix("jobs/")).less_than(3))
+            .when(Compare::lease_in(Range::between("a", "b")).differs_from(0))
+            .when(Compare::exists("x"))
+            .when(Compare::absent("y"))
+            .then(Operation::put(Put::new("color", "blue").with_previous()))
+            .then(Operation::put(Put::new("session/7", "ann").ttl(Duration::from_secs(60))))
+            .then(Operation::put(Put::new("k", "").keep_value().lease(7)))
+            .then(Operation::put(Put::new("k2", "v").keep_lease()))
+            .then(Operation::delete(Delete::range(Range::prefix("old/")).with_previous()))
+            .then(Operation::range(Scan::new(Range::from("jobs/")).limit(10).keys_only().reverse().at_revision(4)))
+            .then(Operation::range(Scan::new(Range::all()).count_only()))
+            .then(Operation::transaction(inner))
+            .otherwise(Operation::get("color"));
+        assert_eq!(parse(input).unwrap(), wanted);
+    }
+
+    #[test]
+    fn blocks_may_be_left_out() {
+        assert_eq!(parse(""), Ok(Transaction::new()));
+        assert_eq!(parse("then { get k }"), Ok(Transaction::new().then(Operation::get("k"))));
+        assert_eq!(parse("if { } else { }"), Ok(Transaction::new()));
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_line_and_column() {
+        for (input, line, column, wanted) in [
+            ("when { }", 1, 1, "expected if, then or else"),
+            ("then { get a }\nthen { get b }", 2, 1, "one \"then\" at most"),
+            ("if {\n  value(k) = \n}", 2, 14, "expected a value, found the end of the line"),
+            ("if {\n  value k = v\n}", 2, 9, "expected \"(\""),
+            ("if { size(k) = 3 }", 1, 6, "expected value, version"),
+            ("if { version(k) = many }", 1, 19, "expected a number, found \"many\""),
+            ("if { exists(--prefix a) }", 1, 6, "takes one key"),
+            ("then {\n put k v w\n}", 2, 10, "expected the end of the line, found \"w\""),
+            ("then {\n put k\n}", 2, 7, "put takes a value, or --keep-value"),
+            ("then { put k v --keep-value }", 1, 29, "put takes a value, or --keep-value"),
+            ("then { put k v --ttl soon }", 1, 22, "write it like"),
+            ("then { put k v --limit 3 }", 1, 16, "found --limit"),
+            ("then { get k --prev }", 1, 14, "found --prev"),
+            ("then { move a b }", 1, 8, "expected put, get, del or txn"),
+            ("then { get k", 1, 13, "a \"}\" is missing"),
+            ("then { get k } }", 1, 16, "expected if, then, else or the end"),
+            ("then { txn { then { txn { then { txn { then { txn { } } } } } } } }", 1, 47, "4 deep"),
+        ] {
+            let problem = parse(input).unwrap_err();
+            assert_eq!((problem.line, problem.column), (line, column), "{input}: {problem}");
+            assert!(problem.message.contains(wanted), "{input}: {problem}");
+        }
+    }
+}
