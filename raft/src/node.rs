@@ -131,6 +131,11 @@ impl Node {
         &self.core
     }
 
+    #[cfg(test)]
+    pub(crate) fn core_mut(&mut self) -> &mut Core {
+        &mut self.core
+    }
+
     pub(crate) fn role_state(&self) -> &RoleState {
         &self.role
     }

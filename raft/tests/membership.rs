@@ -187,6 +187,41 @@ fn snapshot_replaces_an_uncommitted_membership() {
     assert_eq!((status.membership, status.membership_committed), (&membership, &membership));
 }
 
+/// Raft §6, §7: a committed membership that stands in the log after a snapshot stays committed when that snapshot is installed. Were it
+/// taken back, two majorities without a common node could decide.
+#[test]
+fn snapshot_does_not_take_back_a_membership_committed_after_it() {
+    let moved = Membership::new([1, 4, 5].map(NodeId));
+    let joint = with(&three(), &[(2, REMOVED), (3, REMOVED), (4, VOTER), (5, VOTER)]);
+    assert_eq!(joint.left(), moved);
+    // Node 1 lacks everything, and the fetch of the snapshot that its leader offers takes its time.
+    let mut rig = Rig::follower(2, &[]);
+    rig.receive(2, 2, Body::SnapshotOffer { position: position(3, 1) });
+    assert!(rig.actions.fetch_snapshot.is_some());
+    // The next leader has the log, and does not know yet what of it is committed. That the entry at 5 is, the one at 8 says.
+    let mut entries = common::rig::entries(1, &[1, 1, 1]);
+    entries.extend([membership_entry(4, 1, &joint), membership_entry(5, 1, &moved)]);
+    entries.extend(common::rig::entries(6, &[1, 1]));
+    entries.push(membership_entry(8, 2, &moved.clone().with_context("learners to come".into())));
+    rig.receive(3, 3, Body::Append { previous: position(0, 0), commit: LogIndex(0), read_round: 0, entries });
+    rig.durable();
+    assert_eq!((rig.commit(), rig.node.status().membership_committed), (0, &moved));
+
+    rig.step(Event::SnapshotFetched { position: position(3, 1), membership: three() });
+    assert!(rig.actions.install_snapshot.is_some_and(|install| install.keep_suffix));
+    rig.step(Event::SnapshotInstalled { position: position(3, 1) });
+    assert_eq!(rig.node.status().membership_committed, &moved);
+
+    // The leader after that never had the entry at 8.
+    rig.append(4, 4, position(7, 1), &[4], 3);
+    rig.durable();
+    assert_eq!((rig.terms(), rig.node.status().membership), (vec![1, 1, 1, 1, 4], &moved));
+    // Node 2 is no member any more: with its vote alone node 1 leads nobody.
+    rig.time_out();
+    rig.receive(2, 5, Body::PreVoteReply { granted: true });
+    assert_eq!((rig.actions.dropped, rig.role()), (Some(DropReason::UnknownSender), Role::PreCandidate));
+}
+
 /// Scenario 33: after a crash in the middle of a change, what stands in the log is in effect, and a new leader ends the change.
 #[test]
 fn new_leader_ends_a_change_that_it_finds_in_its_log() {
