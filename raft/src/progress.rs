@@ -225,6 +225,11 @@ impl Progress {
         self.commit_told = self.commit_told.max(commit.min(covered));
     }
 
+    /// Whether it was heard within an election timeout.
+    pub(crate) fn answers(&self, now: Instant, config: &Config) -> bool {
+        now.since(self.heard_at) < config.election_timeout
+    }
+
     /// Whether appends sent ahead have gone unanswered for so long that they must be taken for lost.
     pub(crate) fn seems_lost(&self, now: Instant, config: &Config) -> bool {
         self.replication == Replication::Replicate
