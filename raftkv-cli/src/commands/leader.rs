@@ -50,11 +50,20 @@ pub(crate) async fn run(command: LeaderCommand, globals: &Globals) -> Result<(),
     output.finish()
 }
 
-/// What to look at next is the leader, and no key.
+/// What to look at next is the leader, and no key; and no longer waiting helps where it was tried and came to nothing.
 fn not_transferred(error: Error) -> Failure {
-    let is_unknown = matches!(error, Error::OutcomeUnknown { .. });
+    let next = if matches!(error, Error::OutcomeUnknown { .. }) {
+        Some("raftkv-cli leader show, to see who leads")
+    } else if matches!(error, Error::Unavailable { .. }) {
+        Some("raftkv-cli status, to see which nodes answer")
+    } else {
+        None
+    };
     let failure = Failure::from(error);
-    if is_unknown { failure.with_next("raftkv-cli leader show, to see who leads") } else { failure }
+    match next {
+        Some(next) => failure.with_next(next),
+        None => failure,
+    }
 }
 
 async fn member_of(client: &Client, id: u64) -> Option<Member> {
