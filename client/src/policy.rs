@@ -167,6 +167,8 @@ fn node_error(purpose: Purpose, endpoint: &str, error: wire::Error) -> Verdict {
         Ok(ErrorCode::Invalid | ErrorCode::Unsupported) => {
             Verdict::Fail(Error::Invalid { endpoint: endpoint_owned, cause })
         }
+        // Each attempt stops writes for a while, so whether there is another is for whoever asked to decide.
+        Ok(ErrorCode::NotHandedOver) => Verdict::Fail(Error::Unavailable { endpoint: endpoint_owned, cause }),
         Ok(ErrorCode::Permission) => Verdict::Fail(Error::Permission { endpoint: endpoint_owned, cause }),
         Ok(ErrorCode::Compacted) => Verdict::Fail(Error::CompactedRevision { endpoint: endpoint_owned, cause }),
         Ok(ErrorCode::FutureRevision) => Verdict::Fail(Error::FutureRevision { endpoint: endpoint_owned, cause }),
@@ -325,6 +327,12 @@ mod tests {
                 assert!(matches!(verdict, Verdict::Fail(_)), "{code:?} came to {verdict:?}");
             }
         }
+    }
+
+    #[test]
+    fn leadership_that_was_not_handed_over_is_not_tried_again() {
+        let verdict = judge(Purpose::Write, "n1:1", answered(ErrorCode::NotHandedOver));
+        assert!(matches!(verdict, Verdict::Fail(Error::Unavailable { .. })), "{verdict:?}");
     }
 
     #[test]

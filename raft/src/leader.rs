@@ -262,7 +262,8 @@ impl Leader {
         }
     }
 
-    /// Starts to hand leadership over (thesis §3.10). Reads that wait are refused, as proposals are from here on.
+    /// Starts to hand leadership over (thesis §3.10). Reads that wait are refused, as proposals are from here on; so a target that
+    /// does not answer is none.
     pub(crate) fn on_transfer(
         &mut self,
         core: &mut Core,
@@ -276,6 +277,9 @@ impl Leader {
         let Some(progress) = self.progress(target) else { return Err(TransferError::LeadsAlready) };
         if progress.repair.is_some() {
             return Err(TransferError::UnderRepair { target });
+        }
+        if !progress.answers(core.now, &core.config) {
+            return Err(TransferError::Silent { target });
         }
         if self.transfer.is_some_and(|transfer| transfer.target == target) {
             return Ok(target);
@@ -292,11 +296,15 @@ impl Leader {
         self.transfer.map(|transfer| transfer.target)
     }
 
-    /// The other voter that is furthest along.
+    /// The other voter that is furthest along, of those that answer if any does.
     pub(crate) fn furthest_voter(&self, core: &Core) -> Option<NodeId> {
         let usable = |peer: &&Peer| core.membership().voters().contains(&peer.id) && peer.progress.repair.is_none();
         let voters = self.peers.iter().filter(usable);
-        voters.max_by_key(|peer| (peer.progress.matched, peer.progress.heard_at)).map(|peer| peer.id)
+        let preference = |peer: &&Peer| {
+            let progress = &peer.progress;
+            (progress.answers(core.now, &core.config), progress.matched, progress.heard_at)
+        };
+        voters.max_by_key(preference).map(|peer| peer.id)
     }
 
     /// Tells the target to campaign once it holds the whole log.

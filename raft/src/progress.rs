@@ -15,7 +15,7 @@
 use crate::{Config, Instant, LogIndex, LogRange, RepairId};
 use alloc::collections::VecDeque;
 
-/// How the leader sends to a peer (Raft §5.3, thesis §10.2.1).
+/// How the leader sends to a peer (Raft §5.3, thesis §10.2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Replication {
     /// One append at a time, looking for the end of what both logs share.
@@ -51,7 +51,7 @@ pub(crate) struct Progress {
     pub(crate) heard_at: Instant,
     /// The newest read round it has echoed (thesis §6.4).
     pub(crate) read_round: u64,
-    /// The highest commit index it was told.
+    /// The highest commit index it was told in an append that covers it, so that it could take it.
     pub(crate) commit_told: LogIndex,
     /// It has lost what it had promised and is not repaired: nothing it says counts (`repair.rs`).
     pub(crate) repair: Option<RepairId>,
@@ -218,6 +218,16 @@ impl Progress {
             Replication::Replicate => previous > self.matched,
             Replication::Snapshot => false,
         }
+    }
+
+    /// It was told in an append up to `covered` that everything up to `commit` is committed.
+    pub(crate) fn told_commit(&mut self, commit: LogIndex, covered: LogIndex) {
+        self.commit_told = self.commit_told.max(commit.min(covered));
+    }
+
+    /// Whether it was heard within an election timeout.
+    pub(crate) fn answers(&self, now: Instant, config: &Config) -> bool {
+        now.since(self.heard_at) < config.election_timeout
     }
 
     /// Whether appends sent ahead have gone unanswered for so long that they must be taken for lost.

@@ -32,7 +32,7 @@ pub use waiting::{ReadRefusal, ReadWaiter, WriteOutcome, WriteRefusal, WriteWait
 
 use crate::directory::MemberDirectory;
 use format::Formats;
-use freshness::FreshnessTracker;
+use freshness::{FreshnessTracker, Word};
 use membership::OperatorDesk;
 use raft::{
     Actions, Changed, Event, Instant, LogIndex, LogPosition, LogRange, Membership, Message, Node, NodeId, PeerProgress,
@@ -337,13 +337,16 @@ impl<H: Host> Driver<H> {
     }
 
     fn on_message(&mut self, now: Instant, from: NodeId, message: Message) {
-        let word =
-            if let raft::Body::Append { commit, .. } = &message.body { Some((message.term, *commit)) } else { None };
+        let word = if let raft::Body::Append { commit, .. } = &message.body {
+            Some(Word { at: now, term: message.term, commit: *commit })
+        } else {
+            None
+        };
         self.step(now, Event::Receive { from, message });
-        if let Some((term, commit)) = word {
+        if let Some(word) = word {
             let status = self.node.status();
-            if status.leader == Some(from) && status.term == term {
-                self.freshness.heard(now, commit, self.applied);
+            if status.leader == Some(from) && status.term == word.term {
+                self.freshness.heard(word, self.applied, self.node.log());
             }
         }
     }
@@ -363,7 +366,8 @@ impl<H: Host> Driver<H> {
         if let Some(silence) = heard {
             let nanos = u64::try_from(silence.as_nanos()).unwrap_or(u64::MAX);
             let at = Instant::from_nanos(now.as_nanos().saturating_sub(nanos));
-            self.freshness.heard(at, status.commit, self.applied);
+            let word = Word { at, term: status.term, commit: status.commit };
+            self.freshness.heard(word, self.applied, self.node.log());
         }
     }
 
@@ -542,7 +546,7 @@ impl<H: Host> Driver<H> {
     fn on_applied(&mut self, now: Instant, index: LogIndex, flushed: LogIndex) {
         assert!(index >= self.applied, "applied index went back from {} to {index}", self.applied);
         self.applied = index;
-        self.freshness.applied(index);
+        self.freshness.applied(index, self.node.log());
         self.flushed = self.flushed.max(flushed);
         self.apply_under_way = false;
         self.apply_more();

@@ -27,6 +27,7 @@ mod failure;
 mod host;
 pub mod http;
 mod inbox;
+mod leaving;
 mod log_thread;
 pub mod log_worker;
 pub mod marker;

@@ -81,6 +81,7 @@ impl MemberView {
                     peer_address: known.peer_address.clone(),
                     client_address: known.client_address.clone(),
                     kind: Standing::of(id, effective, &directory).name().to_owned(),
+                    under_repair: effective.repair_of(id).is_some(),
                 };
                 members.insert(id, member);
             }

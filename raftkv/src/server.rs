@@ -30,6 +30,7 @@ use crate::failure::{FailureReporter, FatalError};
 use crate::host::ThreadHost;
 use crate::http::{self, StatusSource};
 use crate::inbox::{Inbox, Mail};
+use crate::leaving::LinkedMembers;
 use crate::log_thread::{self, LogJob};
 use crate::members::Members;
 use crate::observer::Observer;
@@ -40,7 +41,7 @@ use crate::snapshots::{LocalSnapshots, SnapshotFetcher};
 use crate::status::{NodeStatus, StatusReporter};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use raft::{Changed, Node, NodeId, Role};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use storage::identity::DataDirectory;
@@ -129,8 +130,7 @@ impl Server {
             freshness: parts.freshness.clone(),
             role,
             announced: None,
-            linked: parts.members.view().peers.members.clone(),
-            leaving: std::collections::BTreeMap::new(),
+            linked: Arc::new(Mutex::new(LinkedMembers::new(parts.members.view().peers.clone()))),
             members: parts.members.clone(),
         };
         let applied = restored.applied;
@@ -382,8 +382,16 @@ fn start_links(
     PeerLinks::start(peers, handler).map_err(|error| StartError::Listen {
         address: config.listen_peer(),
         what: "node.listen_peer, UDP",
-        cause: error.to_string(),
+        cause: cause_of(&error),
     })
+}
+
+/// Without the address and the advice, which are said around it.
+fn cause_of(error: &transport::StartError) -> String {
+    match error {
+        transport::StartError::Bind { cause, .. } => cause.to_string(),
+        transport::StartError::NotANode { .. } => error.to_string(),
+    }
 }
 
 fn start_listener(config: &Config, credentials: &Credentials, parts: &Parts) -> Result<ClientListener, StartError> {
@@ -393,11 +401,7 @@ fn start_listener(config: &Config, credentials: &Credentials, parts: &Parts) -> 
         ..ClientLimits::default()
     };
     ClientListener::start(config.listen_client(), credentials, limits, parts.service.clone()).map_err(|error| {
-        StartError::Listen {
-            address: config.listen_client(),
-            what: "node.listen_client, UDP",
-            cause: error.to_string(),
-        }
+        StartError::Listen { address: config.listen_client(), what: "node.listen_client, UDP", cause: cause_of(&error) }
     })
 }
 

@@ -204,6 +204,7 @@ fn transfer_error(error: TransferError) -> String {
         TransferError::LeadsAlready => "leads already".to_owned(),
         TransferError::NotAVoter { target } => format!("{target} does not vote"),
         TransferError::UnderRepair { target } => format!("{target} is under repair"),
+        TransferError::Silent { target } => format!("{target} does not answer"),
         TransferError::NobodyElse => "there is nobody else".to_owned(),
     }
 }
