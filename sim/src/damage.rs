@@ -54,13 +54,21 @@ impl World {
         }
         let disks = &mut self.nodes[node].disks;
         let what = match self.random.below(4) {
-            0 => {
+            0 if self.random.chance(500) => {
                 disks.lose_log();
                 "disk: log lost"
+            }
+            0 => {
+                disks.empty_log();
+                "disk: log lost, its folder empty"
             }
             1 => {
                 disks.lose_state();
                 "disk: state lost"
+            }
+            2 => {
+                disks.empty();
+                "disk: all lost, the folders empty"
             }
             _ => {
                 disks.wipe();
