@@ -52,6 +52,7 @@ pub const SOMETIMES: &[&str] = &[
     "disk: log lost, its folder empty",
     "disk: state lost",
     "disk: a leader's disk lost",
+    "disk: lost during a change of members",
     "disk: bit rot",
     "disk: full",
     "disk: a read failed",

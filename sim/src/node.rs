@@ -12,7 +12,7 @@ use crate::schedule::Time;
 use crate::settings::Settings;
 use crate::workload::Ask;
 use crate::world::Happening;
-use raft::{Entry, InstallSnapshot, LogIndex, LogPosition, NodeId, RepairId, Role, Term};
+use raft::{Entry, InstallSnapshot, LogIndex, LogPosition, MembershipChange, NodeId, RepairId, Role, Term};
 use raftkv::StartError;
 use raftkv::amnesia::{FIRST_START, Loss, RepairMarker};
 use raftkv::apply_worker::ApplyWorker;
@@ -117,8 +117,8 @@ pub(crate) struct Process {
     pub(crate) repair: RepairMarker,
     pub(crate) peers: PeersNote,
     pub(crate) desk: Outbox<OperatorWord>,
-    /// Changes of the membership that an operator asked for and has not heard of.
-    pub(crate) changes_asked: usize,
+    /// The change of the membership that an operator asked for and has not heard of.
+    pub(crate) change_asked: Option<MembershipChange>,
     /// In which of its lives each peer has connected last.
     pub(crate) connected: BTreeMap<NodeId, u64>,
     /// The members as this node sees them.
@@ -311,7 +311,7 @@ impl Node {
             repair,
             peers,
             desk: Outbox::default(),
-            changes_asked: 0,
+            change_asked: None,
             connected: BTreeMap::new(),
             view: Arc::new(view),
             leaving: BTreeMap::new(),
