@@ -253,4 +253,10 @@ pub enum DropReason {
     Unexpected,
     /// It breaks a rule of the protocol, such as entries out of order or two leaders in one term.
     Malformed,
+    /// The sender refuses what it had acknowledged to this leader, and says nothing of a loss: its log is gone, and it does not know. Said once for
+    /// each time that this is found out. The peer should be started anew, so that it notices.
+    LostLog {
+        /// The sender.
+        peer: NodeId,
+    },
 }

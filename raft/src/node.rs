@@ -118,6 +118,7 @@ impl Node {
                 inflight_bytes,
                 silent_for: self.core.now.since(peer.progress.heard_at),
                 repair: peer.progress.repair,
+                lost: peer.progress.doubt.is_lost(),
             }
         })
     }

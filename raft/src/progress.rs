@@ -12,6 +12,7 @@
 //! in messages and bytes. `Snapshot` sends offers only. Heartbeats go out in every state; they are empty appends at a
 //! position the peer is known to hold, so they are never refused.
 
+use crate::doubt::Doubt;
 use crate::{Config, Instant, LogIndex, LogRange, RepairId};
 use alloc::collections::VecDeque;
 
@@ -55,6 +56,8 @@ pub(crate) struct Progress {
     pub(crate) commit_told: LogIndex,
     /// It has lost what it had promised and is not repaired: nothing it says counts (`repair.rs`).
     pub(crate) repair: Option<RepairId>,
+    /// Whether it refuses what it had acknowledged (`doubt.rs`).
+    pub(crate) doubt: Doubt,
     /// The last loss it was repaired from while this node led.
     pub(crate) last_repair: Option<RepairId>,
     /// Entries that are being read from disk for it.
@@ -78,6 +81,7 @@ impl Progress {
             read_round: 0,
             commit_told: LogIndex::ZERO,
             repair: None,
+            doubt: Doubt::None,
             last_repair: None,
             load: None,
             waits_for_idle: false,
@@ -88,6 +92,11 @@ impl Progress {
     pub(crate) fn forget(&mut self, next: LogIndex, id: RepairId, now: Instant, config: &Config) {
         let last_repair = self.last_repair;
         *self = Progress { repair: Some(id), last_repair, ..Progress::new(next, now, config) };
+    }
+
+    /// Whether what it says, and once said, counts towards majorities.
+    pub(crate) fn counts(&self) -> bool {
+        self.repair.is_none() && !self.doubt.is_lost()
     }
 
     /// The peer is repaired.

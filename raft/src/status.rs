@@ -57,4 +57,6 @@ pub struct PeerProgress {
     pub silent_for: core::time::Duration,
     /// It has lost what it had promised and is not repaired yet: it does not count.
     pub repair: Option<RepairId>,
+    /// It refuses what it had acknowledged, so its log is gone, and it does not know: what it had acknowledged does not count.
+    pub lost: bool,
 }

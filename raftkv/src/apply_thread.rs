@@ -8,6 +8,7 @@ use crate::driver::{ApplyJob, Input};
 use crate::failure::{FailureReporter, FatalError};
 use crate::inbox::Inbox;
 use crate::members::Members;
+use crate::peers::PeersNote;
 use crate::state::{NodeState, published};
 use crossbeam_channel::Receiver;
 use raft::{LogIndex, LogPosition};
@@ -43,6 +44,8 @@ pub(crate) struct ApplyThread {
     pub(crate) failures: FailureReporter,
     /// Says whether what is applied removes this node.
     pub(crate) members: Arc<Members>,
+    /// Says whether others could repair this node, for the case that it loses something.
+    pub(crate) peers: PeersNote,
 }
 
 impl ApplyThread {
@@ -72,6 +75,7 @@ impl ApplyThread {
 
     fn install(&mut self, position: LogPosition, done: Box<dyn FnOnce() + Send>) -> Result<(), FatalError> {
         self.state.switch_to_received(position).map_err(FatalError::Install)?;
+        self.note_peers()?;
         self.driver.push(Input::FormatInEffect { format: self.state.machine().format() });
         done();
         Ok(())
@@ -84,6 +88,7 @@ impl ApplyThread {
         if flushed.1.is_none_or(|asked| asked.elapsed() >= FLUSHED_INTERVAL) {
             *flushed = (self.state.machine().flushed().map_err(FatalError::State)?.index, Some(Instant::now()));
         }
+        self.note_peers()?;
         let raised = self.state.machine().format();
         if raised != format {
             tracing::info!(format = raised, "the format was raised: every member knows it");
@@ -91,6 +96,13 @@ impl ApplyThread {
         }
         self.driver.push(Input::Applied { index, flushed: flushed.0 });
         Ok(())
+    }
+
+    /// Before the driver hears of what is applied, and lets the log go that has it too.
+    fn note_peers(&mut self) -> Result<(), FatalError> {
+        let machine = self.state.machine();
+        let noted = self.peers.follow(machine.applied().index, machine.membership());
+        noted.map_err(|source| FatalError::Marker { path: self.peers.path(), source })
     }
 }
 

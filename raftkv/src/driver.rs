@@ -35,8 +35,8 @@ use format::Formats;
 use freshness::{FreshnessTracker, Word};
 use membership::OperatorDesk;
 use raft::{
-    Actions, Changed, Event, Instant, LogIndex, LogPosition, LogRange, Membership, Message, Node, NodeId, PeerProgress,
-    ProposeError, RepairId, Role,
+    Actions, Changed, DropReason, Event, Instant, LogIndex, LogPosition, LogRange, Membership, Message, Node, NodeId,
+    PeerProgress, ProposeError, RepairId, Role,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -465,6 +465,13 @@ impl<H: Host> Driver<H> {
         }
         if let Some(reason) = actions.dropped.take() {
             self.dropped_messages += 1;
+            if let DropReason::LostLog { peer } = reason {
+                tracing::warn!(
+                    %peer,
+                    "a node refuses what it had acknowledged: its log is gone, and it has not noticed; what it had acknowledged does not count any more; \
+                     look at its disk and start it again: it finds out what is lost and is repaired"
+                );
+            }
             tracing::debug!(?reason, "a peer's message was dropped");
         }
         self.carry_out_membership(now, actions);

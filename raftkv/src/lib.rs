@@ -34,6 +34,7 @@ pub mod marker;
 pub mod members;
 mod observer;
 mod operator;
+pub mod peers;
 pub mod ports;
 mod premises;
 pub mod provision;

@@ -92,6 +92,14 @@ impl MemberView {
     }
 }
 
+impl MemberView {
+    /// Whether somebody else than `own` votes.
+    #[must_use]
+    pub fn has_other_voters(&self, own: NodeId) -> bool {
+        self.members.iter().any(|(id, member)| *id != own && member.kind == Standing::Voter.name())
+    }
+}
+
 /// See the module.
 pub(crate) struct Members {
     own: NodeId,
@@ -109,6 +117,11 @@ impl Members {
     /// This node.
     pub(crate) fn own(&self) -> NodeId {
         self.own
+    }
+
+    /// Whether somebody else votes.
+    pub(crate) fn have_other_voters(&self) -> bool {
+        self.view().has_other_voters(self.own)
     }
 
     /// The members at this moment.

@@ -102,7 +102,8 @@ impl Server {
         let listener = start_listener(&config, &credentials, &parts)?;
         let http = start_http(&config, parts.reporter.clone()).await?;
 
-        let Recovered { directory, log, state, shared, store, restored, intent, repair, outgoing: _ } = recovered;
+        let Recovered { directory, log, state, shared, store, restored, intent, repair, peers, outgoing: _ } =
+            recovered;
         let (role, role_changes) = watch::channel(None);
         let (logs, log_jobs) = unbounded::<LogJob>();
         let (states, state_jobs) = unbounded::<StateJob>();
@@ -156,6 +157,7 @@ impl Server {
             driver: inbox.clone(),
             failures: failures.clone(),
             members: parts.members.clone(),
+            peers,
         };
         spawn("apply", Box::new(move || apply.run(&state_jobs)))?;
         let (to_driver, reporter) = (inbox.clone(), failures.clone());
@@ -202,7 +204,7 @@ impl Server {
     /// Remembers, for the next start, that the disk was found damaged, if that is what `failure` says and the node has peers to repair it.
     /// Says whether a new start will do.
     pub fn remember(&self, failure: &FatalError) -> bool {
-        let Some(loss) = Loss::behind_failure(failure).filter(|_| self.members.view().members.len() > 1) else {
+        let Some(loss) = Loss::behind_failure(failure).filter(|_| self.members.have_other_voters()) else {
             return false;
         };
         let noted =

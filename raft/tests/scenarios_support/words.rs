@@ -215,6 +215,7 @@ fn drop_reason(reason: DropReason) -> &'static str {
         DropReason::StaleTerm => "of an older term",
         DropReason::Unexpected => "never asked for",
         DropReason::Malformed => "breaks the protocol",
+        DropReason::LostLog { .. } => "refuses what it had acknowledged",
     }
 }
 
@@ -256,6 +257,9 @@ pub fn progress(peer: &PeerProgress) -> String {
     let mut text = format!("{}: {state}, matched {}, next {}", peer.id, peer.matched, peer.next);
     if peer.inflight_messages > 0 {
         text += &format!(", {} under way with {} bytes", peer.inflight_messages, peer.inflight_bytes);
+    }
+    if peer.lost {
+        text += ", has lost its log";
     }
     if peer.repair.is_some() {
         text += ", needs repair";
