@@ -122,7 +122,8 @@ impl Client {
     /// Hands leadership to the voter with this number, or to whoever is furthest along. Returns who leads.
     ///
     /// # Errors
-    /// When the target cannot lead, or did not take over in time.
+    /// [`Error::Unavailable`] when the target does not answer or did not take over in time, or another node was elected: that is not tried
+    /// again. [`Error::Invalid`] when the target cannot lead. [`Error::OutcomeUnknown`] when leadership may or may not have gone over.
     pub async fn transfer_leadership(&self, target: Option<u64>) -> Result<u64, Error> {
         let request = Request::LeaderTransfer(wire::LeaderTransferRequest { target: target.unwrap_or(0) });
         let (address, response) = self.call(Purpose::Write, request).await?;

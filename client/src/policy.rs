@@ -193,6 +193,8 @@ fn node_error(purpose: Purpose, endpoint: &str, error: wire::Error) -> Verdict {
             return retry(Error::Unavailable { endpoint, cause }, Weight::Word);
         }
         ErrorCode::Invalid | ErrorCode::WatchOverloaded => Error::Invalid { endpoint, cause },
+        // Each attempt stops writes for a while, so whether there is another is for whoever asked to decide.
+        ErrorCode::NotHandedOver => Error::Unavailable { endpoint, cause },
         ErrorCode::Unsupported => Error::Unsupported { endpoint, cause },
         ErrorCode::LeaseUnknown => Error::LeaseUnknown { endpoint, cause },
         ErrorCode::LeaseExists => Error::LeaseExists { endpoint, cause },
@@ -406,6 +408,12 @@ mod tests {
                 assert!(matches!(verdict, Verdict::Fail(_)), "{code:?} came to {verdict:?}");
             }
         }
+    }
+
+    #[test]
+    fn leadership_that_was_not_handed_over_is_not_tried_again() {
+        let verdict = judge(Purpose::Write, "n1:1", answered(ErrorCode::NotHandedOver));
+        assert!(matches!(verdict, Verdict::Fail(Error::Unavailable { .. })), "{verdict:?}");
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub struct Member {
     pub client_address: String,
     /// "voter" or "learner".
     pub kind: String,
+    /// It has lost what it had promised and is being repaired. It is a learner for as long as that takes, and may have been a voter.
+    pub under_repair: bool,
 }
 
 /// What a node says about itself.
@@ -82,8 +84,8 @@ pub struct MemberStatus {
 
 impl From<wire::Member> for Member {
     fn from(member: wire::Member) -> Member {
-        let wire::Member { id, name, peer_address, client_address, kind } = member;
-        Member { id, name, peer_address, client_address, kind }
+        let wire::Member { id, name, peer_address, client_address, kind, under_repair } = member;
+        Member { id, name, peer_address, client_address, kind, under_repair }
     }
 }
 

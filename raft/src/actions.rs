@@ -4,7 +4,7 @@ use crate::{ChangeInvalid, HardState, LogIndex, LogMark, LogPosition, LogRange, 
 use alloc::vec::Vec;
 
 /// What one [`step`](crate::Node::step) asks the caller to do. One buffer is reused for ever: `step` clears it first, so the
-/// caller carries out everything before the next step.
+/// caller carries out everything before the next step. Together these are what Raft, Figure 2, has servers do.
 ///
 /// `persist` and `send` are independent: the caller starts both at once, in any order. Whatever must not leave before a write
 /// is durable is not in `send` yet: the core holds it back until [`Event::Durable`](crate::Event::Durable).
@@ -233,11 +233,16 @@ pub enum TransferError {
         /// The target.
         target: NodeId,
     },
+    /// The target was not heard for an election timeout: waiting for it would only stop writes.
+    Silent {
+        /// The target.
+        target: NodeId,
+    },
     /// There is no other voter.
     NobodyElse,
 }
 
-/// Why a peer's message was dropped.
+/// Why a peer's message was dropped (Raft §5.1 for those of older terms). No rule needs a message to arrive (Raft §5.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DropReason {
     /// The sender is not a member.
@@ -248,4 +253,10 @@ pub enum DropReason {
     Unexpected,
     /// It breaks a rule of the protocol, such as entries out of order or two leaders in one term.
     Malformed,
+    /// The sender refuses what it had acknowledged to this leader, and says nothing of a loss: its log is gone, and it does not know. Said once for
+    /// each time that this is found out. The peer should be started anew, so that it notices.
+    LostLog {
+        /// The sender.
+        peer: NodeId,
+    },
 }

@@ -4,7 +4,7 @@ use crate::{HardState, LogIndex, LogPosition, Membership, NodeId, RepairId, Term
 use alloc::vec::Vec;
 use core::time::Duration;
 
-/// Settings of one node.
+/// Settings of one node. Timeouts: Raft §5.2, §5.6; limits of what is under way: thesis §10.2.2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
     /// This node.

@@ -8,7 +8,8 @@
 //! Invariants: the committed one is never taken back; the one in effect stands after it.
 //!
 //! Caveat: an installed snapshot brings its own committed membership. What stood behind it in a log that is dropped is gone with
-//! the log (scenario 26); what stands in a suffix that stays is still in effect.
+//! the log (scenario 26). What stands in a suffix that stays still stands, committed or in effect: a snapshot may be older than a
+//! membership that is known to be committed by the one after it.
 
 use crate::{LogIndex, Membership};
 use alloc::vec::Vec;
@@ -101,7 +102,14 @@ impl Configurations {
 
     /// A snapshot took the place of the log up to `index`; `suffix_kept` says whether the log after it stays.
     pub(crate) fn snapshot_installed(&mut self, index: LogIndex, membership: Membership, suffix_kept: bool) {
-        (self.committed_index, self.committed) = (index, membership);
+        assert!(
+            suffix_kept || self.committed_index <= index,
+            "a snapshot up to {index} drops the log with the membership committed at {}",
+            self.committed_index
+        );
+        if self.committed_index <= index {
+            (self.committed_index, self.committed) = (index, membership);
+        }
         self.pending = self.pending.take().filter(|(at, _)| suffix_kept && *at > index);
         self.version += 1;
     }
@@ -160,6 +168,17 @@ mod tests {
         assert_eq!((kept.effective(), kept.committed()), (&voters(2), &voters(3)));
         kept.snapshot_installed(LogIndex(9), voters(4), true);
         assert_eq!(kept.effective(), &voters(4));
+    }
+
+    #[test]
+    fn snapshot_before_a_committed_membership_in_the_log_leaves_it() {
+        let mut configurations = Configurations::restored(voters(1), LogIndex(0), Vec::new());
+        configurations.appended(LogIndex(5), voters(2));
+        configurations.appended(LogIndex(8), voters(3));
+        configurations.snapshot_installed(LogIndex(3), voters(1), true);
+        assert_eq!((configurations.committed(), configurations.committed_index()), (&voters(2), LogIndex(5)));
+        configurations.truncated(LogIndex(8));
+        assert_eq!((configurations.effective(), configurations.effective_index()), (&voters(2), LogIndex(5)));
     }
 
     #[test]

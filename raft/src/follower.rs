@@ -62,7 +62,7 @@ impl Follower {
         let wrote = write_entries(core, self.matched, entries);
         self.matched = self.matched.max(verified);
         let commit_moves = commit.min(verified) > core.commit;
-        // A peer that says more than its message covers is not believed (Raft §5.3, Figure 2 rule 5 of AppendEntries).
+        // The leader's commit index may lie beyond what its message covers, where this log need not match (Figure 2, AppendEntries 5).
         core.commit_to(commit.min(verified));
         let new_round = self.read_round > self.read_round_told;
         // A note that only moves the commit index needs no answer if the leader has just had one.

@@ -3,7 +3,7 @@
 
 use crate::node::{Node, RoleState};
 use crate::state::Core;
-use crate::{HardState, LogIndex, NodeId, Role};
+use crate::{EntryKind, HardState, LogIndex, LogRange, NodeId, Role};
 
 /// What a step must not take back.
 #[derive(Debug, Clone, Copy)]
@@ -125,13 +125,32 @@ fn check_log(before: &Before, core: &Core) {
         "the membership at {membership_at} is taken for uncommitted, the commit index is {}",
         core.commit
     );
+    if core.configurations.version() != before.membership_version {
+        check_membership(core);
+    }
     core.log.check();
+}
+
+/// The membership in effect is the newest in the log, or that of the snapshot before the log (Raft §6). Between the committed one and
+/// the one in effect stands none. Looks at what of the log is in memory, and only after a change: it costs time linear in that.
+fn check_membership(core: &Core) {
+    let (committed_at, effective_at) = (core.configurations.committed_index(), core.configurations.effective_index());
+    let range = LogRange { first: core.log.cache_first().max(committed_at.next()), last: core.log.last_index() };
+    let entries = core.log.entries(range).expect("what begins with the first entry in memory is in memory");
+    for entry in entries.filter(|entry| entry.kind == EntryKind::Membership) {
+        assert!(
+            core.configurations.is_pending() && entry.index == effective_at,
+            "the membership in the log at {} does not count: committed is the one at {committed_at}, in effect the one at \
+             {effective_at}",
+            entry.index
+        );
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Config, Instant, Membership, Restored, Term};
+    use crate::{Config, Entry, Instant, Membership, Restored, Term};
 
     fn node() -> Node {
         let restored = Restored {
@@ -156,6 +175,17 @@ mod tests {
         let node = node();
         let mut before = Before::of(&node);
         before.hard_state.vote = Some(NodeId(3));
+        check(&before, &node);
+    }
+
+    #[test]
+    #[should_panic(expected = "the membership in the log at 1 does not count")]
+    fn membership_that_is_in_the_log_and_not_in_effect_is_found() {
+        let mut node = node();
+        let mut before = Before::of(&node);
+        before.membership_version += 1;
+        let payload = Membership::new([NodeId(1)]).encode();
+        node.core_mut().log.append(Entry { term: Term(1), index: LogIndex(1), kind: EntryKind::Membership, payload });
         check(&before, &node);
     }
 

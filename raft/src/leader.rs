@@ -135,6 +135,10 @@ impl Leader {
         match outcome {
             AppendOutcome::Durable { match_index } => {
                 progress.acknowledged(match_index, core.log.start().index, core.now);
+                progress.doubt = progress.doubt.after_acknowledgement(match_index, read_round);
+            }
+            AppendOutcome::Mismatch { previous, .. } if previous <= progress.matched && progress.repair.is_none() => {
+                self.on_impossible_refusal(core, from, previous, read_round, actions);
             }
             AppendOutcome::Mismatch { previous, hint } if progress.refusal_is_current(previous) => {
                 // The last position both logs may share (Raft §5.3): this side skips its later terms as well.
@@ -192,7 +196,7 @@ impl Leader {
         if id == core.id() {
             return core.writes.durable_index();
         }
-        self.progress(id).filter(|it| it.repair.is_none()).map_or(LogIndex::ZERO, |progress| progress.matched)
+        self.progress(id).filter(|it| it.counts()).map_or(LogIndex::ZERO, |progress| progress.matched)
     }
 
     /// Whether this leader may still act: it hears a quorum, and its disk works.
@@ -262,7 +266,8 @@ impl Leader {
         }
     }
 
-    /// Starts to hand leadership over (thesis §3.10). Reads that wait are refused, as proposals are from here on.
+    /// Starts to hand leadership over (thesis §3.10). Reads that wait are refused, as proposals are from here on; so a target that
+    /// does not answer is none.
     pub(crate) fn on_transfer(
         &mut self,
         core: &mut Core,
@@ -274,8 +279,11 @@ impl Leader {
             return Err(TransferError::NotAVoter { target });
         }
         let Some(progress) = self.progress(target) else { return Err(TransferError::LeadsAlready) };
-        if progress.repair.is_some() {
+        if !progress.counts() {
             return Err(TransferError::UnderRepair { target });
+        }
+        if !progress.answers(core.now, &core.config) {
+            return Err(TransferError::Silent { target });
         }
         if self.transfer.is_some_and(|transfer| transfer.target == target) {
             return Ok(target);
@@ -292,11 +300,15 @@ impl Leader {
         self.transfer.map(|transfer| transfer.target)
     }
 
-    /// The other voter that is furthest along.
+    /// The other voter that is furthest along, of those that answer if any does.
     pub(crate) fn furthest_voter(&self, core: &Core) -> Option<NodeId> {
-        let usable = |peer: &&Peer| core.membership().voters().contains(&peer.id) && peer.progress.repair.is_none();
+        let usable = |peer: &&Peer| core.membership().voters().contains(&peer.id) && peer.progress.counts();
         let voters = self.peers.iter().filter(usable);
-        voters.max_by_key(|peer| (peer.progress.matched, peer.progress.heard_at)).map(|peer| peer.id)
+        let preference = |peer: &&Peer| {
+            let progress = &peer.progress;
+            (progress.answers(core.now, &core.config), progress.matched, progress.heard_at)
+        };
+        voters.max_by_key(preference).map(|peer| peer.id)
     }
 
     /// Tells the target to campaign once it holds the whole log.

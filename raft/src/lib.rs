@@ -27,6 +27,7 @@ mod candidate;
 mod change;
 mod config;
 mod configuration;
+mod doubt;
 mod election;
 mod event;
 mod follower;

@@ -163,7 +163,7 @@ impl Membership {
         &self.voters_outgoing
     }
 
-    /// Members that receive the log and do not vote; during a change, also voters that become learners.
+    /// Members that receive the log and do not vote (thesis §4.2.1); during a change, also voters that become learners.
     #[must_use]
     pub fn learners(&self) -> &[NodeId] {
         &self.learners
@@ -241,7 +241,7 @@ impl Membership {
         majority(&self.voters) && (self.voters_outgoing.is_empty() || majority(&self.voters_outgoing))
     }
 
-    /// The membership that `change` makes of this one: a joint one if voters change, otherwise the final one.
+    /// The membership that `change` makes of this one: a joint one if voters change (Raft §6, thesis §4.3), otherwise the final one.
     ///
     /// # Errors
     ///

@@ -3,7 +3,8 @@
 use crate::{Entry, LogIndex, LogPosition, RepairReport, Term};
 use alloc::vec::Vec;
 
-/// One message between two members. Sender and receiver travel beside it: the transport knows both from the certificate.
+/// One message between two members: a request or an answer (Raft §5.1). Sender and receiver travel beside it: the transport knows both
+/// from the certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Message {
     /// The sender's term, except in [`Body::PreVote`] and a granting [`Body::PreVoteReply`], where it is the term the
@@ -43,7 +44,8 @@ pub enum Body {
     Append {
         /// The position just before the first entry.
         previous: LogPosition,
-        /// The leader's commit index, at most the last index the receiver will have after this message.
+        /// The leader's commit index (Raft Figure 2: leaderCommit). It may lie beyond what the receiver will have after this message;
+        /// the receiver takes no more of it than the message covers.
         commit: LogIndex,
         /// The newest read round of the leader (thesis §6.4); zero before the first one in a term.
         read_round: u64,

@@ -47,7 +47,8 @@ impl Node {
         node
     }
 
-    /// Takes in one event and fills `actions`, which it clears first, with everything to do about it. Never blocks and never
+    /// Takes in one event and fills `actions`, which it clears first, with everything to do about it: the rules for servers of Raft,
+    /// Figure 2. Never blocks and never
     /// does I/O. `now` never goes back: an earlier one counts as the latest seen. Panics when the node's own state is
     /// impossible, never because of a peer's message, save one that contradicts what is committed.
     pub fn step(&mut self, now: Instant, event: Event, actions: &mut Actions) {
@@ -117,6 +118,7 @@ impl Node {
                 inflight_bytes,
                 silent_for: self.core.now.since(peer.progress.heard_at),
                 repair: peer.progress.repair,
+                lost: peer.progress.doubt.is_lost(),
             }
         })
     }
@@ -129,6 +131,11 @@ impl Node {
 
     pub(crate) fn core(&self) -> &Core {
         &self.core
+    }
+
+    #[cfg(test)]
+    pub(crate) fn core_mut(&mut self) -> &mut Core {
+        &mut self.core
     }
 
     pub(crate) fn role_state(&self) -> &RoleState {

@@ -12,10 +12,11 @@
 //! in messages and bytes. `Snapshot` sends offers only. Heartbeats go out in every state; they are empty appends at a
 //! position the peer is known to hold, so they are never refused.
 
+use crate::doubt::Doubt;
 use crate::{Config, Instant, LogIndex, LogRange, RepairId};
 use alloc::collections::VecDeque;
 
-/// How the leader sends to a peer (Raft §5.3, thesis §10.2.1).
+/// How the leader sends to a peer (Raft §5.3, thesis §10.2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Replication {
     /// One append at a time, looking for the end of what both logs share.
@@ -51,10 +52,12 @@ pub(crate) struct Progress {
     pub(crate) heard_at: Instant,
     /// The newest read round it has echoed (thesis §6.4).
     pub(crate) read_round: u64,
-    /// The highest commit index it was told.
+    /// The highest commit index it was told in an append that covers it, so that it could take it.
     pub(crate) commit_told: LogIndex,
     /// It has lost what it had promised and is not repaired: nothing it says counts (`repair.rs`).
     pub(crate) repair: Option<RepairId>,
+    /// Whether it refuses what it had acknowledged (`doubt.rs`).
+    pub(crate) doubt: Doubt,
     /// The last loss it was repaired from while this node led.
     pub(crate) last_repair: Option<RepairId>,
     /// Entries that are being read from disk for it.
@@ -78,6 +81,7 @@ impl Progress {
             read_round: 0,
             commit_told: LogIndex::ZERO,
             repair: None,
+            doubt: Doubt::None,
             last_repair: None,
             load: None,
             waits_for_idle: false,
@@ -88,6 +92,11 @@ impl Progress {
     pub(crate) fn forget(&mut self, next: LogIndex, id: RepairId, now: Instant, config: &Config) {
         let last_repair = self.last_repair;
         *self = Progress { repair: Some(id), last_repair, ..Progress::new(next, now, config) };
+    }
+
+    /// Whether what it says, and once said, counts towards majorities.
+    pub(crate) fn counts(&self) -> bool {
+        self.repair.is_none() && !self.doubt.is_lost()
     }
 
     /// The peer is repaired.
@@ -218,6 +227,16 @@ impl Progress {
             Replication::Replicate => previous > self.matched,
             Replication::Snapshot => false,
         }
+    }
+
+    /// It was told in an append up to `covered` that everything up to `commit` is committed.
+    pub(crate) fn told_commit(&mut self, commit: LogIndex, covered: LogIndex) {
+        self.commit_told = self.commit_told.max(commit.min(covered));
+    }
+
+    /// Whether it was heard within an election timeout.
+    pub(crate) fn answers(&self, now: Instant, config: &Config) -> bool {
+        now.since(self.heard_at) < config.election_timeout
     }
 
     /// Whether appends sent ahead have gone unanswered for so long that they must be taken for lost.

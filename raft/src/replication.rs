@@ -3,6 +3,9 @@
 //! What is in memory is named by its range and attached by the caller; what is not is read from disk first. A heartbeat is
 //! an empty append at a position that the peer is known to hold: it is never refused, it may overtake appends with entries,
 //! and it moves the peer's term by the same path as any other append (scenario 3).
+//!
+//! Every append carries the leader's commit index as it is (Raft Figure 2, AppendEntries). How much of that the peer may take is the peer's
+//! to say, which knows what the append covers; and it learns how far the others are, even when it is behind.
 
 use crate::leader::Leader;
 use crate::log::well_formed;
@@ -50,10 +53,9 @@ impl Leader {
                 return;
             }
             let last = if range.is_empty() { previous.index } else { range.last };
-            let commit = core.commit.min(last);
             progress.sent(last, bytes, core.now);
-            progress.commit_told = progress.commit_told.max(commit);
-            let body = Body::Append { previous, commit, read_round, entries: Vec::new() };
+            progress.told_commit(core.commit, last);
+            let body = Body::Append { previous, commit: core.commit, read_round, entries: Vec::new() };
             actions.send.push(Send { to, message: Message { term: core.term(), body }, entries: range });
         }
     }
@@ -87,10 +89,9 @@ impl Leader {
             return;
         }
         progress.load = None;
-        let commit = core.commit.min(end);
         progress.sent(end, bytes, core.now);
-        progress.commit_told = progress.commit_told.max(commit);
-        let body = Body::Append { previous, commit, read_round, entries };
+        progress.told_commit(core.commit, end);
+        let body = Body::Append { previous, commit: core.commit, read_round, entries };
         core.send(to, body, actions);
         self.send_to(core, to, actions);
     }
@@ -119,9 +120,8 @@ impl Leader {
         let read_round = self.read_round;
         let Some(progress) = self.progress_mut(to) else { return };
         let previous = core.log.position(progress.matched).unwrap_or_default();
-        let commit = core.commit.min(previous.index);
-        progress.commit_told = progress.commit_told.max(commit);
-        core.send(to, Body::Append { previous, commit, read_round, entries: Vec::new() }, actions);
+        progress.told_commit(core.commit, previous.index);
+        core.send(to, Body::Append { previous, commit: core.commit, read_round, entries: Vec::new() }, actions);
     }
 
     /// Tells a peer that has nothing to wait for how far the log is committed. One with appends under way learns it from the

@@ -3,7 +3,7 @@
 use crate::progress::Replication;
 use crate::{LogIndex, Membership, NodeId, RepairId, Role, Term};
 
-/// A node at a moment.
+/// A node at a moment: the state of Raft, Figure 2, and what is around it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Status<'a> {
     /// This node.
@@ -38,7 +38,7 @@ pub struct Status<'a> {
     pub installing_snapshot: bool,
 }
 
-/// What a leader knows about one peer.
+/// What a leader knows about one peer (Raft Figure 2: nextIndex, matchIndex; thesis §10.2.2 for appends under way).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerProgress {
     /// The peer.
@@ -57,4 +57,6 @@ pub struct PeerProgress {
     pub silent_for: core::time::Duration,
     /// It has lost what it had promised and is not repaired yet: it does not count.
     pub repair: Option<RepairId>,
+    /// It refuses what it had acknowledged, so its log is gone, and it does not know: what it had acknowledged does not count.
+    pub lost: bool,
 }

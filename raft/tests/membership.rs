@@ -156,7 +156,7 @@ fn only_a_leader_that_stays_changes_the_membership() {
     assert_eq!(refused(&rig), ChangeError::Transferring { target: NodeId(2) });
 }
 
-/// Changes that make no sense do not enter the log.
+/// Thesis §4.1: changes that make no sense do not enter the log.
 #[test]
 fn senseless_change_is_refused() {
     let (mut rig, _) = leader();
@@ -175,7 +175,7 @@ fn truncated_membership_is_taken_back() {
     assert_eq!((voters(&rig), rig.actions.membership_changed), ((vec![1, 2, 3], vec![]), true));
 }
 
-/// Scenario 26: a snapshot takes an uncommitted membership away together with the log that held it.
+/// Raft §7, thesis §5.1 (scenario 26): a snapshot takes an uncommitted membership away together with the log that held it.
 #[test]
 fn snapshot_replaces_an_uncommitted_membership() {
     let mut rig = follower_with(vec![membership_entry(1, 2, &with(&three(), &[(4, VOTER)]))], 0);
@@ -187,7 +187,42 @@ fn snapshot_replaces_an_uncommitted_membership() {
     assert_eq!((status.membership, status.membership_committed), (&membership, &membership));
 }
 
-/// Scenario 33: after a crash in the middle of a change, what stands in the log is in effect, and a new leader ends the change.
+/// Raft §6, §7: a committed membership that stands in the log after a snapshot stays committed when that snapshot is installed. Were it
+/// taken back, two majorities without a common node could decide.
+#[test]
+fn snapshot_does_not_take_back_a_membership_committed_after_it() {
+    let moved = Membership::new([1, 4, 5].map(NodeId));
+    let joint = with(&three(), &[(2, REMOVED), (3, REMOVED), (4, VOTER), (5, VOTER)]);
+    assert_eq!(joint.left(), moved);
+    // Node 1 lacks everything, and the fetch of the snapshot that its leader offers takes its time.
+    let mut rig = Rig::follower(2, &[]);
+    rig.receive(2, 2, Body::SnapshotOffer { position: position(3, 1) });
+    assert!(rig.actions.fetch_snapshot.is_some());
+    // The next leader has the log, and does not know yet what of it is committed. That the entry at 5 is, the one at 8 says.
+    let mut entries = common::rig::entries(1, &[1, 1, 1]);
+    entries.extend([membership_entry(4, 1, &joint), membership_entry(5, 1, &moved)]);
+    entries.extend(common::rig::entries(6, &[1, 1]));
+    entries.push(membership_entry(8, 2, &moved.clone().with_context("learners to come".into())));
+    rig.receive(3, 3, Body::Append { previous: position(0, 0), commit: LogIndex(0), read_round: 0, entries });
+    rig.durable();
+    assert_eq!((rig.commit(), rig.node.status().membership_committed), (0, &moved));
+
+    rig.step(Event::SnapshotFetched { position: position(3, 1), membership: three() });
+    assert!(rig.actions.install_snapshot.is_some_and(|install| install.keep_suffix));
+    rig.step(Event::SnapshotInstalled { position: position(3, 1) });
+    assert_eq!(rig.node.status().membership_committed, &moved);
+
+    // The leader after that never had the entry at 8.
+    rig.append(4, 4, position(7, 1), &[4], 3);
+    rig.durable();
+    assert_eq!((rig.terms(), rig.node.status().membership), (vec![1, 1, 1, 1, 4], &moved));
+    // Node 2 is no member any more: with its vote alone node 1 leads nobody.
+    rig.time_out();
+    rig.receive(2, 5, Body::PreVoteReply { granted: true });
+    assert_eq!((rig.actions.dropped, rig.role()), (Some(DropReason::UnknownSender), Role::PreCandidate));
+}
+
+/// Raft §6, thesis §4.3 (scenario 33): after a crash in the middle of a change, what stands in the log is in effect, and a new leader ends the change.
 #[test]
 fn new_leader_ends_a_change_that_it_finds_in_its_log() {
     let joint = with(&three(), &[(3, REMOVED)]);
@@ -266,7 +301,7 @@ fn voter_may_campaign_until_its_removal_is_committed() {
     assert_eq!((rig.commit(), rig.role()), (3, Role::Follower));
 }
 
-/// Who is removed is sent to until the removal is committed and for an election timeout after, so that it usually learns of it.
+/// Thesis §4.2.3: who is removed is sent to until the removal is committed and for an election timeout after, so that it usually learns of it.
 #[test]
 fn removed_follower_is_told_before_it_is_let_go() {
     let (mut rig, _) = leader();
@@ -289,7 +324,7 @@ fn removed_follower_is_told_before_it_is_let_go() {
     assert_eq!(rig.actions.dropped, Some(DropReason::UnknownSender));
 }
 
-/// A node that has not joined knows nobody, follows whoever leads, and learns its membership from the log.
+/// Thesis §4.1, §4.2.1: a node that has not joined knows nobody, follows whoever leads, and learns its membership from the log.
 #[test]
 fn node_that_joins_follows_the_first_leader_it_hears() {
     let mut rig = Rig::with(small_config(NodeId(9)), Restored::new(Membership::default()));
@@ -302,7 +337,7 @@ fn node_that_joins_follows_the_first_leader_it_hears() {
     assert_eq!((rig.acknowledged_to(2), rig.node.status().membership), (Some(1), &membership));
 }
 
-/// A membership that this program cannot read is not acknowledged.
+/// Raft §6: a membership counts as soon as it is in the log, so one that this program cannot read is not acknowledged.
 #[test]
 fn membership_that_cannot_be_read_is_dropped() {
     let mut rig = Rig::follower(2, &[]);
@@ -315,7 +350,7 @@ fn membership_that_cannot_be_read_is_dropped() {
     }
 }
 
-/// Leadership goes to voters that stay.
+/// Thesis §3.10: leadership goes to voters that stay and answer.
 #[test]
 fn transfer_to_nobody_who_can_lead_is_refused() {
     let (mut rig, _) = leader();
@@ -329,6 +364,26 @@ fn transfer_to_nobody_who_can_lead_is_refused() {
     let mut follower = Rig::follower(2, &[]);
     follower.step(Event::TransferLeadership { target: None });
     assert_eq!(follower.actions.transfer, Some(Err(TransferError::NotLeader { leader: Some(NodeId(2)) })));
+}
+
+/// Thesis §3.10: while leadership is handed over the leader takes no requests, so it does not wait for a target that has been silent for
+/// an election timeout; of those that answer it chooses the one that is furthest along.
+#[test]
+fn transfer_to_a_silent_voter_is_refused() {
+    let (mut rig, _) = leader();
+    rig.acknowledge(3, 1, 0);
+    // Node 2 answers all the time, and node 3 does not.
+    for _ in 0..10 {
+        rig.wait(TIMEOUT / 10);
+        rig.acknowledge(2, 1, 0);
+    }
+    assert_eq!(rig.role(), Role::Leader);
+    rig.step(Event::TransferLeadership { target: Some(NodeId(3)) });
+    assert_eq!(rig.actions.transfer, Some(Err(TransferError::Silent { target: NodeId(3) })));
+    rig.propose("a");
+    assert!(rig.actions.proposal.as_ref().is_some_and(Result::is_ok));
+    rig.step(Event::TransferLeadership { target: None });
+    assert_eq!(rig.actions.transfer, Some(Ok(NodeId(2))));
 }
 
 // Repair (scenario 35).
@@ -347,7 +402,7 @@ fn answer(match_index: u64, repair: Option<RepairReport>) -> Body {
     Body::AppendReply { outcome, read_round: 0, repair }
 }
 
-/// Scenario 35: a node that has lost what it had promised neither votes nor stands for election.
+/// Thesis §3.8 (scenario 35): a node that has lost what it had promised neither votes nor stands for election.
 #[test]
 fn amnesiac_neither_votes_nor_campaigns() {
     let mut rig = amnesiac();
@@ -362,7 +417,7 @@ fn amnesiac_neither_votes_nor_campaigns() {
     assert_eq!(rig.role(), Role::Follower);
 }
 
-/// It takes the log, and says with every answer that the answer does not count.
+/// Thesis §3.8: it takes the log, and says with every answer that the answer does not count.
 #[test]
 fn amnesiac_says_so_with_every_answer() {
     let mut rig = amnesiac();
@@ -376,7 +431,7 @@ fn amnesiac_says_so_with_every_answer() {
     ));
 }
 
-/// The leader counts nothing that an amnesiac says: no copy, no echo of a read, no sign of life.
+/// Thesis §3.8: the leader counts nothing that an amnesiac says: no copy, no echo of a read, no sign of life.
 #[test]
 fn answers_of_an_amnesiac_do_not_count() {
     let (mut rig, term) = leader();
@@ -395,7 +450,7 @@ fn answers_of_an_amnesiac_do_not_count() {
     assert_eq!(rig.role(), Role::Follower);
 }
 
-/// What a peer once acknowledged is forgotten when it says that it has lost it.
+/// Thesis §3.8: what a peer once acknowledged is forgotten when it says that it has lost it.
 #[test]
 fn leader_forgets_what_an_amnesiac_once_held() {
     let (mut rig, term) = leader();
@@ -409,7 +464,7 @@ fn leader_forgets_what_an_amnesiac_once_held() {
     assert_eq!(rig.actions.dropped, Some(DropReason::Unexpected));
 }
 
-/// A member that has lost its promises loses its vote through the log, and gets it back when it holds the log again.
+/// Thesis §3.8: a member that has lost its promises loses its vote through the log, and gets it back when it holds the log again.
 #[test]
 fn amnesiac_is_demoted_repaired_and_promoted() {
     let (mut rig, term) = leader();
@@ -439,7 +494,7 @@ fn amnesiac_is_demoted_repaired_and_promoted() {
     assert_eq!(rig.actions.dropped, Some(DropReason::Unexpected));
 }
 
-/// It is repaired when it has applied a committed membership with the number of its own loss; an earlier repair proves nothing.
+/// Thesis §3.8: it is repaired when it has applied a committed membership with the number of its own loss; an earlier repair proves nothing.
 #[test]
 fn amnesiac_is_repaired_by_its_own_number_only() {
     let mut rig = amnesiac();
@@ -461,7 +516,7 @@ fn amnesiac_is_repaired_by_its_own_number_only() {
     assert_eq!(rig.sent_to(2), [&answer(4, DONE)]);
 }
 
-/// Nobody under repair is given a vote.
+/// Thesis §3.8: nobody under repair is given a vote.
 #[test]
 fn amnesiac_is_not_promoted_by_request() {
     let (mut rig, term) = leader();
@@ -504,7 +559,7 @@ fn lease_read_is_answered_at_once_while_the_lease_lasts() {
     assert!(actions.reads.is_empty() && actions.reads_refused.is_empty());
 }
 
-/// Without the setting, a lease read is a plain read.
+/// Thesis §6.4.1: without the setting, a lease read is a plain read.
 #[test]
 fn lease_read_without_leases_asks_the_quorum() {
     let (mut rig, _) = leader();
@@ -525,7 +580,7 @@ fn lease_ends_with_a_transfer() {
     assert!(rig.step(Event::LeaseRead { token: 1 }).reads.is_empty());
 }
 
-/// Scenario 39: voters keep the lease's promise over a restart and over a term they learn of.
+/// Thesis §6.4.1 (scenario 39): voters keep the lease's promise over a restart and over a term they learn of.
 #[test]
 fn voter_keeps_the_promise_of_a_lease() {
     let vote = Body::Vote { last: position(9, 9), transfer: false };

@@ -183,7 +183,7 @@ fn vote_is_kept_over_a_restart() {
     assert_eq!(rig.sent_to(3), [&Body::VoteReply { granted: false }]);
 }
 
-/// Scenario 2: learning that a term exists is not having voted in it.
+/// Raft §5.1, §5.2 (scenario 2): learning that a term exists is not having voted in it.
 #[test]
 fn vote_refused_for_the_log_leaves_the_vote_free() {
     let mut rig = Rig::restored(3, hard_state(2, None), &[1, 2], 0);
@@ -252,7 +252,7 @@ fn voter_in_lease_ignores_disruption() {
     assert_eq!((leader.role(), leader.term()), (Role::Leader, term));
 }
 
-/// Scenario 7: a voter that no longer hears a leader grants again, also before its own timeout ends.
+/// Thesis §4.2.3, §9.6 (scenario 7): a voter that no longer hears a leader grants again, also before its own timeout ends.
 #[test]
 fn lease_ends_after_an_election_timeout() {
     let mut rig = Rig::follower(2, &[1]);
@@ -261,7 +261,7 @@ fn lease_ends_after_an_election_timeout() {
     assert_eq!(rig.sent_to(3), [&Body::PreVoteReply { granted: true }]);
 }
 
-/// Scenario 5: a node stuck in a higher term answers an append of an older one with its term, and so gets a leader again.
+/// Raft §5.1, thesis §9.6 (scenario 5): a node stuck in a higher term answers an append of an older one with its term, and so gets a leader again.
 #[test]
 fn stuck_higher_term_is_freed() {
     let mut stuck = Rig::restored(3, hard_state(7, Some(1)), &[1], 0);
@@ -272,7 +272,7 @@ fn stuck_higher_term_is_freed() {
     assert_eq!((leader.role(), leader.term()), (Role::Follower, 7));
 }
 
-/// Scenario 6: a pre-vote of a lower term with a better log learns the term from the refusal.
+/// Raft §5.1, thesis §9.6 (scenario 6): a pre-vote of a lower term with a better log learns the term from the refusal.
 #[test]
 fn refused_pre_vote_teaches_the_term() {
     let mut behind = Rig::restored(3, hard_state(2, None), &[1, 2], 0);
@@ -439,7 +439,7 @@ fn leader_takes_no_appends_in_its_term() {
     assert_eq!((rig.terms(), rig.actions.dropped), (terms, Some(DropReason::Malformed)));
 }
 
-/// Scenario 4: a second leader in one term is not followed.
+/// Raft §5.2, Election Safety (scenario 4): a second leader in one term is not followed.
 #[test]
 fn second_leader_in_a_term_is_not_followed() {
     let mut rig = Rig::follower(2, &[]);
@@ -457,7 +457,7 @@ fn append_is_acknowledged_when_durable() {
     assert_eq!(rig.acknowledged_to(2), Some(2));
 }
 
-/// Scenarios 17 and 18: a late report about entries that were replaced acknowledges nothing of what replaced them.
+/// Raft §5.3, thesis §10.2.1 (scenarios 17 and 18): a late report about entries that were replaced acknowledges nothing of what replaced them.
 #[test]
 fn late_report_acknowledges_nothing_that_was_replaced() {
     let mut rig = Rig::follower(2, &[2]);
@@ -497,7 +497,7 @@ fn majority_of_durable_copies_commits() {
     assert_eq!(rig.durable().committed, Some(LogIndex(2)));
 }
 
-/// Scenario 15: a group of one commits when its write is durable, not before.
+/// Raft §5.3, Figure 2 (scenario 15): a group of one commits when its write is durable, not before.
 #[test]
 fn single_node_commits_when_durable() {
     let mut rig = Rig::new(1);
@@ -543,7 +543,7 @@ fn committed_entries_are_handed_out_once() {
     assert_eq!(rig.actions.apply, None);
 }
 
-/// Scenario 14: a conflict at or below the commit index halts the node; it deletes nothing.
+/// Raft §5.4.3, Leader Completeness (scenario 14): a conflict at or below the commit index halts the node; it deletes nothing.
 #[test]
 fn conflict_below_the_commit_index_halts() {
     for (previous, terms) in [(position(1, 1), &[4][..]), (position(2, 4), &[][..])] {
@@ -554,7 +554,7 @@ fn conflict_below_the_commit_index_halts() {
     }
 }
 
-/// A peer's message that breaks the rules is dropped and counted.
+/// Raft §5.3, Log Matching: a peer's message that breaks the rules is dropped and counted.
 #[test]
 fn malformed_append_is_dropped() {
     let mut rig = Rig::follower(5, &[1]);
@@ -599,7 +599,7 @@ fn leader_without_a_quorum_steps_down() {
     assert_eq!((rig.role(), rig.node.status().leader), (Role::Follower, None));
 }
 
-/// Scenario 9: a leader that was paused does nothing on stale authority.
+/// Thesis §6.2 (scenario 9): a leader that was paused does nothing on stale authority.
 #[test]
 fn paused_leader_refuses_what_it_is_asked_first() {
     let (mut rig, _) = Rig::leader(3, &[]);
@@ -609,7 +609,7 @@ fn paused_leader_refuses_what_it_is_asked_first() {
     assert_eq!(rig.actions.proposal, Some(Err(ProposeError::NotLeader { leader: None })));
 }
 
-/// Scenario 8: a leader whose disk hangs steps down though it hears everybody, and stands again only when the disk answers.
+/// Thesis §6.2 (scenario 8): a leader whose disk hangs steps down though it hears everybody, and stands again only when the disk answers.
 #[test]
 fn leader_with_a_hanging_disk_steps_down() {
     let (mut rig, _) = Rig::leader(3, &[]);
@@ -667,7 +667,7 @@ fn transfer_overrides_the_lease() {
     assert_eq!(voter.node.status().vote, Some(NodeId(3)));
 }
 
-/// Only this term's leader may ask for an election.
+/// Thesis §3.10: only this term's leader may ask for an election.
 #[test]
 fn others_cannot_ask_for_an_election() {
     let mut rig = Rig::follower(2, &[2]);
@@ -701,7 +701,7 @@ fn read_waits_for_the_first_commit_of_the_term() {
     assert_eq!(rig.acknowledge(2, 3, 1).reads, [ReadReady { token: 7, index: LogIndex(3) }]);
 }
 
-/// Scenario 38: an echo counts for the rounds up to its own, never for a later one; one that was never sent is refused.
+/// Thesis §6.4 (scenario 38): an echo counts for the rounds up to its own, never for a later one; one that was never sent is refused.
 #[test]
 fn duplicated_echo_confirms_nothing_later() {
     let (mut rig, _) = Rig::leader(3, &[]);
@@ -743,7 +743,7 @@ fn follower_asks_the_leader_for_a_read_index() {
     assert_eq!(rig.actions.reads_refused, [6]);
 }
 
-/// A read is refused, never lost, when its leader is gone.
+/// Thesis §6.4: a read is refused, never lost, when its leader is gone.
 #[test]
 fn reads_are_refused_when_the_leader_changes() {
     let (mut leader, term) = Rig::leader(3, &[]);
@@ -815,7 +815,7 @@ fn snapshot_replaces_the_log_unless_its_last_entry_is_there() {
     }
 }
 
-/// Scenario 30: appends that come while a snapshot takes the log's place change nothing and are answered truthfully.
+/// Raft §7 (scenario 30): appends that come while a snapshot takes the log's place change nothing and are answered truthfully.
 #[test]
 fn log_stands_still_while_a_snapshot_is_installed() {
     let mut rig = Rig::follower(5, &[1, 1]);
@@ -833,7 +833,7 @@ fn log_stands_still_while_a_snapshot_is_installed() {
     assert_eq!(rig.terms(), [5]);
 }
 
-/// A snapshot that is no longer of use is not installed.
+/// Raft §7: a snapshot that is no longer of use is not installed.
 #[test]
 fn snapshot_behind_the_commit_index_is_not_installed() {
     let mut rig = Rig::follower(5, &[1, 1]);
@@ -859,7 +859,7 @@ fn overload_is_refused() {
     assert!(rig.propose("y").proposal.unwrap().is_ok());
 }
 
-/// What is out of memory is asked for, sent as it comes, and asked for again if it cannot be had.
+/// Raft §5.3: what is out of memory is asked for, sent as it comes, and asked for again if it cannot be had.
 #[test]
 fn entries_out_of_memory_are_loaded() {
     let (mut rig, term) = Rig::leader(3, &[1, 1, 1, 1]);
@@ -877,7 +877,7 @@ fn entries_out_of_memory_are_loaded() {
     );
 }
 
-/// Term and entries that change in one step are one write.
+/// Raft Figure 2, persistent state: term and entries that change in one step are one write.
 #[test]
 fn hard_state_and_entries_are_one_write() {
     let mut rig = Rig::new(3);
@@ -887,9 +887,9 @@ fn hard_state_and_entries_are_one_write() {
     assert_eq!(mark.map(|mark| (mark.leader_term, mark.index)), Some((Term(4), LogIndex(2))));
 }
 
-// The pipeline (thesis §10.2.1).
+// The pipeline (thesis §10.2.2).
 
-/// Thesis §10.2.1: the leader sends ahead of the answers, up to the limit of messages, and goes on as answers come.
+/// Thesis §10.2.2: the leader sends ahead of the answers, up to the limit of messages, and goes on as answers come.
 #[test]
 fn pipeline_runs_ahead_up_to_its_limit() {
     let (mut rig, _) = Rig::leader(3, &[]);
@@ -905,7 +905,7 @@ fn pipeline_runs_ahead_up_to_its_limit() {
     assert_eq!(rig.ranges_to(2), [range(6, 7)]);
 }
 
-/// A peer that is not known to share the log is sent one append at a time.
+/// Raft §5.3: a peer that is not known to share the log is sent one append at a time.
 #[test]
 fn probe_waits_for_its_answer() {
     let (mut rig, _) = Rig::leader(3, &[]);
@@ -915,7 +915,7 @@ fn probe_waits_for_its_answer() {
     assert_eq!(rig.ranges_to(2), [range(2, 2)]);
 }
 
-/// Messages lost on the way are sent again: after a refusal at once, after a report at the next heartbeat, after silence
+/// Raft §5.3, §5.5: messages lost on the way are sent again: after a refusal at once, after a report at the next heartbeat, after silence
 /// within an election timeout.
 #[test]
 fn lost_appends_are_sent_again() {
@@ -947,7 +947,7 @@ fn lost_appends_are_sent_again() {
     assert!(sent_again);
 }
 
-/// A refusal that arrives late does not throw the pipeline back.
+/// Raft §5.3, thesis §10.2.2: a refusal that arrives late does not throw the pipeline back.
 #[test]
 fn late_refusal_is_ignored() {
     let (mut rig, term) = Rig::leader(3, &[1, 1]);

@@ -159,6 +159,7 @@ impl Loss {
             | StartError::Store(_)
             | StartError::MembershipUnknown { .. }
             | StartError::NeverStarted { .. }
+            | StartError::NoPeers { .. }
             | StartError::Removed { .. }
             | StartError::DamagedTooOften { .. }
             | StartError::Listen { .. }

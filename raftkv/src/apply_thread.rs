@@ -8,6 +8,7 @@ use crate::driver::{ApplyJob, Input, StateFacts};
 use crate::failure::{FailureReporter, FatalError};
 use crate::inbox::Inbox;
 use crate::members::Members;
+use crate::peers::PeersNote;
 use crate::state::{NodeState, published};
 use crate::watch::WatchBell;
 use crossbeam_channel::Receiver;
@@ -46,6 +47,8 @@ pub(crate) struct ApplyThread {
     pub(crate) watches: WatchBell,
     /// Says whether what is applied removes this node.
     pub(crate) members: Arc<Members>,
+    /// Says whether others could repair this node, for the case that it loses something.
+    pub(crate) peers: PeersNote,
 }
 
 impl ApplyThread {
@@ -75,6 +78,7 @@ impl ApplyThread {
 
     fn install(&mut self, position: LogPosition, done: Box<dyn FnOnce() + Send>) -> Result<(), FatalError> {
         self.state.switch_to_received(position).map_err(FatalError::Install)?;
+        self.note_peers()?;
         self.driver.push(Input::StateReplaced { facts: StateFacts::of(self.state.machine()) });
         self.watches.ring();
         done();
@@ -92,12 +96,20 @@ impl ApplyThread {
         if flushed.1.is_none_or(|asked| asked.elapsed() >= FLUSHED_INTERVAL) {
             *flushed = (self.state.machine().flushed().map_err(FatalError::State)?.index, Some(Instant::now()));
         }
+        self.note_peers()?;
         let facts = StateFacts::of(self.state.machine());
         if facts.format != format {
             tracing::info!(format = facts.format, "the format was raised: every member knows it");
         }
         self.driver.push(Input::Applied { index, flushed: flushed.0, facts });
         Ok(())
+    }
+
+    /// Before the driver hears of what is applied, and lets the log go that has it too.
+    fn note_peers(&mut self) -> Result<(), FatalError> {
+        let machine = self.state.machine();
+        let noted = self.peers.follow(machine.applied().index, machine.membership());
+        noted.map_err(|source| FatalError::Marker { path: self.peers.path(), source })
     }
 }
 

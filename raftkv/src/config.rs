@@ -486,6 +486,12 @@ pub fn is_node_name(name: &str) -> bool {
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
 }
 
+/// Whether a new node may have this name: one of digits alone could be taken for a member's number. Nodes that have such a name keep it.
+#[must_use]
+pub fn is_new_node_name(name: &str) -> bool {
+    is_node_name(name) && !name.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 /// Checks that `address` is `HOST:PORT`, and returns both.
 pub fn check_address(address: &str) -> Result<(&str, u16), String> {
     let problem = || {

@@ -45,11 +45,11 @@ use admission::Admission;
 use compaction::Space;
 use expiry::ExpiryDesk;
 use format::Formats;
-use freshness::FreshnessTracker;
+use freshness::{FreshnessTracker, Word};
 use membership::OperatorDesk;
 use raft::{
-    Actions, Changed, Event, Instant, LogIndex, LogPosition, LogRange, Membership, Message, Node, NodeId, PeerProgress,
-    RepairId, Role,
+    Actions, Changed, DropReason, Event, Instant, LogIndex, LogPosition, LogRange, Membership, Message, Node, NodeId,
+    PeerProgress, RepairId, Role,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -373,13 +373,16 @@ impl<H: Host> Driver<H> {
     }
 
     fn on_message(&mut self, now: Instant, from: NodeId, message: Message) {
-        let word =
-            if let raft::Body::Append { commit, .. } = &message.body { Some((message.term, *commit)) } else { None };
+        let word = if let raft::Body::Append { commit, .. } = &message.body {
+            Some(Word { at: now, term: message.term, commit: *commit })
+        } else {
+            None
+        };
         self.step(now, Event::Receive { from, message });
-        if let Some((term, commit)) = word {
+        if let Some(word) = word {
             let status = self.node.status();
-            if status.leader == Some(from) && status.term == term {
-                self.freshness.heard(now, commit, self.applied);
+            if status.leader == Some(from) && status.term == word.term {
+                self.freshness.heard(word, self.applied, self.node.log());
             }
         }
     }
@@ -399,7 +402,8 @@ impl<H: Host> Driver<H> {
         if let Some(silence) = heard {
             let nanos = u64::try_from(silence.as_nanos()).unwrap_or(u64::MAX);
             let at = Instant::from_nanos(now.as_nanos().saturating_sub(nanos));
-            self.freshness.heard(at, status.commit, self.applied);
+            let word = Word { at, term: status.term, commit: status.commit };
+            self.freshness.heard(word, self.applied, self.node.log());
         }
     }
 
@@ -468,6 +472,13 @@ impl<H: Host> Driver<H> {
         }
         if let Some(reason) = actions.dropped.take() {
             self.dropped_messages += 1;
+            if let DropReason::LostLog { peer } = reason {
+                tracing::warn!(
+                    %peer,
+                    "a node refuses what it had acknowledged: its log is gone, and it has not noticed; what it had acknowledged does not count any more; \
+                     look at its disk and start it again: it finds out what is lost and is repaired"
+                );
+            }
             tracing::debug!(?reason, "a peer's message was dropped");
         }
         self.carry_out_membership(now, actions);
@@ -520,7 +531,7 @@ impl<H: Host> Driver<H> {
         assert!(index >= self.applied, "applied index went back from {} to {index}", self.applied);
         self.applied = index;
         self.admission.done(now, std::mem::take(&mut self.applying_bytes));
-        self.freshness.applied(index);
+        self.freshness.applied(index, self.node.log());
         self.flushed = self.flushed.max(flushed);
         self.apply_under_way = false;
         self.apply_more();

@@ -51,8 +51,8 @@ pub enum StartError {
     /// The state machine cannot be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// There is a state machine, and no log beside it.
-    #[error("the log {} is missing, but this data directory has been in use: the node has lost what it acknowledged and must not vote; nothing was changed; bring the folder back, or see \"A damaged node\" in docs/operations.md", path.display())]
+    /// The data directory has been in use, and its log is not there, or its folder is empty.
+    #[error("the log {} is missing or empty, but this data directory has been in use: the node has lost what it acknowledged and must not vote; nothing was changed; is the disk it should be on mounted? bring the folder back, or see \"A damaged node\" in docs/operations.md", path.display())]
     LogMissing {
         /// Where the log should be.
         path: PathBuf,
@@ -85,6 +85,16 @@ pub enum StartError {
     NeverStarted {
         /// The data directory.
         path: PathBuf,
+    },
+    /// Something was lost, and this node is the only voter, as far as it knows.
+    #[error(
+        "{cause}. By what it knows this node is the only voter, so nobody can repair it. If others have become voters since, write `joining = true` under [cluster] in its configuration, remove {} if it is there and that line was there already, and start again: they repair it", note.display()
+    )]
+    NoPeers {
+        /// What was lost.
+        cause: Box<StartError>,
+        /// The file that says that there is nobody else.
+        note: PathBuf,
     },
     /// Too many remains of earlier losses.
     #[error(
@@ -157,6 +167,7 @@ impl StartError {
             | StartError::LogBehindState { .. }
             | StartError::NeverStarted { .. }
             | StartError::DamagedTooOften { .. } => CORRUPTION,
+            StartError::NoPeers { cause, .. } => cause.exit_status(),
             StartError::MembershipUnknown { .. } | StartError::Removed { .. } => UNSAFE,
             StartError::Directory { .. }
             | StartError::Log(_)

@@ -23,8 +23,8 @@ pub enum FatalError {
     /// A received snapshot could not be put in use.
     #[error("a snapshot could not be installed, so the node stops: {0}; check the disk, then start the node again")]
     Install(#[source] InstallError),
-    /// The note that the node is repaired could not be removed.
-    #[error("cannot remove {}, so the node stops: {source}; check the disk, then start the node again", path.display())]
+    /// A note in the data directory could not be written or removed.
+    #[error("cannot change {}, so the node stops: {source}; check the disk, then start the node again", path.display())]
     Marker {
         /// The file.
         path: PathBuf,

@@ -6,6 +6,7 @@ use crate::clock::Freshness;
 use crate::driver::{ApplyJob, Host, Input, PersistJob, ReadWaiter};
 use crate::failure::{FailureReporter, FatalError};
 use crate::inbox::Inbox;
+use crate::leaving::{LEAVE_LINKED, LinkedMembers};
 use crate::log_thread::LogJob;
 use crate::marker::InstallIntent;
 use crate::members::Members;
@@ -16,16 +17,12 @@ use crossbeam_channel::Sender;
 use raft::{
     Changed, FetchSnapshot, InstallSnapshot, Instant, Load, LogIndex, LogPosition, Membership, Message, NodeId, Term,
 };
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 use transport::PeerTransport;
 
 /// Reads served by one thread in one go; more are spread over the threads.
 const READS_PER_JOB: usize = 256;
-/// How long a removed member is still linked to, so that it learns of its removal.
-const LEAVE_LINKED: Duration = Duration::from_secs(5);
 
 /// See the module.
 pub(crate) struct ThreadHost {
@@ -57,10 +54,8 @@ pub(crate) struct ThreadHost {
     pub(crate) freshness: Arc<Freshness>,
     /// Role, term and leader for the rest of the server.
     pub(crate) role: watch::Sender<Option<Changed>>,
-    /// The members that the links went to last.
-    pub(crate) linked: BTreeMap<NodeId, String>,
-    /// Members that were removed, with their addresses, and how long they are still linked to.
-    pub(crate) leaving: BTreeMap<NodeId, (String, std::time::Instant)>,
+    /// Whom the links go to.
+    pub(crate) linked: Arc<Mutex<LinkedMembers>>,
     /// The members, for the rest of the server.
     pub(crate) members: Arc<Members>,
     /// The newest term whose leader the observer was told.
@@ -186,22 +181,25 @@ impl Host for ThreadHost {
             standing = view.standing.name(),
             "the members"
         );
-        let mut linked = view.peers.clone();
         let now = std::time::Instant::now();
-        self.leaving.retain(|id, (_, until)| *until > now && !linked.members.contains_key(id));
-        let before = std::mem::replace(&mut self.linked, linked.members.clone());
-        let gone: Vec<(NodeId, String)> =
-            before.into_iter().filter(|(id, _)| !linked.members.contains_key(id)).collect();
-        if !gone.is_empty() {
-            let (links, members) = (self.links.clone(), self.members.clone());
+        let somebody_left = lock(&self.linked).follow(view.peers.clone(), now);
+        set_links(&self.linked, &*self.links);
+        if somebody_left {
+            let (links, linked) = (self.links.clone(), self.linked.clone());
             self.snapshots.runtime.spawn(async move {
-                tokio::time::sleep(LEAVE_LINKED).await;
-                links.set_peers(members.view().peers.clone());
+                tokio::time::sleep_until((now + LEAVE_LINKED).into()).await;
+                set_links(&linked, &*links);
             });
         }
-        // Who was removed is told by the core for an election timeout more, and ends when it hears it.
-        self.leaving.extend(gone.into_iter().map(|(id, address)| (id, (address, now + LEAVE_LINKED))));
-        linked.members.extend(self.leaving.iter().map(|(id, (address, _))| (*id, address.clone())));
-        self.links.set_peers(linked);
     }
+}
+
+fn lock(linked: &Mutex<LinkedMembers>) -> MutexGuard<'_, LinkedMembers> {
+    linked.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Under the lock: what was found out last is what the links learn last.
+fn set_links(linked: &Mutex<LinkedMembers>, links: &dyn PeerTransport) {
+    let mut linked = lock(linked);
+    links.set_peers(linked.links(std::time::Instant::now()));
 }

@@ -81,6 +81,7 @@ impl MemberView {
                     peer_address: known.peer_address.clone(),
                     client_address: known.client_address.clone(),
                     kind: Standing::of(id, effective, &directory).name().to_owned(),
+                    under_repair: effective.repair_of(id).is_some(),
                 };
                 members.insert(id, member);
             }
@@ -88,6 +89,14 @@ impl MemberView {
         let id_max = if effective.is_empty() { 0 } else { directory.id_max };
         let peers = PeerSet { members: addresses, id_max: NodeId(id_max) };
         MemberView { members, peers, standing: Standing::of(own, effective, &directory) }
+    }
+}
+
+impl MemberView {
+    /// Whether somebody else than `own` votes.
+    #[must_use]
+    pub fn has_other_voters(&self, own: NodeId) -> bool {
+        self.members.iter().any(|(id, member)| *id != own && member.kind == Standing::Voter.name())
     }
 }
 
@@ -108,6 +117,11 @@ impl Members {
     /// This node.
     pub(crate) fn own(&self) -> NodeId {
         self.own
+    }
+
+    /// Whether somebody else votes.
+    pub(crate) fn have_other_voters(&self) -> bool {
+        self.view().has_other_voters(self.own)
     }
 
     /// The members at this moment.

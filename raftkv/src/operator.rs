@@ -115,8 +115,9 @@ fn transfer_refused(refusal: &TransferRefusal, members: &Members) -> Refused {
         | TransferRefusal::NotAVoter { .. }
         | TransferRefusal::UnderRepair { .. }
         | TransferRefusal::NobodyElse => error(ErrorCode::Invalid, refusal.to_string()),
-        TransferRefusal::TimedOut { .. } | TransferRefusal::NoLeader | TransferRefusal::Stopping => {
-            error(ErrorCode::Unavailable, refusal.to_string())
+        TransferRefusal::Silent { .. } | TransferRefusal::TimedOut { .. } | TransferRefusal::WentElsewhere { .. } => {
+            error(ErrorCode::NotHandedOver, refusal.to_string())
         }
+        TransferRefusal::NoLeader | TransferRefusal::Stopping => error(ErrorCode::Unavailable, refusal.to_string()),
     }
 }

@@ -12,7 +12,7 @@
 use crate::amnesia::FIRST_START;
 use crate::config::{
     ClusterConfig, Config, FILE_NAME, LimitsConfig, LoggingConfig, MemberConfig, NodeConfig, StorageConfig, TlsConfig,
-    check_address, is_node_name,
+    check_address, is_new_node_name,
 };
 use anyhow::{Context, bail};
 use raft::NodeId;
@@ -47,9 +47,10 @@ impl FromStr for NodeSpec {
         let (name, address) = text
             .split_once('=')
             .ok_or_else(|| format!("`{text}` is not a node; write NAME=HOST:PORT, such as n1=10.0.0.1:7420"))?;
-        if !is_node_name(name) || matches!(name, "ca" | "admin") {
+        if !is_new_node_name(name) || matches!(name, "ca" | "admin") {
             return Err(format!(
-                "`{name}` cannot name a node: 1 to 63 characters of a-z, A-Z, 0-9, `-`, `_`, and neither `ca` nor `admin`"
+                "`{name}` cannot name a node: 1 to 63 characters of a-z, A-Z, 0-9, `-`, `_`, not digits alone, and neither `ca` nor \
+                 `admin`"
             ));
         }
         let without_port = !address.is_empty() && !address.contains(':') || address.ends_with(']');
@@ -365,7 +366,8 @@ mod tests {
         assert_eq!(spec("n1=10.0.0.1"), NodeSpec { name: "n1".into(), host: "10.0.0.1".into(), port: 7420 });
         assert_eq!(spec("a-b=[::1]:99").host, "[::1]");
         assert_eq!(spec("a-b=[::1]").port, 7420);
-        for bad in ["n1", "=h:1", "n1=", "ca=h:1", "admin=h:1", "a/b=h:1", "n1=h:65534", "n1=h:x", "../x=h:1"] {
+        for bad in ["n1", "=h:1", "n1=", "ca=h:1", "admin=h:1", "2=h:1", "a/b=h:1", "n1=h:65534", "n1=h:x", "../x=h:1"]
+        {
             assert!(bad.parse::<NodeSpec>().is_err(), "{bad}");
         }
     }

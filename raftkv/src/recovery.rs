@@ -4,8 +4,8 @@
 //! The state machine is never ahead of the log, except in one place: a crash between switching to a snapshot and resetting the
 //! log, which the intent of `marker.rs` tells. Then the log is reset here (scenarios 21 and 27). Otherwise a log that ends
 //! before what was applied from it has lost what it had acknowledged; so it has if it starts after what the state machine has
-//! applied (scenario 22), if it is damaged, or if it is not there. A node with peers starts under repair then (`amnesia.rs`); one that is
-//! alone refuses to start.
+//! applied (scenario 22), if it is damaged, or if it is not there. A folder is no log: an empty one is what is left where a disk is not mounted or
+//! its contents are gone. A node with peers (`peers.rs`) starts under repair then (`amnesia.rs`); one that is alone refuses to start.
 //!
 //! Where log and state lie is behind [`Premises`]: in a data directory (`premises.rs`), or on the simulator's disks. What is decided here is the
 //! same for both.
@@ -15,13 +15,14 @@ use crate::directory::MemberDirectory;
 use crate::error::StartError;
 use crate::marker::InstallIntent;
 use crate::members::Standing;
+use crate::peers::{PeersNote, others_can_repair};
 use raft::{HardState, LogIndex, LogPosition, LogRange, Membership, NodeId, RepairId, Restored};
 use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use storage::wal::disk::Disk;
-use storage::wal::{LogStore, LogWrite, RecoveredLog};
+use storage::wal::{LogStore, LogWrite, RecoveredLog, holds_log};
 
 /// A file that says that the log and the state have been set up here.
 const IN_USE: &str = "IN_USE";
@@ -37,8 +38,8 @@ pub trait Premises {
     fn path(&self) -> &Path;
     /// The files of the data directory itself, which say what is the matter with it. Log and state have folders of their own.
     fn disk(&self) -> Arc<dyn Disk>;
-    /// Whether there is a folder for the log.
-    fn has_log(&self) -> bool;
+    /// The folder for the log, to look at, if there is one.
+    fn log_disk(&self) -> Option<Arc<dyn Disk>>;
     /// Whether there is a folder for the state.
     fn has_state(&self) -> bool;
     /// Opens the log; sets one up if there is none.
@@ -53,8 +54,8 @@ pub trait Premises {
     fn open_state(&self) -> Result<Self::State, StartError>;
     /// What a state has applied, durably, and the membership as of then.
     fn applied(state: &Self::State) -> (LogPosition, Membership);
-    /// The members that the state knows of, if it can be read. Changes nothing.
-    fn membership_in_state(&self) -> Option<Membership>;
+    /// The members that the state knows of, if it can be read, and the last entry it has applied. Changes nothing.
+    fn membership_in_state(&self) -> Option<(LogIndex, Membership)>;
     /// Moves what is lost out of the way, durably, and says where it is. Deletes nothing.
     ///
     /// # Errors
@@ -87,6 +88,8 @@ pub struct Opened<P: Premises> {
     pub intent: InstallIntent,
     /// Set while this node is under repair.
     pub repair: RepairMarker,
+    /// Whether others could repair this node: to be kept up with what is applied.
+    pub peers: PeersNote,
 }
 
 /// Opens what there is, or sets up what a new node needs. A node that finds that it has lost something, and has peers, sets aside what is damaged
@@ -99,7 +102,9 @@ pub fn recover<P: Premises>(
     provisioned: &Provisioned,
     number: &mut dyn FnMut() -> RepairId,
 ) -> Result<Opened<P>, StartError> {
-    let recovery = Recovery { premises, provisioned, repair: RepairMarker::new(premises.disk()) };
+    let peers = PeersNote::open(premises.disk(), provisioned.node, provisioned.joining)
+        .map_err(|source| StartError::Directory { path: premises.path().to_owned(), source })?;
+    let recovery = Recovery { premises, provisioned, repair: RepairMarker::new(premises.disk()), peers };
     let note = DamageNote::new(premises.disk());
     let noted = note.read().map_err(|source| recovery.unusable(source))?;
     if let Some(loss) = noted.filter(|loss| recovery.has_peers(*loss)) {
@@ -111,12 +116,18 @@ pub fn recover<P: Premises>(
         Ok(opened) => return Ok(opened),
         Err(error) => error,
     };
-    let Some(loss) = Loss::behind(&error).filter(|loss| recovery.has_peers(*loss)) else { return Err(error) };
+    let Some(loss) = Loss::behind(&error) else { return Err(error) };
+    if !recovery.has_peers(loss) {
+        return Err(StartError::NoPeers { cause: Box::new(error), note: recovery.peers.path() });
+    }
     // What to do about a node that nobody repairs is no advice here.
     let damage = if let StartError::Log(damage) = &error {
         damage.to_string()
     } else if let StartError::LogMissing { path } = &error {
-        format!("the log {} is missing, and this data directory has been in use", path.display())
+        format!(
+            "the log {} is missing or empty, and this data directory has been in use; is the disk it should be on mounted?",
+            path.display()
+        )
     } else {
         error.to_string()
     };
@@ -128,6 +139,7 @@ struct Recovery<'a, P> {
     premises: &'a P,
     provisioned: &'a Provisioned,
     repair: RepairMarker,
+    peers: PeersNote,
 }
 
 impl<P: Premises> Recovery<'_, P> {
@@ -160,7 +172,7 @@ impl<P: Premises> Recovery<'_, P> {
     /// it what this node had promised (scenario 35).
     fn note_lost_disk(&self, number: &mut dyn FnMut() -> RepairId) -> Result<(), StartError> {
         let is_marked = self.is_marked(IN_USE)? || self.is_marked(FIRST_START)?;
-        let is_empty = !is_marked && !self.premises.has_log() && !self.premises.has_state();
+        let is_empty = !is_marked && !self.has_log()? && !self.premises.has_state();
         if !is_empty || self.repair.pending(number()).map_err(|source| self.unusable(source))?.is_some() {
             return Ok(());
         }
@@ -175,30 +187,59 @@ impl<P: Premises> Recovery<'_, P> {
         self.repair.begin(number()).map_err(|source| self.unusable(source))
     }
 
-    /// Whether anybody could repair this node: a voter other than itself. What the state knows of the members counts, if it is whole.
+    /// Whether there is a log, whole or not.
+    fn has_log(&self) -> Result<bool, StartError> {
+        let Some(disk) = self.premises.log_disk() else { return Ok(false) };
+        holds_log(&*disk).map_err(|source| StartError::Directory { path: disk.path(""), source })
+    }
+
+    /// Whether anybody could repair this node: voters other than itself. The newest that is known of the members counts: of the note, and of what the
+    /// loss has left whole. A node that is wrongly taken for the only voter stays down and says so; one that is wrongly repaired would
+    /// set the only copy aside.
     fn has_peers(&self, loss: Loss) -> bool {
         let Provisioned { node, membership, joining, .. } = self.provisioned;
-        let has_others = |membership: &Membership| membership.voters().iter().any(|voter| voter != node);
+        let in_log = match loss {
+            Loss::Log => None,
+            Loss::LogAndState => self.newest_membership_in_log(),
+        };
+        // A log that is whole knows of every change that this node had a part in, and without the only voter there is none.
+        if in_log.is_none() && self.peers.is_overruled() {
+            return true;
+        }
         let in_state = match loss {
-            Loss::Log => self.premises.membership_in_state().filter(|membership| !membership.is_empty()),
+            Loss::Log => self.premises.membership_in_state().filter(|(_, membership)| !membership.is_empty()),
             Loss::LogAndState => None,
         };
+        let left_whole = in_log.or(in_state);
+        let found = left_whole.map(|(index, membership)| (index, others_can_repair(*node, &membership)));
+        let noted = self.peers.noted().map(|noted| (noted.index, noted.can_repair));
+        let newest = noted.into_iter().chain(found).max_by_key(|(index, _)| *index);
         // Who joins or has joined was let in by others.
-        in_state.map_or(*joining || has_others(membership), |membership| has_others(&membership))
+        newest.map_or_else(|| *joining || others_can_repair(*node, membership), |(_, can_repair)| can_repair)
+    }
+
+    /// The last membership in the log, if the log is whole and has one.
+    fn newest_membership_in_log(&self) -> Option<(LogIndex, Membership)> {
+        // Opening would set one up.
+        if !self.has_log().ok()? {
+            return None;
+        }
+        let (log, found) = self.premises.open_log().ok()?;
+        let newest = found.memberships.last().copied()?;
+        memberships_in_log(&log, &[newest]).ok()?.pop()
     }
 
     /// Opens log and state and brings them into line.
     fn open(&self, number: &mut dyn FnMut() -> RepairId) -> Result<Opened<P>, StartError> {
-        let Recovery { premises, provisioned, repair } = self;
+        let Recovery { premises, provisioned, repair, peers } = self;
         let mut under_repair = repair.pending(number()).map_err(|source| self.unusable(source))?;
-        if (self.is_marked(IN_USE)? || premises.has_state()) && !premises.has_log() {
+        let is_log_missing = (self.is_marked(IN_USE)? || premises.has_state()) && !self.has_log()?;
+        if is_log_missing {
             if under_repair.is_none() {
                 return Err(StartError::LogMissing { path: premises.path().join("wal") });
             }
             // Set aside, or lost once more: what the log was said to hold by now counts for nothing.
-            let another = number();
-            repair.begin(another).map_err(|source| self.unusable(source))?;
-            under_repair = Some(another);
+            under_repair = Some(self.count_as_another_loss(number())?);
         }
         // The log first: a state without a log is a loss, a log without a state is replayed.
         let (mut log, found) = premises.open_log()?;
@@ -218,6 +259,13 @@ impl<P: Premises> Recovery<'_, P> {
         }
         self.mark_in_use()?;
         let intent = InstallIntent::new(premises.disk());
+        let unfinished = intent.unfinished().map_err(|source| self.unusable(source))?;
+        let is_behind = !holds(&found, applied) && unfinished != Some(applied);
+        if is_behind && !is_log_missing && under_repair.is_some() {
+            under_repair = Some(self.count_as_another_loss(number())?);
+        }
+        let mut peers = peers.clone();
+        peers.follow(applied.index, &membership).map_err(|source| self.unusable(source))?;
         let restored = reconcile(&intent, &mut log, found, applied, membership, under_repair)?;
         tracing::info!(
             term = %restored.hard_state.term,
@@ -227,7 +275,13 @@ impl<P: Premises> Recovery<'_, P> {
             under_repair = restored.repair.is_some(),
             "storage is recovered"
         );
-        Ok(Opened { log, state, restored, intent, repair: repair.clone() })
+        Ok(Opened { log, state, restored, intent, repair: repair.clone(), peers })
+    }
+
+    /// A node under repair has lost something again.
+    fn count_as_another_loss(&self, id: RepairId) -> Result<RepairId, StartError> {
+        self.repair.begin(id).map_err(|source| self.unusable(source))?;
+        Ok(id)
     }
 
     /// From here on the node may vote and acknowledge, so a log that is missing at a later start is a loss, whatever else is missing, and
@@ -264,6 +318,7 @@ pub fn reconcile(
     membership: Membership,
     under_repair: Option<RepairId>,
 ) -> Result<Restored, StartError> {
+    let is_held = holds(&found, applied);
     let mut in_log = found.memberships;
     let mut restored = Restored {
         hard_state: found.hard_state,
@@ -280,7 +335,7 @@ pub fn reconcile(
     }
     let unusable = |source| StartError::Directory { path: intent.path(), source };
     let unfinished = intent.unfinished().map_err(unusable)?;
-    if term_at(&restored, applied.index) != Some(applied.term) {
+    if !is_held {
         if unfinished != Some(applied) && under_repair.is_none() {
             return Err(StartError::LogBehindState { applied, log_last: restored.log_last });
         }
@@ -318,12 +373,11 @@ fn memberships_in_log(log: &dyn LogStore, places: &[LogIndex]) -> Result<Vec<(Lo
     Ok(memberships)
 }
 
-fn term_at(restored: &Restored, index: LogIndex) -> Option<raft::Term> {
-    if index == restored.log_start.index {
-        return Some(restored.log_start.term);
+/// Whether the log goes on from `applied`: it has that very entry, or starts after it.
+fn holds(found: &RecoveredLog, applied: LogPosition) -> bool {
+    let LogPosition { term, index } = applied;
+    if index <= found.start.index || index > found.last {
+        return applied == found.start;
     }
-    if index < restored.log_start.index || index > restored.log_last {
-        return None;
-    }
-    restored.term_runs.iter().rev().find(|(first, _)| *first <= index).map(|(_, term)| *term)
+    found.term_runs.iter().rev().find(|(first, _)| *first <= index).is_some_and(|(_, found)| *found == term)
 }

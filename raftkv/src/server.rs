@@ -32,6 +32,7 @@ use crate::failure::{FailureReporter, FatalError};
 use crate::host::ThreadHost;
 use crate::http::{self, StatusSource};
 use crate::inbox::{Inbox, Mail};
+use crate::leaving::LinkedMembers;
 use crate::log_thread::{self, LogJob};
 use crate::members::Members;
 use crate::observer::Observer;
@@ -44,7 +45,7 @@ use crate::watch::{WatchBell, WatchHub, run_gatherer};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use raft::{Changed, Node, NodeId, Role};
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use storage::identity::DataDirectory;
@@ -107,7 +108,8 @@ impl Server {
         let listener = start_listener(&config, &credentials, &parts)?;
         let http = start_http(&config, parts.reporter.clone()).await?;
 
-        let Recovered { directory, log, state, shared, store, restored, intent, repair, outgoing: _ } = recovered;
+        let Recovered { directory, log, state, shared, store, restored, intent, repair, peers, outgoing: _ } =
+            recovered;
         let to_reclaim = shared.clone();
         let (role, role_changes) = watch::channel(None);
         let (logs, log_jobs) = unbounded::<LogJob>();
@@ -136,8 +138,7 @@ impl Server {
             freshness: parts.freshness.clone(),
             role,
             announced: None,
-            linked: parts.members.view().peers.members.clone(),
-            leaving: std::collections::BTreeMap::new(),
+            linked: Arc::new(Mutex::new(LinkedMembers::new(parts.members.view().peers.clone()))),
             members: parts.members.clone(),
         };
         let applied = restored.applied;
@@ -168,6 +169,7 @@ impl Server {
             failures: failures.clone(),
             watches,
             members: parts.members.clone(),
+            peers,
         };
         spawn("apply", Box::new(move || apply.run(&state_jobs)))?;
         let (to_driver, reporter) = (inbox.clone(), failures.clone());
@@ -218,7 +220,7 @@ impl Server {
     /// Remembers, for the next start, that the disk was found damaged, if that is what `failure` says and the node has peers to repair it.
     /// Says whether a new start will do.
     pub fn remember(&self, failure: &FatalError) -> bool {
-        let Some(loss) = Loss::behind_failure(failure).filter(|_| self.members.view().members.len() > 1) else {
+        let Some(loss) = Loss::behind_failure(failure).filter(|_| self.members.have_other_voters()) else {
             return false;
         };
         let noted =
@@ -399,8 +401,16 @@ fn start_links(
     PeerLinks::start(peers, handler).map_err(|error| StartError::Listen {
         address: config.listen_peer(),
         what: "node.listen_peer, UDP",
-        cause: error.to_string(),
+        cause: cause_of(&error),
     })
+}
+
+/// Without the address and the advice, which are said around it.
+fn cause_of(error: &transport::StartError) -> String {
+    match error {
+        transport::StartError::Bind { cause, .. } => cause.to_string(),
+        transport::StartError::NotANode { .. } => error.to_string(),
+    }
 }
 
 fn start_listener(config: &Config, credentials: &Credentials, parts: &Parts) -> Result<ClientListener, StartError> {
@@ -410,11 +420,7 @@ fn start_listener(config: &Config, credentials: &Credentials, parts: &Parts) -> 
         ..ClientLimits::default()
     };
     ClientListener::start(config.listen_client(), credentials, limits, parts.service.clone()).map_err(|error| {
-        StartError::Listen {
-            address: config.listen_client(),
-            what: "node.listen_client, UDP",
-            cause: error.to_string(),
-        }
+        StartError::Listen { address: config.listen_client(), what: "node.listen_client, UDP", cause: cause_of(&error) }
     })
 }
 

@@ -63,6 +63,8 @@ pub struct NodeStatus {
     pub voters_outgoing: Vec<u64>,
     /// It has lost what it had promised, and neither votes nor acknowledges until its peers have repaired it.
     pub under_repair: bool,
+    /// On a leader: members that refuse what they had acknowledged. Their logs are gone, and they have not noticed: they have to be started again.
+    pub lost_logs: Vec<u64>,
     /// The format in effect: what the members may write, because all of them know it.
     pub format: u32,
 }
@@ -154,6 +156,7 @@ impl StatusReporter {
             voters: driver.membership.voters().iter().map(|id| id.0).collect(),
             voters_outgoing: driver.membership.voters_outgoing().iter().map(|id| id.0).collect(),
             under_repair: driver.repair.is_some(),
+            lost_logs: driver.peers.iter().filter(|peer| peer.lost).map(|peer| peer.id.0).collect(),
             format: driver.format,
         }
     }

@@ -5,11 +5,12 @@
 mod driver_world;
 
 use driver_world::World;
-use raft::{LogIndex, NodeId, Role};
+use raft::{Body, LogIndex, LogPosition, Message, NodeId, Role};
 use raftkv::directory::MemberDirectory;
-use raftkv::driver::{ChangeBusy, ChangeRefusal, ChangeReport, MemberEdit, NewMember, Quorum, TransferRefusal};
+use raftkv::driver::{ChangeBusy, ChangeRefusal, ChangeReport, Input, MemberEdit, NewMember, Quorum, TransferRefusal};
 use raftkv::members::MemberView;
 use std::time::Duration;
+use transport::InboundPermit;
 
 fn ids(numbers: &[u64]) -> Vec<NodeId> {
     numbers.iter().copied().map(NodeId).collect()
@@ -334,6 +335,40 @@ fn leadership_is_handed_over_or_it_is_said_why_not() {
     world.pass(Duration::from_secs(2));
     assert_eq!(outcome.try_recv().unwrap(), Err(TransferRefusal::TimedOut { target: NodeId(own) }));
     assert_eq!(world.leader(), Some(next), "it goes on leading");
+}
+
+#[test]
+fn writes_go_on_when_leadership_is_to_go_to_a_voter_that_is_down() {
+    let (mut world, leader) = world_with(0);
+    let down = (leader + 1) % 3;
+    world.cut_off.insert(down);
+    world.pass(Duration::from_secs(5));
+    let outcome = world.transfer(leader, Some(number(down)));
+    assert_eq!(outcome.try_recv().unwrap(), Err(TransferRefusal::Silent { target: NodeId(number(down)) }));
+    let written = world.write(leader, "k");
+    world.settle();
+    assert!(written.try_recv().unwrap().is_ok());
+    // Whoever does not mind who leads gets somebody who answers.
+    let outcome = world.transfer(leader, None);
+    world.pass(Duration::from_millis(300));
+    assert_eq!(outcome.try_recv().unwrap(), Ok(NodeId(number((leader + 2) % 3))));
+}
+
+#[test]
+fn leadership_that_goes_to_another_than_asked_for_is_no_success() {
+    let (mut world, leader) = world_with(0);
+    let (target, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    world.cut_off.insert(target);
+    let outcome = world.transfer(leader, Some(number(target)));
+    // Meanwhile the third node is elected, and says so.
+    let term = world.nodes[leader].driver.status().term.next();
+    let body =
+        Body::Append { previous: LogPosition::default(), commit: LogIndex(0), read_round: 0, entries: Vec::new() };
+    let from = NodeId(number(other));
+    let input = Input::Message { from, message: Message { term, body }, permit: InboundPermit::unmetered() };
+    world.nodes[leader].driver.handle(world.now, input);
+    let refusal = TransferRefusal::WentElsewhere { target: NodeId(number(target)), leader: from };
+    assert_eq!(outcome.try_recv().unwrap(), Err(refusal));
 }
 
 #[test]

@@ -57,6 +57,19 @@ fn remove_the_log(node: &TestNode) {
     fs::remove_dir_all(node.data().join("wal")).unwrap();
 }
 
+/// What is left where the log's disk is not mounted.
+fn empty_the_folder_of_the_log(node: &TestNode) {
+    remove_the_log(node);
+    fs::create_dir(node.data().join("wal")).unwrap();
+}
+
+fn leave_the_name_and_an_empty_folder(node: &TestNode) {
+    let name = fs::read(node.data().join("IDENTITY")).unwrap();
+    remove_everything(node);
+    fs::create_dir_all(node.data().join("wal")).unwrap();
+    fs::write(node.data().join("IDENTITY"), name).unwrap();
+}
+
 fn damage_the_state(node: &TestNode) {
     fs::write(node.data().join("state/CURRENT"), "nonsense").unwrap();
 }
@@ -123,6 +136,16 @@ async fn a_node_without_its_log_is_repaired() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_log_folder_is_empty_is_repaired() {
+    is_repaired(empty_the_folder_of_the_log).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_with_nothing_but_its_name_and_an_empty_log_folder_is_repaired() {
+    is_repaired(leave_the_name_and_an_empty_folder).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_with_a_damaged_state_is_repaired() {
     is_repaired(damage_the_state).await;
 }
@@ -157,6 +180,43 @@ async fn a_node_without_its_memory_is_no_part_of_a_majority() {
     cluster.nodes[other].start();
     all_vote_again(&cluster, victim).await;
     write(&cluster.client(), 1000..1010).await;
+}
+
+/// A write is acknowledged by two of three. One of the two is down, and the other has an empty folder where its log was: it must not elect the third,
+/// which does not have the write.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_log_folder_is_empty_does_not_vote() {
+    let mut cluster = Cluster::start(3).await;
+    let client = cluster.client();
+    write(&client, 0..WRITES).await;
+    let leader = cluster.agreed_leader().await;
+    let (lagging, emptied) = ((leader + 1) % 3, (leader + 2) % 3);
+    cluster.nodes[lagging].kill();
+    client.put(("acknowledged", "by two")).await.unwrap();
+    cluster.nodes[leader].kill();
+    cluster.nodes[emptied].kill();
+    empty_the_folder_of_the_log(&cluster.nodes[emptied]);
+    cluster.nodes[emptied].start();
+    cluster.nodes[lagging].start();
+    eventually("the node runs, and knows that it is to be repaired", || async {
+        cluster.nodes[emptied].status().await.filter(|status| status.under_repair)
+    })
+    .await;
+    let alone = cluster.cli(&["--timeout", "4s", "get", "acknowledged"]);
+    assert!(matches!(alone.status.code(), Some(5 | 6)), "{:?} {}", alone.status, common::stderr(&alone));
+
+    cluster.nodes[leader].start();
+    eventually("everybody votes again", || async {
+        for node in &cluster.nodes {
+            let status = node.status().await?;
+            if status.voters != [1, 2, 3] || status.under_repair || status.leader.is_none() {
+                return None;
+            }
+        }
+        Some(())
+    })
+    .await;
+    assert!(cluster.client().get("acknowledged").await.unwrap().kv.is_some(), "an acknowledged write is lost");
 }
 
 /// A group of one has nobody to repair it: an empty directory is not taken for a new node's.

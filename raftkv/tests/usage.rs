@@ -43,8 +43,33 @@ fn provisioning_refuses_what_would_not_work() {
     refused(&init(&["--value-bytes-max", "0"]), 2, &["value_bytes_max"]);
     refused(&init(&["--node", "n1=127.0.0.1:20010"]), 2, &["n1"]);
     refused(&init(&["--cluster", "Not A Name"]), 2, &["Not A Name"]);
+    refused(&init(&["--node", "2=127.0.0.1:20010"]), 2, &["`2`", "digits alone"]);
     assert!(init(&[]).status.success());
     refused(&init(&[]), 2, &["not empty"]);
+}
+
+#[test]
+fn a_demo_does_not_run_another_cluster_than_the_one_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("demo");
+    let path = path.to_str().unwrap();
+    let nodes = ["--node", "n1=127.0.0.1:20000", "--node", "n2=127.0.0.1:20010"];
+    assert!(raftkv(&[&["init", "--dir", path], &nodes[..]].concat()).status.success());
+    let demo = |more: &[&str]| raftkv(&[&["demo", "--dir", path], more].concat());
+    refused(&demo(&["--nodes", "5"]), 2, &["2 nodes", "--nodes", "--dir"]);
+    refused(&demo(&["--nodes", "2", "--base-port", "7420"]), 2, &["20000", "--base-port", "--dir"]);
+}
+
+#[test]
+fn a_port_that_is_taken_is_named_once_with_the_cause() {
+    let cluster = Cluster::provision(1);
+    let address = cluster.nodes[0].config.listen_client();
+    let _taken = std::net::UdpSocket::bind(address).unwrap();
+    let output = raftkv(&["start", "--dir", cluster.nodes[0].folder.to_str().unwrap()]);
+    refused(&output, 1, &[&address.to_string(), "node.listen_client"]);
+    let text = stderr(&output);
+    assert_eq!(text.matches("another process").count(), 1, "{text}");
+    assert_eq!(text.matches("cannot listen").count(), 1, "{text}");
 }
 
 #[test]

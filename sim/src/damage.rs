@@ -3,8 +3,9 @@
 //! # The account
 //!
 //! A node whose disk may have lost something counts as *lost* until its peers have repaired it, or until a start has shown that nothing was
-//! lost after all. A disk is only touched if the nodes that are not lost still have a quorum of every membership that may be in effect. So
-//! everything acknowledged is on an intact disk of every quorum that can be had without the lost ones, and any loss is a bug.
+//! lost after all. A disk is only touched if the nodes that are not lost still have a quorum of every membership that may be in effect, what a change
+//! that an operator waits for leads to included. So everything acknowledged is on an intact disk of every quorum that can be had without the
+//! lost ones, and any loss is a bug.
 //!
 //! # Caveats
 //!
@@ -39,7 +40,6 @@ impl World {
         let id = self.nodes[node].id;
         !self.nodes[node].damage.lost
             && self.nodes[node].presence == Presence::Here
-            && !self.is_changing_members()
             && self.has_intact_quorum(|other| other != id)
     }
 
@@ -49,18 +49,29 @@ impl World {
             return;
         }
         let leads = self.nodes[node].leads();
+        if self.is_changing_members() {
+            self.counters.count("disk: lost during a change of members");
+        }
         if self.nodes[node].process.is_some() {
             self.kill(node);
         }
         let disks = &mut self.nodes[node].disks;
         let what = match self.random.below(4) {
-            0 => {
+            0 if self.random.chance(500) => {
                 disks.lose_log();
                 "disk: log lost"
+            }
+            0 => {
+                disks.empty_log();
+                "disk: log lost, its folder empty"
             }
             1 => {
                 disks.lose_state();
                 "disk: state lost"
+            }
+            2 => {
+                disks.empty();
+                "disk: all lost, the folders empty"
             }
             _ => {
                 disks.wipe();

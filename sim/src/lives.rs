@@ -7,9 +7,9 @@ use crate::world::{AtClient, AtNode, Happening, InProcess, World};
 use client::policy::Failure;
 use raft::Role;
 use raftkv::StartError;
-use raftkv::amnesia::Loss;
 use std::time::Duration;
 use storage::state::{StateError, StoreError};
+use storage::wal::disk::Disk;
 
 /// How long a node is down.
 const DOWN_TIME: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(15));
@@ -86,9 +86,10 @@ impl World {
                 self.end(node, false);
                 return self.schedule_start(node);
             }
-            Err(error) if self.founded_alone(node, &error) => {
-                self.counters.count("recovery: an operator says that a lost founder has peers");
-                self.nodes[node].told_to_join = true;
+            Err(error) if self.takes_itself_for_alone(node, &error) => {
+                self.counters.count("recovery: an operator says that a node has peers");
+                self.say(format_args!("node {}: does not start: {error}", node + 1));
+                self.tell_to_join(node);
                 self.end(node, false);
                 return self.schedule_start(node);
             }
@@ -116,11 +117,23 @@ impl World {
         self.schedule_turn(node, now);
     }
 
-    /// Whether a node does not start because it founded the group alone, and so takes itself for the only voter, and has lost something since.
-    fn founded_alone(&self, node: usize, error: &StartError) -> bool {
-        let is_loss = matches!(error, StartError::NeverStarted { .. }) || Loss::behind(error).is_some();
-        let state = &self.nodes[node];
-        is_loss && state.damage.lost && self.settings.founders == 1 && !state.told_to_join
+    /// Whether a node does not start because it has lost something and takes itself for the only voter: a founder whose disk is gone, or one that
+    /// had not applied yet that others vote too. The account says that there are others.
+    fn takes_itself_for_alone(&self, node: usize, error: &StartError) -> bool {
+        let is_alone = matches!(error, StartError::NeverStarted { .. } | StartError::NoPeers { .. });
+        is_alone && self.nodes[node].damage.lost
+    }
+
+    /// The operator does what the error says.
+    fn tell_to_join(&mut self, node: usize) {
+        let joins = self.settings.provisioned(self.nodes[node].id, self.nodes[node].told_to_join).joining;
+        let state = &mut self.nodes[node];
+        state.told_to_join = true;
+        if joins {
+            let data = &state.disks.data;
+            let removed = data.remove("PEERS").and_then(|()| data.sync_directory());
+            removed.expect("a node that joined takes itself for alone because of its note only");
+        }
     }
 
     fn note_found(&mut self, node: usize, found: Found) {

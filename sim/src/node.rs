@@ -12,7 +12,7 @@ use crate::schedule::Time;
 use crate::settings::Settings;
 use crate::workload::Ask;
 use crate::world::Happening;
-use raft::{Entry, InstallSnapshot, LogIndex, LogPosition, NodeId, RepairId, Role, Term};
+use raft::{Entry, InstallSnapshot, LogIndex, LogPosition, MembershipChange, NodeId, RepairId, Role, Term};
 use raftkv::StartError;
 use raftkv::amnesia::{FIRST_START, Loss, RepairMarker};
 use raftkv::apply_worker::ApplyWorker;
@@ -23,6 +23,7 @@ use raftkv::driver::{
 use raftkv::log_worker::LogWorker;
 use raftkv::marker::InstallIntent;
 use raftkv::members::MemberView;
+use raftkv::peers::PeersNote;
 use raftkv::recovery::{Opened, recover};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -40,7 +41,7 @@ pub(crate) struct Node {
     pub(crate) id: NodeId,
     pub(crate) disks: Disks,
     pub(crate) presence: Presence,
-    /// An operator wrote `joining = true` into its configuration, because it founded the group alone and has lost its disk since.
+    /// An operator wrote `joining = true` into its configuration, because it takes itself for the only voter and has lost its disk, or part of it.
     pub(crate) told_to_join: bool,
     /// The newest format that its program knows.
     pub(crate) format_max: u32,
@@ -117,9 +118,10 @@ pub(crate) struct Process {
     pub(crate) answers: Outbox<(u64, Word)>,
     pub(crate) role: Role,
     pub(crate) repair: RepairMarker,
+    pub(crate) peers: PeersNote,
     pub(crate) desk: Outbox<OperatorWord>,
-    /// Changes of the membership that an operator asked for and has not heard of.
-    pub(crate) changes_asked: usize,
+    /// The change of the membership that an operator asked for and has not heard of.
+    pub(crate) change_asked: Option<MembershipChange>,
     /// In which of its lives each peer has connected last.
     pub(crate) connected: BTreeMap<NodeId, u64>,
     /// The members as this node sees them.
@@ -222,7 +224,7 @@ impl Node {
         provisioned.expect("a new disk works");
         Node {
             id: NodeId(index as u64 + 1),
-            disks: Disks { log, data, engine: MemoryEngine::new(), has_log: false, has_state: false },
+            disks: Disks { log, data, engine: MemoryEngine::new(), has_log_folder: false, has_state: false },
             presence: if index < founders { Presence::Here } else { Presence::Spare },
             told_to_join: false,
             format_max: STATE_FORMAT,
@@ -263,7 +265,7 @@ impl Node {
         let mut numbers = Random::new(seed);
         let opened = recover(&premises, &provisioned, &mut || RepairId(numbers.next()))?;
         let (lost, torn_tail) = (premises.set_aside.get(), premises.torn_tail.get());
-        let Opened { log, state: machine, restored, intent, repair } = opened;
+        let Opened { log, state: machine, restored, intent, repair, peers } = opened;
         let found = Found {
             torn_tail,
             unfinished_install,
@@ -312,8 +314,9 @@ impl Node {
             answers: Outbox::default(),
             role: Role::Follower,
             repair,
+            peers,
             desk: Outbox::default(),
-            changes_asked: 0,
+            change_asked: None,
             connected: BTreeMap::new(),
             view: Arc::new(view),
             leaving: BTreeMap::new(),

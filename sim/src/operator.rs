@@ -12,19 +12,21 @@ use std::time::Duration;
 const VOTERS_MAX: usize = 5;
 
 impl World {
-    /// Every membership that may be in effect, now or when repairs under way are done: the committed one, and those in logs after it.
+    /// Every membership that may be in effect, now, when repairs under way are done, or when the change that an operator waits for is: the
+    /// committed one, those in logs after it, and what may become of them.
     pub(crate) fn memberships(&self) -> Vec<Membership> {
         let mut memberships = self.memberships_in_logs();
-        for membership in memberships.clone() {
-            // Who voted before it lost its log votes again as soon as it is repaired.
-            let mut repaired = membership.left();
-            for repair in membership.repairs() {
-                repaired = repaired.with_repair_done(repair.node).expect("it is under repair").left();
-            }
-            if !memberships.contains(&repaired) {
-                memberships.push(repaired);
-            }
-        }
+        add_repaired(&mut memberships);
+        let asked = self.nodes.iter().filter_map(|node| node.process.as_ref()?.change_asked.as_ref());
+        // Between the one and the other both decide.
+        let changed =
+            |(membership, change): (Membership, &MembershipChange)| Some(membership.changed(change).ok()?.left());
+        let targets: Vec<Membership> = asked
+            .flat_map(|change| memberships.iter().map(move |membership| (membership.left(), change)))
+            .filter_map(changed)
+            .collect();
+        memberships.extend(targets);
+        add_repaired(&mut memberships);
         memberships
     }
 
@@ -42,7 +44,7 @@ impl World {
 
     /// Whether an operator waits for an answer of a node that runs.
     pub(crate) fn is_changing_members(&self) -> bool {
-        self.nodes.iter().any(|node| node.process.as_ref().is_some_and(|process| process.changes_asked > 0))
+        self.nodes.iter().any(|node| node.process.as_ref().is_some_and(|process| process.change_asked.is_some()))
     }
 
     /// Whether a node has a change before it that it has not looked at.
@@ -71,7 +73,7 @@ impl World {
             self.count_change(node, &changes);
         }
         let process = self.nodes[node].process.as_mut().expect("it runs");
-        process.changes_asked += 1;
+        process.change_asked = Some(asked_for(&changes));
         let desk = process.desk.clone();
         let waiter = Box::new(move |result| desk.put(OperatorWord::Change(result)));
         let several = changes.len() > 1;
@@ -137,18 +139,10 @@ impl World {
 
     /// An operator does not take out the nodes that still hold the data while others have lost it.
     fn leaves_an_intact_quorum(&self, membership: &Membership, changes: &[MemberEdit]) -> bool {
-        let role = |edit: &MemberEdit| match edit {
-            MemberEdit::Add(member) => (member.id.expect("numbered by the operator"), MemberRole::Learner),
-            MemberEdit::Promote(id) => (*id, MemberRole::Voter),
-            MemberEdit::Demote(id) => (*id, MemberRole::Learner),
-            MemberEdit::Remove(id) => (*id, MemberRole::Removed),
-        };
         if membership.is_joint() {
             return true;
         }
-        let roles: Vec<(NodeId, MemberRole)> = changes.iter().map(role).collect();
-        let change = MembershipChange { roles, context: None };
-        let Ok(changed) = membership.changed(&change) else { return true };
+        let Ok(changed) = membership.changed(&asked_for(changes)) else { return true };
         changed.has_quorum(|id| !self.nodes[index_of(id)].damage.lost) && self.has_intact_quorum(|_| true)
     }
 
@@ -169,7 +163,7 @@ impl World {
     pub(crate) fn change_answered(&mut self, node: usize, answer: Result<raftkv::driver::ChangeReport, ChangeRefusal>) {
         self.say(format_args!("node {}: the change: {answer:?}", node + 1));
         if let Some(process) = &mut self.nodes[node].process {
-            process.changes_asked -= 1;
+            process.change_asked = None;
         }
         self.counters.count(match answer {
             Ok(report) if report.index.is_some() => "membership: change done",
@@ -198,6 +192,30 @@ impl World {
         let here: Vec<usize> = self.nodes_here().collect();
         for client in &mut self.clients {
             client.is_told(&here);
+        }
+    }
+}
+
+/// What an operator's edits make of whom.
+fn asked_for(edits: &[MemberEdit]) -> MembershipChange {
+    let role = |edit: &MemberEdit| match edit {
+        MemberEdit::Add(member) => (member.id.expect("numbered by the operator"), MemberRole::Learner),
+        MemberEdit::Promote(id) => (*id, MemberRole::Voter),
+        MemberEdit::Demote(id) => (*id, MemberRole::Learner),
+        MemberEdit::Remove(id) => (*id, MemberRole::Removed),
+    };
+    MembershipChange { roles: edits.iter().map(role).collect(), context: None }
+}
+
+/// Who voted before it lost its log votes again as soon as it is repaired.
+fn add_repaired(memberships: &mut Vec<Membership>) {
+    for membership in memberships.clone() {
+        let mut repaired = membership.left();
+        for repair in membership.repairs() {
+            repaired = repaired.with_repair_done(repair.node).expect("it is under repair").left();
+        }
+        if !memberships.contains(&repaired) {
+            memberships.push(repaired);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::disk::SimDisk;
 use crate::node::CLUSTER;
-use raft::{LogPosition, Membership};
+use raft::{LogIndex, LogPosition, Membership};
 use raftkv::StartError;
 use raftkv::amnesia::Loss;
 use raftkv::recovery::Premises;
@@ -22,8 +22,8 @@ pub(crate) struct Disks {
     pub(crate) data: SimDisk,
     /// The state's folder.
     pub(crate) engine: MemoryEngine,
-    /// Whether the log's folder is there.
-    pub(crate) has_log: bool,
+    /// Whether the log's folder is there, with or without a log in it.
+    pub(crate) has_log_folder: bool,
     /// Whether the state's folder is there.
     pub(crate) has_state: bool,
 }
@@ -38,8 +38,20 @@ impl Disks {
 
     /// The log's folder is gone.
     pub(crate) fn lose_log(&mut self) {
+        self.empty_log();
+        self.has_log_folder = false;
+    }
+
+    /// The log's folder is empty: its disk is not mounted, or somebody has tidied up.
+    pub(crate) fn empty_log(&mut self) {
         self.log.wipe();
-        self.has_log = false;
+    }
+
+    /// Everything is gone but the folders, which are empty.
+    pub(crate) fn empty(&mut self) {
+        self.data.wipe();
+        self.empty_log();
+        self.engine = MemoryEngine::new();
     }
 
     /// The state's folder is gone.
@@ -74,8 +86,9 @@ impl Premises for SimPremises<'_> {
         Arc::new(self.disks.borrow().data.clone())
     }
 
-    fn has_log(&self) -> bool {
-        self.disks.borrow().has_log
+    fn log_disk(&self) -> Option<Arc<dyn Disk>> {
+        let disks = self.disks.borrow();
+        disks.has_log_folder.then(|| Arc::new(disks.log.clone()) as Arc<dyn Disk>)
     }
 
     fn has_state(&self) -> bool {
@@ -84,7 +97,7 @@ impl Premises for SimPremises<'_> {
 
     fn open_log(&self) -> Result<(SegmentedLog, RecoveredLog), StartError> {
         let mut disks = self.disks.borrow_mut();
-        disks.has_log = true;
+        disks.has_log_folder = true;
         let (log, found) = SegmentedLog::open_on(Arc::new(disks.log.clone()), self.log_config)?;
         self.torn_tail.set(found.torn_tail.is_some());
         Ok((log, found))
@@ -104,10 +117,10 @@ impl Premises for SimPremises<'_> {
         (state.applied(), state.membership().clone())
     }
 
-    fn membership_in_state(&self) -> Option<Membership> {
+    fn membership_in_state(&self) -> Option<(LogIndex, Membership)> {
         let disks = self.disks.borrow();
         let machine = StateMachine::open_existing(disks.engine.clone()).ok()?;
-        Some(machine.membership().clone())
+        Some((machine.applied().index, machine.membership().clone()))
     }
 
     fn set_aside(&self, loss: Loss) -> Result<PathBuf, StartError> {

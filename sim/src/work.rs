@@ -1,7 +1,7 @@
 //! Jobs that take simulated time: writing the log, applying, snapshots. What is done when a job ends is production code.
 
 use crate::faults::FaultKind;
-use crate::node::{LogJob, LogWork, Node, OperatorWord, StateJob};
+use crate::node::{LogJob, LogWork, Node, OperatorWord, Process, StateJob};
 use crate::world::{InProcess, World};
 use raft::{InstallSnapshot, Load, LogPosition};
 use raftkv::FatalError;
@@ -145,6 +145,7 @@ impl World {
         if self.random.chance(500) {
             process.flushed = process.machine.flushed().map_err(FatalError::State)?.index;
         }
+        note_peers(process)?;
         let (flushed, facts) = (process.flushed, StateFacts::of(&process.machine));
         let applied_ever = &mut self.nodes[node].applied_ever;
         *applied_ever = (*applied_ever).max(index);
@@ -175,6 +176,7 @@ impl World {
         disks.engine = received;
         process.machine = machine;
         process.flushed = install.position.index;
+        note_peers(process)?;
         let facts = StateFacts::of(&process.machine);
         self.push(node, Input::StateReplaced { facts });
         self.add_log_job(node, LogJob::Install(install));
@@ -276,7 +278,8 @@ impl World {
         let damage = self.nodes[node].damage;
         assert!(damage.hidden || damage.full, "node {} stops, and nothing was done to its disk: {error:?}", node + 1);
         self.counters.count("process: stopped by its disk");
-        let has_peers = self.nodes[node].process.as_ref().is_some_and(|process| process.view.members.len() > 1);
+        let Node { id, process, .. } = &self.nodes[node];
+        let has_peers = process.as_ref().is_some_and(|process| process.view.has_other_voters(*id));
         if let Some(loss) = Loss::behind_failure(error).filter(|_| has_peers) {
             self.counters.count("repair: damage found while running");
             // If the note fails too, the next start finds out by itself.
@@ -290,4 +293,10 @@ impl World {
             disks.data.crash(&mut self.random);
         }
     }
+}
+
+/// As the apply thread does, before anybody hears of what is applied.
+fn note_peers(process: &mut Process) -> Result<(), FatalError> {
+    let noted = process.peers.follow(process.machine.applied().index, process.machine.membership());
+    noted.map_err(|source| FatalError::Marker { path: process.peers.path(), source })
 }

@@ -204,6 +204,7 @@ fn transfer_error(error: TransferError) -> String {
         TransferError::LeadsAlready => "leads already".to_owned(),
         TransferError::NotAVoter { target } => format!("{target} does not vote"),
         TransferError::UnderRepair { target } => format!("{target} is under repair"),
+        TransferError::Silent { target } => format!("{target} does not answer"),
         TransferError::NobodyElse => "there is nobody else".to_owned(),
     }
 }
@@ -214,6 +215,7 @@ fn drop_reason(reason: DropReason) -> &'static str {
         DropReason::StaleTerm => "of an older term",
         DropReason::Unexpected => "never asked for",
         DropReason::Malformed => "breaks the protocol",
+        DropReason::LostLog { .. } => "refuses what it had acknowledged",
     }
 }
 
@@ -255,6 +257,9 @@ pub fn progress(peer: &PeerProgress) -> String {
     let mut text = format!("{}: {state}, matched {}, next {}", peer.id, peer.matched, peer.next);
     if peer.inflight_messages > 0 {
         text += &format!(", {} under way with {} bytes", peer.inflight_messages, peer.inflight_bytes);
+    }
+    if peer.lost {
+        text += ", has lost its log";
     }
     if peer.repair.is_some() {
         text += ", needs repair";

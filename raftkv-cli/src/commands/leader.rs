@@ -6,7 +6,7 @@ use crate::connect;
 use crate::failure::{Code, Failure};
 use crate::output::{Format, Output};
 use clap::Subcommand;
-use client::{Client, Member};
+use client::{Client, Error, Member};
 use serde_json::json;
 use std::io::{self, Write};
 
@@ -41,13 +41,29 @@ pub(crate) async fn run(command: LeaderCommand, globals: &Globals) -> Result<(),
                 Some(member) => Some(find(&client, &member).await?.id),
                 None => None,
             };
-            client.transfer_leadership(target).await?
+            client.transfer_leadership(target).await.map_err(not_transferred)?
         }
     };
     let member = member_of(&client, leader).await;
     let mut output = Output::standard();
     output.write(|out| print(out, leader, member.as_ref(), globals.output.unwrap_or(Format::Plain)))?;
     output.finish()
+}
+
+/// What to look at next is the leader, and no key; and no longer waiting helps where it was tried and came to nothing.
+fn not_transferred(error: Error) -> Failure {
+    let next = if matches!(error, Error::OutcomeUnknown { .. }) {
+        Some("raftkv-cli leader show, to see who leads")
+    } else if matches!(error, Error::Unavailable { .. }) {
+        Some("raftkv-cli status, to see which nodes answer")
+    } else {
+        None
+    };
+    let failure = Failure::from(error);
+    match next {
+        Some(next) => failure.with_next(next),
+        None => failure,
+    }
 }
 
 async fn member_of(client: &Client, id: u64) -> Option<Member> {
@@ -69,6 +85,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn whoever_does_not_know_what_became_of_a_transfer_looks_at_the_leader() {
+        let error = Error::OutcomeUnknown { endpoint: "h:1".into(), cause: "the connection broke".into() };
+        let failure = not_transferred(error);
+        assert_eq!(failure.code, Code::OutcomeUnknown);
+        assert_eq!(failure.next.as_deref(), Some("raftkv-cli leader show, to see who leads"));
+    }
+
+    #[test]
     fn leader_is_shown_with_name_and_address() {
         let member = Member {
             id: 2,
@@ -76,6 +100,7 @@ mod tests {
             peer_address: "h:2".into(),
             client_address: "h:1".into(),
             kind: "voter".into(),
+            under_repair: false,
         };
         let mut out = Vec::new();
         print(&mut out, 2, Some(&member), Format::Plain).unwrap();

@@ -242,6 +242,7 @@ mod tests {
             peer_address: format!("n{id}:7421"),
             client_address: address.clone(),
             kind: "voter".into(),
+            under_repair: false,
         };
         MemberStatus { member: Some(member), address, status }
     }

@@ -25,20 +25,24 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 /// How often a condition that nobody announces is looked at.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// Nodes, if it is not said how many.
+const NODES: u16 = 3;
+/// The first node's client port, if none is given.
+const BASE_PORT: u16 = 7420;
 /// The distance between the ports of two nodes.
 const PORT_STRIDE: u16 = 10;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// How many nodes, one to seven
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=7))]
-    nodes: u16,
+    /// How many nodes, one to seven [default: 3]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=7))]
+    nodes: Option<u16>,
     /// Where to keep everything; used again if a demo ran there before [default: a temporary directory, removed at the end]
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// The first node's client port; the others follow in steps of ten. 0 picks ports that are free
-    #[arg(long, default_value_t = 7420, value_name = "PORT")]
-    base_port: u16,
+    /// The first node's client port; the others follow in steps of ten. 0 picks ports that are free [default: 7420]
+    #[arg(long, value_name = "PORT")]
+    base_port: Option<u16>,
 }
 
 struct NodeProcess {
@@ -132,18 +136,18 @@ fn prepare(arguments: &Arguments, folder: &Path) -> Result<Vec<String>, Failure>
             .map(|entry| entry.file_name().to_string_lossy().into_owned())
             .collect();
         names.sort();
+        refuse_other_cluster(arguments, folder, &names)?;
         say(&format!("Using the cluster of {} nodes in {} again.\n", names.len(), folder.display()));
         return Ok(names);
     }
-    let ports = if arguments.base_port == 0 {
-        free_runs_of_three(arguments.nodes).context("cannot choose ports")?
+    let (nodes, base_port) = (arguments.nodes.unwrap_or(NODES), arguments.base_port.unwrap_or(BASE_PORT));
+    let ports = if base_port == 0 {
+        free_runs_of_three(nodes).context("cannot choose ports")?
     } else {
-        let last = arguments.base_port.checked_add(PORT_STRIDE * (arguments.nodes - 1) + 2);
-        if last.is_none() {
-            let port = arguments.base_port;
-            return Err(Failure::new(USAGE, anyhow!("--base-port {port} leaves no room for the nodes' ports")));
+        if base_port.checked_add(PORT_STRIDE * (nodes - 1) + 2).is_none() {
+            return Err(Failure::new(USAGE, anyhow!("--base-port {base_port} leaves no room for the nodes' ports")));
         }
-        (0..arguments.nodes).map(|number| arguments.base_port + PORT_STRIDE * number).collect()
+        (0..nodes).map(|number| base_port + PORT_STRIDE * number).collect()
     };
     let specs: Vec<NodeSpec> = ports
         .iter()
@@ -153,6 +157,26 @@ fn prepare(arguments: &Arguments, folder: &Path) -> Result<Vec<String>, Failure>
     provision(folder, &random_cluster_id(), &specs, ClusterSettings::default())
         .map_err(|error| Failure::new(USAGE, error))?;
     Ok(specs.into_iter().map(|spec| spec.name).collect())
+}
+
+/// What was asked for must be what is there: nodes and ports of a cluster stay what they were.
+fn refuse_other_cluster(arguments: &Arguments, folder: &Path, names: &[String]) -> Result<(), Failure> {
+    let refuse = |is: String, option: &str| {
+        let folder = folder.display();
+        Err(Failure::new(USAGE, anyhow!("the cluster in {folder} {is}; leave {option} out, or choose another --dir")))
+    };
+    if arguments.nodes.is_some_and(|nodes| usize::from(nodes) != names.len()) {
+        return refuse(format!("has {} nodes", names.len()), "--nodes");
+    }
+    // 0 asks for no port in particular.
+    if let (Some(asked), Some(first)) = (arguments.base_port.filter(|port| *port != 0), names.first()) {
+        let config = Config::load(&folder.join(first).join(FILE_NAME)).map_err(|error| Failure::new(USAGE, error))?;
+        let port = config.listen_client().port();
+        if port != asked {
+            return refuse(format!("has its first node at port {port}"), "--base-port");
+        }
+    }
+    Ok(())
 }
 
 fn start(folder: &Path, name: &str) -> anyhow::Result<NodeProcess> {

@@ -12,7 +12,7 @@
 //! Invariants: each waiter is called exactly once. "Not the leader" is said only if the change certainly never takes effect.
 
 use super::{Driver, Host, ORPHAN_TIMEOUT};
-use crate::config::{check_address, is_node_name};
+use crate::config::{check_address, is_new_node_name};
 use crate::directory::{DirectoryMember, MemberDirectory};
 use raft::{
     ChangeError, Event, Instant, LogIndex, LogPosition, MemberRole, Membership, MembershipChange, NodeId, Replication,
@@ -195,11 +195,27 @@ pub enum TransferRefusal {
     /// There is no other voter.
     #[error("there is no other voter")]
     NobodyElse,
+    /// The target does not answer. Nothing was tried.
+    #[error(
+        "node {target} has not answered for an election timeout, so it cannot take over; the leader stays the same"
+    )]
+    Silent {
+        /// The target.
+        target: NodeId,
+    },
     /// The target did not take over in time; this node goes on leading.
     #[error("node {target} did not take over within an election timeout; the leader stays the same")]
     TimedOut {
         /// The target.
         target: NodeId,
+    },
+    /// This node does not lead any more, and neither does the target: another was elected.
+    #[error("node {leader} leads now, and not node {target}")]
+    WentElsewhere {
+        /// The target.
+        target: NodeId,
+        /// Who leads.
+        leader: NodeId,
     },
     /// This node does not lead any more, and nobody else is known to.
     #[error("leadership was given up, and no other leader is known yet")]
@@ -224,6 +240,8 @@ struct PendingChange {
 
 struct PendingTransfer {
     target: NodeId,
+    /// The target was asked for by its number, so another leader will not do.
+    named: bool,
     asked_at: Instant,
     waiter: TransferWaiter,
 }
@@ -233,7 +251,7 @@ struct PendingTransfer {
 pub(super) struct OperatorDesk {
     /// Asked of the core in the step being made.
     change_asked: Option<(Membership, ChangeReport, ChangeWaiter)>,
-    transfer_asked: Option<TransferWaiter>,
+    transfer_asked: Option<(bool, TransferWaiter)>,
     changes: Vec<PendingChange>,
     transfers: Vec<PendingTransfer>,
 }
@@ -263,7 +281,7 @@ impl<H: Host> Driver<H> {
 
     pub(super) fn on_transfer_request(&mut self, now: Instant, target: Option<NodeId>, waiter: TransferWaiter) {
         self.propose_batch(now);
-        self.desk.transfer_asked = Some(waiter);
+        self.desk.transfer_asked = Some((target.is_some(), waiter));
         self.step(now, Event::TransferLeadership { target });
         assert!(self.desk.transfer_asked.is_none(), "a transfer is answered in the step that asks for it");
     }
@@ -348,14 +366,15 @@ impl<H: Host> Driver<H> {
     }
 
     pub(super) fn on_transfer_answered(&mut self, now: Instant, answer: Result<NodeId, TransferError>) {
-        let waiter =
+        let (named, waiter) =
             self.desk.transfer_asked.take().expect("the core answers a transfer only when it is asked for one");
         let refusal = match answer {
-            Ok(target) => return self.desk.transfers.push(PendingTransfer { target, asked_at: now, waiter }),
+            Ok(target) => return self.desk.transfers.push(PendingTransfer { target, named, asked_at: now, waiter }),
             Err(TransferError::NotLeader { leader }) => TransferRefusal::NotLeader { leader },
             Err(TransferError::LeadsAlready) => TransferRefusal::LeadsAlready,
             Err(TransferError::NotAVoter { target }) => TransferRefusal::NotAVoter { target },
             Err(TransferError::UnderRepair { target }) => TransferRefusal::UnderRepair { target },
+            Err(TransferError::Silent { target }) => TransferRefusal::Silent { target },
             Err(TransferError::NobodyElse) => TransferRefusal::NobodyElse,
         };
         waiter(Err(refusal));
@@ -401,12 +420,14 @@ impl<H: Host> Driver<H> {
     fn outcome_of_transfer(&self, transfer: &PendingTransfer, now: Instant) -> Option<Result<NodeId, TransferRefusal>> {
         let status = self.node.status();
         let waited = now.since(transfer.asked_at);
+        let target = transfer.target;
         match status.leader {
+            Some(leader) if leader != status.id && transfer.named && leader != target => {
+                Some(Err(TransferRefusal::WentElsewhere { target, leader }))
+            }
             Some(leader) if leader != status.id => Some(Ok(leader)),
             // The core gives it up after an election timeout.
-            Some(_) if waited > self.config.election_timeout => {
-                Some(Err(TransferRefusal::TimedOut { target: transfer.target }))
-            }
+            Some(_) if waited > self.config.election_timeout => Some(Err(TransferRefusal::TimedOut { target })),
             None if waited > ORPHAN_TIMEOUT => Some(Err(TransferRefusal::NoLeader)),
             Some(_) | None => None,
         }
@@ -481,8 +502,11 @@ impl Draft<'_> {
                 "number {id} was given out before and is not given out again; the next free one is {next}"
             ));
         }
-        if !is_node_name(&new.name) {
-            return Err(format!("`{}` is not a name: 1 to 63 characters of a-z, A-Z, 0-9, `-`, `_`", new.name));
+        if !is_new_node_name(&new.name) {
+            return Err(format!(
+                "`{}` is not a name: 1 to 63 characters of a-z, A-Z, 0-9, `-`, `_`, and not digits alone",
+                new.name
+            ));
         }
         check_address(&new.peer_address)?;
         check_address(&new.client_address)?;

@@ -29,6 +29,8 @@ pub(crate) struct Asked {
     messages: VecDeque<(NodeId, Message)>,
     applies: VecDeque<ApplyJob>,
     reads: VecDeque<ReadWaiter>,
+    /// As of when the state is, as the driver said last.
+    pub(crate) fresh: Option<Instant>,
     /// In effect and committed, as the driver said last.
     pub(crate) memberships: (Membership, Membership),
     /// What the wall clock shows.
@@ -70,7 +72,9 @@ impl Host for SharedHost {
     fn request_flush(&mut self) {}
     fn changed(&mut self, _changed: Changed) {}
     fn committed(&mut self, _index: LogIndex) {}
-    fn fresh(&mut self, _at: Instant) {}
+    fn fresh(&mut self, at: Instant) {
+        self.0.borrow_mut().fresh = Some(at);
+    }
     fn membership(&mut self, effective: &Membership, committed: &Membership) {
         self.0.borrow_mut().memberships = (effective.clone(), committed.clone());
     }
@@ -209,7 +213,7 @@ impl World {
         true
     }
 
-    fn apply(&mut self, node: usize) -> bool {
+    pub(crate) fn apply(&mut self, node: usize) -> bool {
         let job = self.nodes[node].host.0.borrow_mut().applies.pop_front();
         let Some(ApplyJob { entries, waiters }) = job else { return false };
         let ApplyEntries::Cached(entries) = entries else { panic!("everything is in the cache") };

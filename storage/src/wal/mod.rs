@@ -83,6 +83,7 @@ pub use format::{ENTRY_BYTES_MAX, FORMAT_VERSION, RecordKind};
 pub use high_water::Mark as HighWaterMark;
 pub use inspect::{InspectError, Inspection, RecordSummary, Records, SegmentHeader, SegmentSummary, Verdict};
 pub use log::SegmentedLog;
+pub use recover::holds_log;
 
 /// A durable log of one node. Owned by the log thread; readers are handed out with [`LogStore::reader`].
 pub trait LogStore: Send {

@@ -16,7 +16,7 @@ use super::scan::{Invalid, Window, later_write, record_at, tail};
 use super::segment::{FileRole, Segment, spare_name};
 use super::{LogConfig, RecoveredLog, TornTail};
 use raft::{EntryKind, HardState, LogIndex, LogPosition, Term};
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -59,6 +59,17 @@ enum Effect {
     Entries { item: RecordItem, entries: Vec<(Term, EntryKind)> },
     Compact(LogPosition),
     Reset(LogPosition),
+}
+
+/// Whether `disk` holds a log, in whatever state: a segment of it or its high-water mark. A log that was opened once has had the mark, durably, since
+/// before it was first written to, so where neither is, there has never been a log, or it is lost. Which of the two is not known here. Reads only.
+///
+/// # Errors
+///
+/// What the system says.
+pub fn holds_log(disk: &dyn Disk) -> io::Result<bool> {
+    let is_of_a_log = |name: &String| name == HIGH_WATER || matches!(FileRole::of(name), FileRole::Segment(_));
+    Ok(disk.list()?.iter().any(is_of_a_log))
 }
 
 /// Finds out what the log holds. Reads only.

@@ -8,7 +8,9 @@ use crate::arguments::Globals;
 use crate::connect;
 use crate::failure::{Code, Failure, quoted};
 use clap::Args;
-use client::{CertificateAuthority, Client, MemberChange, MemberEdit, NewMember, NodeDirectoryError, check_absent};
+use client::{
+    CertificateAuthority, Client, Member, MemberChange, MemberEdit, NewMember, NodeDirectoryError, check_absent,
+};
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -61,7 +63,12 @@ pub(crate) async fn run(arguments: AddArguments, globals: &Globals) -> Result<()
             *change.added.first().ok_or_else(|| Failure::other("the node did not say which number the member got"))?
         }
     };
-    let config = client.node_config(id).await?;
+    // The member is there, whatever becomes of the question what it starts with; asked again, this goes on from here.
+    let config = client.node_config(id).await.map_err(|error| {
+        let failure = Failure::from(error);
+        failure
+            .with_next("the same command again: it goes on where it stopped; raftkv-cli member list shows the member")
+    })?;
     authority.write_node_directory(&out, id, &config).map_err(unwritten)?;
     let out = quoted(out.as_os_str());
     // Where standard error is closed there is nobody to tell.
@@ -93,13 +100,16 @@ async fn add(client: &Client, new: NewMember, dry_run: bool, globals: &Globals) 
 /// The number of a learner that an earlier attempt has added.
 async fn added_before(client: &Client, new: &NewMember) -> Result<Option<u64>, Failure> {
     let members = client.member_list().await?;
-    let same = members.into_iter().find(|member| {
-        member.kind == "learner"
-            && member.name == new.name
-            && member.peer_address == new.peer_address
-            && member.client_address == new.client_address
-    });
-    Ok(same.map(|member| member.id))
+    Ok(members.into_iter().find(|member| is_left_by_an_earlier_attempt(member, new)).map(|member| member.id))
+}
+
+/// A member under repair has run, and may have voted: a directory that says that its node never ran would let it vote again.
+fn is_left_by_an_earlier_attempt(member: &Member, new: &NewMember) -> bool {
+    member.kind == "learner"
+        && !member.under_repair
+        && member.name == new.name
+        && member.peer_address == new.peer_address
+        && member.client_address == new.client_address
 }
 
 fn unwritten(error: NodeDirectoryError) -> Failure {
@@ -116,4 +126,27 @@ fn unwritten(error: NodeDirectoryError) -> Failure {
     };
     let code = if matches!(error, NodeDirectoryError::Exists { .. }) { Code::Usage } else { Code::Other };
     Failure::new(code, error.to_string()).with_next(next)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interrupted_add_goes_on_with_its_learner_and_never_with_one_under_repair() {
+        let new = NewMember { name: "n4".into(), peer_address: "h:2".into(), client_address: "h:1".into() };
+        let member = |kind: &str, under_repair| Member {
+            id: 4,
+            name: new.name.clone(),
+            peer_address: new.peer_address.clone(),
+            client_address: new.client_address.clone(),
+            kind: kind.into(),
+            under_repair,
+        };
+        assert!(is_left_by_an_earlier_attempt(&member("learner", false), &new));
+        assert!(!is_left_by_an_earlier_attempt(&member("learner", true), &new));
+        assert!(!is_left_by_an_earlier_attempt(&member("voter", false), &new));
+        let elsewhere = NewMember { peer_address: "i:2".into(), ..new.clone() };
+        assert!(!is_left_by_an_earlier_attempt(&member("learner", false), &elsewhere));
+    }
 }

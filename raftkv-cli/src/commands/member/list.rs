@@ -18,7 +18,7 @@ pub(super) async fn run(globals: &Globals) -> Result<(), Failure> {
 
 fn print(out: &mut dyn Write, members: &[Member], format: Format) -> io::Result<()> {
     let fields = |member: &Member| {
-        let Member { id, name, kind, peer_address, client_address } = member.clone();
+        let Member { id, name, kind, peer_address, client_address, .. } = member.clone();
         [id.to_string(), name, kind, peer_address, client_address]
     };
     match format {
@@ -29,7 +29,7 @@ fn print(out: &mut dyn Write, members: &[Member], format: Format) -> io::Result<
         }
         Format::Plain => members.iter().try_for_each(|member| writeln!(out, "{}", fields(member).join("\t"))),
         Format::Json => members.iter().try_for_each(|member| {
-            let Member { id, name, kind, peer_address, client_address } = member;
+            let Member { id, name, kind, peer_address, client_address, .. } = member;
             let object = json!({
                 "id": id, "name": name, "kind": kind, "peer_address": peer_address, "client_address": client_address
             });
@@ -51,6 +51,7 @@ mod tests {
             peer_address: "10.0.0.2:7421".into(),
             client_address: "10.0.0.2:7420".into(),
             kind: "voter".into(),
+            under_repair: false,
         };
         for format in [Format::Table, Format::Plain, Format::Json] {
             let mut out = Vec::new();

@@ -43,11 +43,49 @@ pub(crate) async fn run(command: MemberCommand, globals: &Globals) -> Result<(),
 
 /// The member with this name or number.
 pub(crate) async fn find(client: &Client, given: &str) -> Result<Member, Failure> {
-    let members = client.member_list().await?;
-    let is_meant = |member: &&Member| member.name == given || member.id.to_string() == given;
-    members.iter().find(is_meant).cloned().ok_or_else(|| {
-        let names: Vec<String> = members.iter().map(|member| format!("{} ({})", member.name, member.id)).collect();
-        Failure::usage(format!("no member is called or numbered `{given}`; the members are {}", names.join(", ")))
-            .with_next("raftkv-cli member list")
-    })
+    the_one_meant(client.member_list().await?, given)
+}
+
+/// The one member that `given` names or numbers. Members of old may be called what another is numbered.
+fn the_one_meant(members: Vec<Member>, given: &str) -> Result<Member, Failure> {
+    let shown = |members: &[Member]| {
+        members.iter().map(|member| format!("{} ({})", member.name, member.id)).collect::<Vec<_>>().join(", ")
+    };
+    let all = shown(&members);
+    let is_meant = |member: &Member| member.name == given || member.id.to_string() == given;
+    let mut meant: Vec<Member> = members.into_iter().filter(is_meant).collect();
+    let failure = match (meant.pop(), meant.is_empty()) {
+        (Some(member), true) => return Ok(member),
+        (Some(other), false) => {
+            meant.push(other);
+            format!("`{given}` is the name of one member and the number of another: {}", shown(&meant))
+        }
+        (None, _) => format!("no member is called or numbered `{given}`; the members are {all}"),
+    };
+    Err(Failure::usage(failure).with_next("raftkv-cli member list"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    #[test]
+    fn a_member_is_found_by_name_or_number_and_never_guessed() {
+        let member = |id: u64, name: &str| Member {
+            id,
+            name: name.into(),
+            peer_address: "h:2".into(),
+            client_address: "h:1".into(),
+            kind: "voter".into(),
+            under_repair: false,
+        };
+        let members = || vec![member(1, "2"), member(2, "b"), member(3, "c")];
+        assert_eq!(the_one_meant(members(), "c").unwrap().id, 3);
+        assert_eq!(the_one_meant(members(), "1").unwrap().id, 1);
+        let ambiguous = the_one_meant(members(), "2").unwrap_err();
+        assert!(ambiguous.cause.contains("2 (1), b (2)"), "{ambiguous}");
+        let unknown = the_one_meant(members(), "9").unwrap_err();
+        assert!(unknown.cause.contains("2 (1), b (2), c (3)"), "{unknown}");
+    }
 }
