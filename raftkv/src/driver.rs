@@ -385,12 +385,11 @@ impl<H: Host> Driver<H> {
     }
 
     fn gather_write(&mut self, now: Instant, request: WriteRequest) {
-        if request.command.is_growth()
-            && let Some(full) = self.space.quota.full()
-            && self.node.status().role == Role::Leader
-        {
-            let quota::Full { bytes, bytes_max } = full;
-            return (request.waiter)(Err(WriteRefusal::NoSpace { bytes, bytes_max }));
+        if request.command.is_growth() && self.node.status().role == Role::Leader {
+            if let Some(quota::Full { bytes, bytes_max }) = self.space.quota.full() {
+                return (request.waiter)(Err(WriteRefusal::NoSpace { bytes, bytes_max }));
+            }
+            self.space.quota.taken(request.command.bytes_len());
         }
         if !self.batch.is_empty() && self.batch.bytes_len() + request.command.bytes_len() > BATCH_BYTES_MAX {
             self.propose_batch(now);
