@@ -1,6 +1,7 @@
 //! The quota: how large the state may grow before writes that add data are refused.
 //!
-//! The leader looks at its own state, which is sampled in the background (`space.rs`), about once a second, so it goes over by what is written in that time.
+//! The leader looks at its own state, which is sampled in the background (`space.rs`), about once a second. What it takes until the next sample is added as
+//! it came, so a fast writer does not go far above; how much of it compresses, and what it supersedes, only the next sample knows.
 //! What is refused has not entered the log. Deletes, compaction, and everything that ends something are always taken: they are the way back to
 //! room, and it clears by itself once there is some.
 //!
@@ -15,7 +16,7 @@ const ROOM_AGAIN_PERCENT: u64 = 95;
 pub(super) struct Quota {
     /// `None`: no limit.
     bytes_max: Option<u64>,
-    /// As sampled last.
+    /// As sampled last, and what was taken since.
     bytes: u64,
     is_full: bool,
 }
@@ -50,6 +51,12 @@ impl Quota {
         self.is_full = is_full;
     }
 
+    /// A command of so many bytes that adds data goes to the log.
+    pub(super) fn taken(&mut self, bytes: usize) {
+        self.bytes = self.bytes.saturating_add(bytes as u64);
+        self.is_full |= self.bytes_max.is_some_and(|bytes_max| self.bytes > bytes_max);
+    }
+
     /// Why what adds data is refused, if it is.
     pub(super) fn full(&self) -> Option<Full> {
         self.bytes_max.filter(|_| self.is_full).map(|bytes_max| Full { bytes: self.bytes, bytes_max })
@@ -75,9 +82,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_taken_between_two_samples_counts() {
+        let mut quota = Quota::new(Some(1000));
+        quota.sampled(900);
+        quota.taken(100);
+        assert_eq!(quota.full(), None);
+        quota.taken(1);
+        assert_eq!(quota.full(), Some(Full { bytes: 1001, bytes_max: 1000 }));
+        // Most of it was compressed away.
+        quota.sampled(940);
+        assert_eq!(quota.full(), None);
+    }
+
+    #[test]
     fn without_a_quota_it_is_never_full() {
         let mut quota = Quota::new(None);
         quota.sampled(u64::MAX);
+        quota.taken(1);
         assert_eq!(quota.full(), None);
         let mut largest = Quota::new(Some(u64::MAX));
         largest.sampled(u64::MAX);

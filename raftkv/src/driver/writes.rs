@@ -22,6 +22,9 @@ impl<H: Host> Driver<H> {
         if !self.batch.is_empty() && self.batch.bytes_len() + bytes > BATCH_BYTES_MAX {
             self.propose_batch(now);
         }
+        if command.is_growth() {
+            self.space.quota.taken(bytes);
+        }
         self.admission.take(now, bytes);
         self.batch_bytes += bytes;
         self.batch.append_encoded(&command);
