@@ -84,11 +84,13 @@ fn a_scan_under_way_ends_with_an_error_when_its_revision_is_compacted() {
     assert_eq!(ends, [ReadError::Compacted { requested: revision, compacted: revision + 1 }]);
 }
 
+type Meanwhile = Box<dyn FnOnce() + Send>;
+
 /// An engine with which something happens in between, when a reader has looked at a key's newest value.
 #[derive(Clone, Default)]
 struct Interrupted {
     engine: MemoryEngine,
-    meanwhile: Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>,
+    meanwhile: Arc<Mutex<Option<Meanwhile>>>,
 }
 
 impl Engine for Interrupted {

@@ -67,135 +67,84 @@ struct Encoder {
 
 impl Encoder {
     fn outcome(&mut self, outcome: &CommandOutcome) {
+        use CommandOutcome as Of;
         match outcome {
-            CommandOutcome::Put { revision, previous } => {
-                self.kind(PUT).u64(*revision).optional(previous.as_ref());
+            Of::Put { revision, previous } => self.u8(PUT).u64(*revision).optional(previous.as_ref()),
+            Of::ConditionFailed { existing } => self.u8(CONDITION_FAILED).optional(existing.as_ref()),
+            Of::Deleted { count, revision, previous } => self.u8(DELETED).u64(*count).u64(*revision).pairs(previous),
+            Of::LimitExceeded { keys_max, bytes_max } => self.u8(LIMIT_EXCEEDED).u32(*keys_max).u64(*bytes_max),
+            Of::Transaction { revision, outcome } => self.u8(TRANSACTION).u64(*revision).transaction(outcome),
+            Of::KeyUnknown { key } => self.u8(KEY_UNKNOWN).bytes(key),
+            Of::RevisionCompacted { requested, compacted } => {
+                self.u8(REVISION_COMPACTED).u64(*requested).u64(*compacted)
             }
-            CommandOutcome::ConditionFailed { existing } => {
-                self.kind(CONDITION_FAILED).optional(existing.as_ref());
-            }
-            CommandOutcome::Deleted { count, revision, previous } => {
-                self.kind(DELETED).u64(*count).u64(*revision).pairs(previous);
-            }
-            CommandOutcome::LimitExceeded { keys_max, bytes_max } => {
-                self.kind(LIMIT_EXCEEDED).u32(*keys_max).u64(*bytes_max);
-            }
-            CommandOutcome::Transaction { revision, outcome } => {
-                self.kind(TRANSACTION).u64(*revision).transaction(outcome);
-            }
-            CommandOutcome::KeyUnknown { key } => {
-                self.kind(KEY_UNKNOWN).bytes(key);
-            }
-            CommandOutcome::RevisionCompacted { requested, compacted } => {
-                self.kind(REVISION_COMPACTED).u64(*requested).u64(*compacted);
-            }
-            CommandOutcome::RevisionFuture { requested, current } => {
-                self.kind(REVISION_FUTURE).u64(*requested).u64(*current);
-            }
-            CommandOutcome::Compacted { revision } => {
-                self.kind(COMPACTED).u64(*revision);
-            }
-            CommandOutcome::FormatRaised { format } => {
-                self.kind(FORMAT_RAISED).u32(*format);
-            }
-            CommandOutcome::LeaseGranted { .. }
-            | CommandOutcome::LeaseExists { .. }
-            | CommandOutcome::LeaseUnknown { .. }
-            | CommandOutcome::LeaseKeptAlive { .. }
-            | CommandOutcome::LeaseRevoked { .. }
-            | CommandOutcome::LeasesFull { .. }
-            | CommandOutcome::LeaseFull { .. }
-            | CommandOutcome::Expired { .. }
-            | CommandOutcome::SessionOpened { .. }
-            | CommandOutcome::SessionClosed
-            | CommandOutcome::SessionsFull { .. }
-            | CommandOutcome::SessionUnknown { .. }
-            | CommandOutcome::AnswerForgotten { .. }
-            | CommandOutcome::AnswersFull { .. }
-            | CommandOutcome::Invalid { .. } => self.of_leases_and_sessions(outcome),
-        }
-    }
-
-    fn of_leases_and_sessions(&mut self, outcome: &CommandOutcome) {
-        match outcome {
-            CommandOutcome::LeaseGranted { id, ttl_ms } => self.kind(LEASE_GRANTED).u64(*id).u64(*ttl_ms),
-            CommandOutcome::LeaseExists { id } => self.kind(LEASE_EXISTS).u64(*id),
-            CommandOutcome::LeaseUnknown { id } => self.kind(LEASE_UNKNOWN).u64(*id),
-            CommandOutcome::LeaseKeptAlive { ttl_ms } => self.kind(LEASE_KEPT_ALIVE).u64(*ttl_ms),
-            CommandOutcome::LeaseRevoked { deleted, revision } => self.kind(LEASE_REVOKED).u64(*deleted).u64(*revision),
-            CommandOutcome::LeasesFull { leases_max } => self.kind(LEASES_FULL).u32(*leases_max),
-            CommandOutcome::LeaseFull { id, keys_max } => self.kind(LEASE_FULL).u64(*id).u32(*keys_max),
-            CommandOutcome::Expired { leases, sessions, deleted } => {
-                self.kind(EXPIRED).u64(*leases).u64(*sessions).u64(*deleted)
-            }
-            CommandOutcome::SessionOpened { id } => self.kind(SESSION_OPENED).u64(*id),
-            CommandOutcome::SessionClosed => self.kind(SESSION_CLOSED),
-            CommandOutcome::SessionsFull { sessions_max } => self.kind(SESSIONS_FULL).u32(*sessions_max),
-            CommandOutcome::SessionUnknown { .. }
-            | CommandOutcome::AnswerForgotten { .. }
-            | CommandOutcome::AnswersFull { .. }
-            | CommandOutcome::Invalid { .. } => {
+            Of::RevisionFuture { requested, current } => self.u8(REVISION_FUTURE).u64(*requested).u64(*current),
+            Of::LeaseGranted { id, ttl_ms } => self.u8(LEASE_GRANTED).u64(*id).u64(*ttl_ms),
+            Of::LeaseExists { id } => self.u8(LEASE_EXISTS).u64(*id),
+            Of::LeaseUnknown { id } => self.u8(LEASE_UNKNOWN).u64(*id),
+            Of::LeaseKeptAlive { ttl_ms } => self.u8(LEASE_KEPT_ALIVE).u64(*ttl_ms),
+            Of::LeaseRevoked { deleted, revision } => self.u8(LEASE_REVOKED).u64(*deleted).u64(*revision),
+            Of::LeasesFull { leases_max } => self.u8(LEASES_FULL).u32(*leases_max),
+            Of::LeaseFull { id, keys_max } => self.u8(LEASE_FULL).u64(*id).u32(*keys_max),
+            Of::Expired { leases, sessions, deleted } => self.u8(EXPIRED).u64(*leases).u64(*sessions).u64(*deleted),
+            Of::Compacted { revision } => self.u8(COMPACTED).u64(*revision),
+            Of::SessionOpened { id } => self.u8(SESSION_OPENED).u64(*id),
+            Of::SessionClosed => self.u8(SESSION_CLOSED),
+            Of::SessionsFull { sessions_max } => self.u8(SESSIONS_FULL).u32(*sessions_max),
+            Of::FormatRaised { format } => self.u8(FORMAT_RAISED).u32(*format),
+            Of::SessionUnknown { .. } | Of::AnswerForgotten { .. } | Of::AnswersFull { .. } | Of::Invalid { .. } => {
                 unreachable!("no session keeps {outcome:?}: the command was not carried out in it")
             }
-            CommandOutcome::Put { .. }
-            | CommandOutcome::ConditionFailed { .. }
-            | CommandOutcome::Deleted { .. }
-            | CommandOutcome::LimitExceeded { .. }
-            | CommandOutcome::Transaction { .. }
-            | CommandOutcome::KeyUnknown { .. }
-            | CommandOutcome::RevisionCompacted { .. }
-            | CommandOutcome::RevisionFuture { .. }
-            | CommandOutcome::Compacted { .. }
-            | CommandOutcome::FormatRaised { .. } => unreachable!("outcomes of keys are laid out by the caller"),
         };
     }
 
-    fn transaction(&mut self, outcome: &TransactionOutcome) {
+    fn transaction(&mut self, outcome: &TransactionOutcome) -> &mut Encoder {
         let TransactionOutcome { succeeded, operations } = outcome;
-        self.kind(u8::from(*succeeded)).length(operations.len());
+        self.u8(u8::from(*succeeded)).length(operations.len());
         for operation in operations {
             match operation {
-                OperationOutcome::Put { previous } => self.kind(OPERATION_PUT).optional(previous.as_ref()),
-                OperationOutcome::Deleted { count, previous } => {
-                    self.kind(OPERATION_DELETED).u64(*count).pairs(previous);
-                }
+                OperationOutcome::Put { previous } => self.u8(OPERATION_PUT).optional(previous.as_ref()),
+                OperationOutcome::Deleted { count, previous } => self.u8(OPERATION_DELETED).u64(*count).pairs(previous),
                 OperationOutcome::Range(RangeOutcome { pairs, count, more }) => {
-                    self.kind(OPERATION_RANGE).u64(*count).kind(u8::from(*more)).pairs(pairs);
+                    self.u8(OPERATION_RANGE).u64(*count).u8(u8::from(*more)).pairs(pairs)
                 }
-                OperationOutcome::Transaction(inner) => self.kind(OPERATION_TRANSACTION).transaction(inner),
-            }
+                OperationOutcome::Transaction(inner) => self.u8(OPERATION_TRANSACTION).transaction(inner),
+            };
         }
-    }
-
-    fn optional(&mut self, pair: Option<&KeyValue>) {
-        self.kind(u8::from(pair.is_some()));
-        if let Some(pair) = pair {
-            self.pair(pair);
-        }
-    }
-
-    fn pairs(&mut self, pairs: &[KeyValue]) {
-        self.length(pairs.len());
-        pairs.iter().for_each(|pair| self.pair(pair));
-    }
-
-    fn pair(&mut self, pair: &KeyValue) {
-        let KeyValue { key, value, create_revision, mod_revision, version, lease } = pair;
-        self.u64(*mod_revision).u64(*create_revision).u64(*version).u64(*lease).bytes(key).bytes(value);
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) -> &mut Encoder {
-        self.length(bytes.len());
-        self.bytes.extend_from_slice(bytes);
         self
     }
 
-    fn length(&mut self, length: usize) {
-        self.u32(u32::try_from(length).expect("what one command reads and deletes is limited to megabytes"));
+    fn optional(&mut self, pair: Option<&KeyValue>) -> &mut Encoder {
+        match pair {
+            Some(pair) => self.u8(1).pair(pair),
+            None => self.u8(0),
+        }
     }
 
-    fn kind(&mut self, kind: u8) -> &mut Encoder {
-        self.bytes.push(kind);
+    fn pairs(&mut self, pairs: &[KeyValue]) -> &mut Encoder {
+        self.length(pairs.len());
+        for pair in pairs {
+            self.pair(pair);
+        }
+        self
+    }
+
+    fn pair(&mut self, pair: &KeyValue) -> &mut Encoder {
+        let KeyValue { key, value, create_revision, mod_revision, version, lease } = pair;
+        self.u64(*mod_revision).u64(*create_revision).u64(*version).u64(*lease).bytes(key).bytes(value)
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) -> &mut Encoder {
+        self.length(bytes.len()).bytes.extend_from_slice(bytes);
+        self
+    }
+
+    fn length(&mut self, length: usize) -> &mut Encoder {
+        self.u32(u32::try_from(length).expect("what one command reads and deletes is limited to megabytes"))
+    }
+
+    fn u8(&mut self, number: u8) -> &mut Encoder {
+        self.bytes.push(number);
         self
     }
 

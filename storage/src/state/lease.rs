@@ -404,6 +404,20 @@ mod tests {
     }
 
     #[test]
+    fn a_put_with_a_time_to_live_is_refused_while_there_are_too_many_leases() {
+        let mut leases = Leases::new();
+        let limits = LeaseLimits { leases_max: u32::MAX, keys_max: 1 };
+        for id in 1..=u64::from(LEASES_MAX) {
+            leases.grant(id, 1, limits, 0).unwrap();
+        }
+        let full = CommandOutcome::LeasesFull { leases_max: LEASES_MAX };
+        assert_eq!(leases.rebind(0, LeaseBinding::TimeToLive { ttl_ms: 1 }, 0), Err(full));
+        leases.end(7);
+        // The first number that is free, and that nobody was given because the client chose none.
+        assert_eq!(leases.rebind(0, LeaseBinding::TimeToLive { ttl_ms: 1 }, 0), Ok(7));
+    }
+
+    #[test]
     fn the_row_is_this_to_the_byte_and_a_cut_one_is_refused() {
         let lease = Lease { ttl_ms: 1, ends_at_ms: 0x0102, keys: 3, keys_max: 4, of_one_key: true };
         let row = lease.encode();

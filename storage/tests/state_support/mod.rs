@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "every test binary uses its own part of this")]
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
+pub(crate) mod generate;
 pub(crate) mod model;
 
 use bytes::Bytes;
