@@ -50,11 +50,18 @@ pub struct Event {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// The store's revision afterwards, and what was done.
-    Done { revision: u64, done: Done },
+    Done {
+        revision: u64,
+        done: Done,
+    },
     Compacted,
     Granted,
-    Revoked { revision: u64 },
-    Lease { keys: Vec<Bytes> },
+    Revoked {
+        revision: u64,
+    },
+    Lease {
+        keys: Vec<Bytes>,
+    },
     Events(Vec<Event>),
     Error(Kind),
 }

@@ -92,20 +92,20 @@ impl Etcd {
         Ok(match operation {
             Operation::Put(request) => {
                 let answer: wire::PutResponse = self.call("/etcdserverpb.KV/Put", put(request)).await?;
-                done(answer.header, put_done(answer))
+                done(answer.header.clone(), put_done(answer))
             }
             Operation::Delete(request) => {
                 let answer: wire::DeleteRangeResponse =
                     self.call("/etcdserverpb.KV/DeleteRange", delete(request)).await?;
-                done(answer.header, delete_done(answer))
+                done(answer.header.clone(), delete_done(answer))
             }
             Operation::Read(request) => {
                 let answer: wire::RangeResponse = self.call("/etcdserverpb.KV/Range", read(request)).await?;
-                done(answer.header, Done::Read(found(answer)))
+                done(answer.header.clone(), Done::Read(found(answer)))
             }
             Operation::Transaction(request) => {
                 let answer: wire::TxnResponse = self.call("/etcdserverpb.KV/Txn", transaction(request)).await?;
-                done(answer.header, transaction_done(answer))
+                done(answer.header.clone(), transaction_done(answer))
             }
             Operation::Compact(revision) => {
                 let request = wire::CompactionRequest { revision: signed(*revision) };
@@ -151,7 +151,8 @@ impl Etcd {
         let mut grpc = self.grpc().await?;
         let codec = ProstCodec::<wire::WatchRequest, wire::WatchResponse>::default();
         let outgoing = tokio_stream::wrappers::ReceiverStream::new(outgoing);
-        let path = method("/etcdserverpb.Watch/Watch");
+        let path = Uri::from_static("/etcdserverpb.Watch/Watch").into_parts().path_and_query;
+        let path = path.expect("a method's name is a path");
         let mut answers = grpc.streaming(tonic::Request::new(outgoing), path, codec).await?.into_inner();
         let mut events = Vec::new();
         loop {
@@ -190,14 +191,12 @@ impl Etcd {
         A: prost::Message + Default + Send + Sync + 'static,
     {
         let mut grpc = self.grpc().await?;
-        let answer = grpc.unary(tonic::Request::new(request), method(name), ProstCodec::<Q, A>::default()).await;
+        let path = Uri::from_static(name).into_parts().path_and_query.expect("a method's name is a path");
+        let answer = grpc.unary(tonic::Request::new(request), path, ProstCodec::<Q, A>::default()).await;
         Ok(answer?.into_inner())
     }
 }
 
-fn method(name: &'static str) -> tonic::codegen::http::uri::PathAndQuery {
-    Uri::from_static(name).into_parts().path_and_query.expect("a method's name is a path")
-}
 
 fn signed(number: u64) -> i64 {
     i64::try_from(number).expect("small numbers")
@@ -271,9 +270,10 @@ fn event(event: wire::Event) -> Event {
 
 /// etcd's end of a range: empty for one key, a zero byte for "to the last".
 fn bounds(range: &Range) -> (Bytes, Bytes) {
-    let is_single = range.end.as_ref().is_some_and(|end| {
-        end.split_last().is_some_and(|(last, before)| *last == 0 && before == &range.start[..])
-    });
+    let is_single = range
+        .end
+        .as_ref()
+        .is_some_and(|end| end.split_last().is_some_and(|(last, before)| *last == 0 && before == &range.start[..]));
     let end = match &range.end {
         None => Bytes::from_static(b"\0"),
         Some(_) if is_single => Bytes::new(),

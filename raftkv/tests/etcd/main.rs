@@ -88,10 +88,8 @@ async fn compare(seed: u64, operations: u64) {
         newest = newest_after(&theirs, newest);
         normalize(&operation, &mut theirs, newest);
         normalize(&operation, &mut ours, newest);
-        let two_errors = matches!(
-            (&operation, &theirs, &ours),
-            (Operation::Transaction(_), Answer::Error(_), Answer::Error(_))
-        );
+        let two_errors =
+            matches!((&operation, &theirs, &ours), (Operation::Transaction(_), Answer::Error(_), Answer::Error(_)));
         assert!(
             theirs == ours || two_errors,
             "operation {number} of seed {seed} at revision {newest}:\n{operation:#?}\netcd:   {theirs:#?}\nraftkv: {ours:#?}"

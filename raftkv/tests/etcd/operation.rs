@@ -124,8 +124,22 @@ pub struct Generator {
 impl Generator {
     pub fn new(seed: u64) -> Generator {
         let names: [&[u8]; 16] = [
-            b"a", b"a\0", b"a/1", b"a/2", b"a/22", b"a/\xff", b"b", b"b/", b"b/x", b"b/y", b"\0", b"\xff", b"\xff\xff",
-            b"k1", b"k2", b"k3",
+            b"a",
+            b"a\0",
+            b"a/1",
+            b"a/2",
+            b"a/22",
+            b"a/\xff",
+            b"b",
+            b"b/",
+            b"b/x",
+            b"b/y",
+            b"\0",
+            b"\xff",
+            b"\xff\xff",
+            b"k1",
+            b"k2",
+            b"k3",
         ];
         let keys = names.iter().map(|name| Bytes::copy_from_slice(name)).collect();
         Generator { random: SmallRng::seed_from_u64(seed), keys, written: 0, compacted: 0 }
@@ -235,8 +249,8 @@ impl Generator {
     }
 
     fn compare(&mut self, newest: u64) -> Compare {
-        let relation = [Relation::Equal, Relation::NotEqual, Relation::Less, Relation::Greater]
-            [self.random.random_range(0..4)];
+        let relation =
+            [Relation::Equal, Relation::NotEqual, Relation::Less, Relation::Greater][self.random.random_range(0..4)];
         let revision = self.random.random_range(newest.saturating_sub(20)..=newest + 1);
         let target = match self.random.random_range(0..5) {
             0 => Target::Version(self.random.random_range(0..4)),

@@ -1,11 +1,11 @@
 //! A raftkv node, asked over its own protocol.
 
+use super::DEADLINE;
 use super::answer::{Answer, Done, Event, Found, Kind, Pair};
 use super::operation::{Compare, Delete, Operation, Put, Range, Read, Relation, Step, Target, Transaction, Watch};
-use super::DEADLINE;
 use std::time::{Duration, Instant};
 use transport::proto::client as wire;
-use transport::{ClientConnection, Credentials, Request, Response, ScanError};
+use transport::{ClientConnection, Credentials, Request, Response, ScanError, WatchError};
 use wire::ErrorCode;
 
 /// Nothing expires while the comparison runs.
@@ -128,9 +128,8 @@ impl Raftkv {
         let mut stream = self.connection.watch(&request).await.expect("the connection holds");
         let mut events = Vec::new();
         loop {
-            let reply = tokio::time::timeout(DEADLINE, stream.next()).await.expect("events or progress come");
-            match reply {
-                Ok(Some(reply)) => {
+            match stream.next(DEADLINE).await {
+                Ok(reply) => {
                     let is_first = reply.events.is_empty() && revision(reply.header) < watch.from;
                     let done = revision(reply.header) >= newest && !is_first;
                     events.extend(reply.events.into_iter().map(event));
@@ -138,8 +137,7 @@ impl Raftkv {
                         return Ok(Answer::Events(events));
                     }
                 }
-                Ok(None) => panic!("a watch does not end by itself"),
-                Err(ScanError::Node(error)) => return Err(error),
+                Err(WatchError::Node(error)) => return Err(error),
                 Err(broken) => panic!("{broken}"),
             }
         }
@@ -180,11 +178,9 @@ fn transaction_done(outcome: wire::TransactionOutcome) -> Done {
         Kind::Delete(delete) => {
             Done::Deleted { count: delete.deleted, previous: delete.previous.into_iter().map(pair).collect() }
         }
-        Kind::Range(range) => Done::Read(Found {
-            pairs: range.kvs.into_iter().map(pair).collect(),
-            count: range.count,
-            more: range.more,
-        }),
+        Kind::Range(range) => {
+            Done::Read(Found { pairs: range.kvs.into_iter().map(pair).collect(), count: range.count, more: range.more })
+        }
         Kind::Transaction(transaction) => transaction_done(transaction),
     });
     Done::Transaction { succeeded: outcome.succeeded, steps: steps.collect() }
