@@ -401,7 +401,7 @@ impl Client {
         self.shared.directory.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn directory_mut(&self) -> RwLockWriteGuard<'_, Directory> {
+    pub(crate) fn directory_mut(&self) -> RwLockWriteGuard<'_, Directory> {
         self.shared.directory.write().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -6,7 +6,7 @@
 
 use crate::client::{Client, Deadline, Done, OpenScan, Work, nonsense, read_purpose, scan_failure};
 use crate::error::Error;
-use crate::policy::{Failure, Verdict, judge};
+use crate::policy::{Failure, Verdict, Weight, judge};
 use crate::request::{Scan, SortBy, successor};
 use crate::value::{KeyValue, header};
 use bytes::Bytes;
@@ -110,7 +110,13 @@ impl ScanStream {
         };
         let error = match judge(read_purpose(self.scan.level), &self.open.address, failure) {
             Verdict::Fail(error) => return Err(error),
-            Verdict::Retry { error, .. } => error,
+            Verdict::Retry { error, weight, .. } => {
+                if weight == Weight::Silence {
+                    // Otherwise the scan would begin with this node again, since it is the one that answered last.
+                    self.client.directory_mut().silent(&self.open.address, std::time::Instant::now());
+                }
+                error
+            }
         };
         tracing::debug!(endpoint = %self.open.address, %error, received = self.received, "the scan goes on anew");
         self.resumptions += 1;

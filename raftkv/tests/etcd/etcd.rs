@@ -197,7 +197,6 @@ impl Etcd {
     }
 }
 
-
 fn signed(number: u64) -> i64 {
     i64::try_from(number).expect("small numbers")
 }
