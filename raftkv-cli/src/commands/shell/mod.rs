@@ -106,6 +106,9 @@ async fn interactive(arguments: &ShellArguments, globals: &Globals) -> Result<()
     let mut editor =
         editor(assistant).map_err(|cause| Failure::other(format!("the terminal cannot be used: {cause}")))?;
     let mut history = if arguments.no_history { None } else { History::open(&mut editor) };
+    // For people; where standard error is closed nobody reads it.
+    let _told =
+        writeln!(io::stderr(), "raftkv-cli {}: help helps, Tab completes, Ctrl-D leaves", env!("CARGO_PKG_VERSION"));
     let prompt = format!("{}> ", globals.context.as_deref().unwrap_or("raftkv"));
     loop {
         let text = match block_in_place(|| editor.readline(&prompt)) {
