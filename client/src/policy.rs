@@ -402,12 +402,14 @@ mod tests {
                 ErrorCode::AnswerForgotten,
                 ErrorCode::NoSpace,
                 ErrorCode::KeyUnknown,
-                ErrorCode::TooMany,
             ] {
                 let verdict = judge(purpose, "n1:1", answered(code));
                 assert!(matches!(verdict, Verdict::Fail(_)), "{code:?} came to {verdict:?}");
             }
         }
+        // For a read another node may have room.
+        let verdict = judge(Purpose::Write, "n1:1", answered(ErrorCode::TooMany));
+        assert!(matches!(verdict, Verdict::Fail(Error::TooMany { .. })), "{verdict:?}");
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod common;
 
 mod cluster;
 mod contexts;
+mod coordination;
 mod data;
 mod exit_codes;
 mod help;

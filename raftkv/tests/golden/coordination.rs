@@ -1,0 +1,115 @@
+//! Commands with which programs agree: transactions, leases, locks, elections, watches, and letting go of what was.
+
+use crate::common::{Cluster, eventually};
+use crate::transcript::Transcript;
+use std::process::Command;
+
+/// Once the cluster takes what the newest format has, which a new one does within a second or two.
+async fn cluster() -> Cluster {
+    let cluster = Cluster::start(1).await;
+    eventually("the cluster takes leases", || async {
+        cluster.cli(&["lease", "list"]).status.success().then_some(())?;
+        cluster.cli(&["lease", "grant", "1h"]).status.success().then_some(())
+    })
+    .await;
+    cluster
+}
+
+fn cli(cluster: &Cluster) -> Command {
+    cluster.cli_at(&cluster.endpoints())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn transactions() {
+    let cluster = cluster().await;
+    let mut transcript = Transcript::of(&cluster);
+    let lock = "if { absent(lock) } then { put lock me } else { get lock }\n";
+    for input in [lock, lock] {
+        transcript.run_with_input(cli(&cluster), &["txn"], input);
+    }
+    let move_key = "if {\n    value(lock) = me\n    version(lock) < 3\n}\nthen {\n    del lock --prev\n    put moved yes\n    get --prefix m\n}\n";
+    transcript.run_with_input(cli(&cluster), &["txn", "-o", "json"], move_key);
+    transcript.run_with_input(cli(&cluster), &["txn", "-o", "table"], "then { get moved; get missing }\n");
+    transcript.run_with_input(cli(&cluster), &["txn"], "then { put a 1; put a 2 }\n");
+    transcript.run_with_input(cli(&cluster), &["txn"], "if { colour(a) = 1 }\n");
+    transcript.run(cli(&cluster), &["txn", "-f", "/nonexistent.txn"]);
+    transcript.check("txn");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases() {
+    let cluster = cluster().await;
+    let mut transcript = Transcript::of(&cluster);
+    // What is left of a lease depends on the moment.
+    transcript.numbers_vary();
+    let lines: &[&[&str]] = &[
+        &["lease", "grant", "10m"],
+        &["lease", "grant", "10m", "-o", "json"],
+        &["put", "service", "10.0.0.1", "--lease", "2"],
+        &["lease", "keep-alive", "2", "--once"],
+        &["lease", "show", "2"],
+        &["lease", "show", "2", "-o", "json"],
+        &["lease", "list"],
+        &["lease", "revoke", "2"],
+        &["get", "service"],
+        &["lease", "revoke", "2"],
+        &["lease", "show", "77"],
+        &["put", "k", "v", "--lease", "77"],
+        &["lease", "grant", "1ms"],
+    ];
+    for line in lines {
+        transcript.run(cli(&cluster), line);
+    }
+    transcript.check("lease");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn locks_and_elections() {
+    let cluster = cluster().await;
+    let mut transcript = Transcript::of(&cluster);
+    transcript.numbers_vary();
+    let lines: &[&[&str]] = &[
+        &["lock", "backup", "--", "sh", "-c", "test \"$RAFTKV_FENCING_TOKEN\" -gt 0 && echo held"],
+        &["lock", "backup", "--try", "--", "sh", "-c", "exit 3"],
+        &["lock", "backup", "--", "/nonexistent/program"],
+        &["elect", "scheduler"],
+    ];
+    for line in lines {
+        transcript.run(cli(&cluster), line);
+    }
+    transcript.check("lock");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watches_and_compaction() {
+    let cluster = cluster().await;
+    for (key, value) in [("color", "red"), ("color", "green"), ("size", "large")] {
+        assert!(cluster.cli(&["put", key, value]).status.success());
+    }
+    assert!(cluster.cli(&["del", "color"]).status.success());
+    let mut transcript = Transcript::of(&cluster);
+    let lines: &[&[&str]] = &[
+        &["watch", "color", "--from-rev", "2", "--count", "3"],
+        &["watch", "color", "--from-rev", "2", "--count", "3", "--prev", "-o", "json"],
+        &["watch", "--prefix", "s", "--from-rev", "2", "--count", "1", "--exec", "cat; echo"],
+        &["watch"],
+    ];
+    for line in lines {
+        transcript.run(cli(&cluster), line);
+    }
+    transcript.check("watch");
+    let mut transcript = Transcript::of(&cluster);
+    let lines: &[&[&str]] = &[
+        &["compact", "4"],
+        &["compact", "4"],
+        &["compact", "1000", "-o", "json"],
+        &["get", "color", "--rev", "3"],
+        &["get", "color", "--rev", "4"],
+        &["watch", "color", "--from-rev", "2", "--count", "1"],
+        &["compact"],
+    ];
+    for line in lines {
+        transcript.run(cli(&cluster), line);
+    }
+    transcript.check("compact");
+}
