@@ -245,7 +245,10 @@ impl World {
         let id = self.nodes[node].id;
         self.say(format_args!("node {id}: fetches a snapshot from node {from}, at least {at_least}"));
         match self.network.fate(node, source) {
-            Fate::Cut | Fate::Lost => self.snapshot_failed(node),
+            // One that takes minutes to get through is given up: the fetch has a timeout.
+            Fate::Cut | Fate::Lost | Fate::Sent(Copy { late: true, .. }) | Fate::Twice(Copy { late: true, .. }, _) => {
+                self.snapshot_failed(node);
+            }
             Fate::Sent(copy) | Fate::Twice(copy, _) => {
                 let what = AtNode::OpenSnapshot { peer: node, peer_life: self.nodes[node].life, at_least };
                 self.schedule.after(copy.delay, Happening::Node { node: source, what });
