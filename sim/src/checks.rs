@@ -2,11 +2,13 @@
 
 use crate::check::{History, OperationId, Outcome, Reference, Safety};
 use crate::clients::Reply;
+use crate::counters::Counters;
 use crate::schedule::Time;
 use crate::settings::Settings;
 use crate::workload::Ask;
 use client::Error;
 use raft::{Entry, LogIndex, LogPosition, Membership, Term};
+use storage::state::CommandOutcome;
 
 /// See the module.
 pub(crate) struct Checks {
@@ -70,6 +72,51 @@ impl Checks {
 
     pub(crate) fn stepped(&mut self, node: usize, life: u64, core: &raft::Node) {
         self.safety.stepped(node, life, core, &self.reference);
+    }
+
+    /// Counts what the log came to mean.
+    pub(crate) fn count(&self, counters: &mut Counters) {
+        for done in &self.reference.model.done {
+            if done.repeats {
+                counters.count("session: a retry was given the first answer");
+            }
+            match done.outcome {
+                CommandOutcome::SessionUnknown { .. } => {
+                    counters.count("session: a command of an ended session refused")
+                }
+                CommandOutcome::Expired { leases, sessions, deleted } => {
+                    counters.add("lease: expired", leases);
+                    counters.add("lease: a key deleted with its lease", deleted);
+                    counters.add("session: expired", sessions);
+                }
+                CommandOutcome::LeaseUnknown { .. } => counters.count("lease: unknown"),
+                CommandOutcome::Compacted { .. } => counters.count("history: compacted"),
+                CommandOutcome::Transaction { ref outcome, .. } if !outcome.succeeded => {
+                    counters.count("transaction: compares that did not hold");
+                }
+                CommandOutcome::Put { .. }
+                | CommandOutcome::ConditionFailed { .. }
+                | CommandOutcome::Deleted { .. }
+                | CommandOutcome::LimitExceeded { .. }
+                | CommandOutcome::FormatRaised { .. }
+                | CommandOutcome::Transaction { .. }
+                | CommandOutcome::KeyUnknown { .. }
+                | CommandOutcome::RevisionCompacted { .. }
+                | CommandOutcome::RevisionFuture { .. }
+                | CommandOutcome::LeaseGranted { .. }
+                | CommandOutcome::LeaseExists { .. }
+                | CommandOutcome::LeaseKeptAlive { .. }
+                | CommandOutcome::LeaseRevoked { .. }
+                | CommandOutcome::LeasesFull { .. }
+                | CommandOutcome::LeaseFull { .. }
+                | CommandOutcome::SessionOpened { .. }
+                | CommandOutcome::SessionClosed
+                | CommandOutcome::AnswerForgotten { .. }
+                | CommandOutcome::SessionsFull { .. }
+                | CommandOutcome::AnswersFull { .. }
+                | CommandOutcome::Invalid { .. } => {}
+            }
+        }
     }
 
     /// The run is over. Returns how many operations were answered, and the answers verified.

@@ -2,14 +2,15 @@
 
 use crate::random::Random;
 use crate::schedule::Time;
-use crate::workload::{Ask, Workload};
+use crate::workload::{Ask, Workload, session_place};
 use client::Error;
 use client::directory::{Address, Directory};
 use client::policy::{Failure, judge};
 use client::route::Route;
+use client::session::{Number, Sessions, Standing, WINDOW};
 use std::time::Duration;
-use transport::Response;
 use transport::proto::client as wire;
+use transport::{Request, Response};
 
 /// What a node answers.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,6 +30,12 @@ pub(crate) struct Client {
     pub(crate) attempts: u64,
     /// Does nothing new.
     pub(crate) stopped: bool,
+    /// What it knows of its session; some clients do without.
+    sessions: Option<Sessions>,
+    /// The number in it of the operation under way.
+    number: Option<Number>,
+    /// The operation under way opens it.
+    opens_session: bool,
     /// Standard time that stands for the beginning: the library counts in it.
     origin: std::time::Instant,
 }
@@ -41,6 +48,8 @@ pub(crate) struct Current {
     pub(crate) invoked: Time,
     /// Where the current attempt went.
     pub(crate) address: Option<Address>,
+    /// Attempts at it so far.
+    pub(crate) attempts: u32,
 }
 
 /// What to do next.
@@ -78,7 +87,11 @@ impl Client {
         random.shuffle(&mut known);
         known.truncate(1 + random.index(nodes));
         let directory = Directory::new(known.into_iter().map(|node| address_of(node).into()).collect());
+        let sessions = random.chance(600).then(|| Sessions::new(WINDOW));
         Client {
+            sessions,
+            number: None,
+            opens_session: false,
             workload: Workload::new(number, keys),
             random,
             directory,
@@ -96,11 +109,59 @@ impl Client {
         }
     }
 
+    /// The next operation, a write in the session if the client has one; if it has yet to open one, that comes first.
+    pub(crate) fn draw(&mut self, now: Time) -> Ask {
+        let std_now = self.std_time(now);
+        let mut ask = self.workload.draw(&mut self.random);
+        let (Some(sessions), Ask::Call(request)) = (&mut self.sessions, &mut ask) else { return ask };
+        let Some(place) = session_place(request) else { return ask };
+        match sessions.standing(std_now) {
+            Standing::Without => {}
+            Standing::ToOpen => {
+                self.opens_session = true;
+                let ttl_ms = *self.random.pick(&[0, 10_000]);
+                ask = Ask::Call(Request::SessionOpen(wire::SessionOpenRequest { ttl_ms }));
+            }
+            Standing::Ready => {
+                let number = sessions.take(std_now);
+                *place = sessions.call(number);
+                self.number = Some(number);
+            }
+            Standing::Full => unreachable!("one operation at a time"),
+        }
+        ask
+    }
+
+    /// A session was opened.
+    pub(crate) fn session_opened(&mut self, reply: &wire::SessionOpenReply, invoked: Time) {
+        let invoked = self.std_time(invoked);
+        if let Some(sessions) = &mut self.sessions {
+            sessions.opened(reply.session, Duration::from_millis(reply.ttl_ms), invoked);
+        }
+    }
+
+    /// The operation is over, with an answer or with this error: what that says of the session.
+    pub(crate) fn over(&mut self, error: Option<&Error>, now: Time) {
+        let std_now = self.std_time(now);
+        let (number, was_opening) = (self.number.take(), std::mem::take(&mut self.opens_session));
+        let Some(sessions) = &mut self.sessions else { return };
+        if let (true, Some(error)) = (was_opening, error) {
+            sessions.refused(error, std_now);
+        }
+        let Some(number) = number else { return };
+        // One operation at a time: there is always room.
+        let _room = sessions.release(number);
+        if matches!(error, Some(Error::SessionUnknown { .. })) {
+            sessions.forget(number.session());
+        }
+    }
+
     /// Begins an operation.
     pub(crate) fn begin(&mut self, now: Time, ask: Ask, timeout: Duration) {
         assert!(self.current.is_none(), "one operation at a time");
         let route = Route::new(ask.purpose());
-        self.current = Some(Current { ask, route, deadline: now + timeout, invoked: now, address: None });
+        let deadline = now + timeout;
+        self.current = Some(Current { ask, route, deadline, invoked: now, address: None, attempts: 0 });
     }
 
     /// What to do next, as `Client::run` of the library does.
@@ -126,6 +187,7 @@ impl Client {
         let patience = client::policy::attempt_timeout(current.ask.purpose(), remaining);
         let node = node_at(&address);
         current.address = Some(address);
+        current.attempts += 1;
         Step::Send { node, patience }
     }
 

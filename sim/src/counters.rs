@@ -100,6 +100,18 @@ pub const SOMETIMES: &[&str] = &[
     "client: lease read at a leader",
     "client: scan",
     "client: range deleted",
+    "client: transaction",
+    "client: compaction",
+    "client: session opened",
+    "client: a write sent again",
+    "transaction: compares that did not hold",
+    "session: a retry was given the first answer",
+    "session: a command of an ended session refused",
+    "session: expired",
+    "lease: expired",
+    "lease: a key deleted with its lease",
+    "lease: unknown",
+    "history: compacted",
 ];
 
 /// How often each thing happened.

@@ -2,13 +2,14 @@
 
 use crate::clients::{Reply, Step, address_of};
 use crate::node::{Pending, Word};
+use crate::schedule::Time;
 use crate::workload::Ask;
 use crate::world::{AtClient, AtNode, Happening, World};
 use client::Error;
 use client::policy::{Failure, Purpose, dial_timeout};
 use raftkv::driver::{Input, ReadWaiter, WriteRequest};
 use raftkv::requests::{
-    RequestLimits, Write, get_reply, read_failed, read_refused, scan_replies, write_refused, write_reply,
+    Refused, RequestLimits, Write, get_reply, read_failed, read_refused, scan_replies, write_refused, write_reply,
 };
 use std::time::Duration;
 use transport::proto::client as wire;
@@ -53,7 +54,7 @@ impl World {
         if state.stopped {
             return;
         }
-        let ask = state.workload.draw(&mut state.random);
+        let ask = state.draw(now);
         let operation = self.checks.invoked(client, now, &ask);
         self.trace.line(now, format_args!("client {client}: {operation:?}: {ask:?}"));
         state.begin(now, ask, self.settings.client_timeout);
@@ -81,6 +82,9 @@ impl World {
         let current = state.current.as_ref().expect("an operation is under way");
         let remaining = current.deadline.since(now);
         let dial_timeout = dial_timeout(current.route.round(), remaining);
+        if current.attempts > 1 && current.ask.purpose() == Purpose::RepeatableWrite {
+            self.counters.count("client: a write sent again");
+        }
         let ask = current.ask.clone();
         let life = self.nodes[node].life;
         let connected = self.connections.get(&(client, node)) == Some(&life);
@@ -126,13 +130,7 @@ impl World {
             self.counters.count("client: lease read at a leader");
         }
         process.requests.insert(number, Pending { client, attempt, ask: ask.clone() });
-        let write = if let Ask::Call(Request::Put(put)) = &ask {
-            Some(LIMITS.put(put))
-        } else if let Ask::Call(Request::Delete(delete)) = &ask {
-            Some(LIMITS.delete(delete))
-        } else {
-            None
-        };
+        let write = if let Ask::Call(request) = &ask { command_of(request) } else { None };
         let input = match write {
             Some(write) => {
                 let Write { command, asked } =
@@ -230,15 +228,25 @@ impl World {
         self.trace.note(now, 3, client as u64);
         self.checks.answered(operation, now, &reply);
         self.operations_done += 1;
-        self.learn(client, &current.ask, &reply);
-        if current.ask.purpose() == client::policy::Purpose::Write {
+        self.learn(client, &current.ask, &reply, current.invoked);
+        self.clients[client].over(None, now);
+        if current.ask.purpose().is_write() {
             self.acknowledged_since = self.acknowledged_since.max(Some(current.invoked));
         }
         self.operation_over(client);
     }
 
     /// What the client now knows of keys, for conditions to come; and what there is to count.
-    fn learn(&mut self, client: usize, ask: &Ask, reply: &Reply) {
+    fn learn(&mut self, client: usize, ask: &Ask, reply: &Reply, invoked: Time) {
+        if let Reply::Call(response) = reply
+            && let Some(header) = crate::workload::header_of(response)
+        {
+            self.clients[client].workload.saw_revision(header.revision);
+        }
+        if let (Ask::Call(Request::SessionOpen(_)), Reply::Call(Response::SessionOpen(reply))) = (ask, reply) {
+            self.counters.count("client: session opened");
+            self.clients[client].session_opened(reply, invoked);
+        }
         let workload = &mut self.clients[client].workload;
         let mut see = |kv: &wire::KeyValue| workload.saw(&kv.key, kv.mod_revision, &kv.value);
         match (ask, reply) {
@@ -251,6 +259,9 @@ impl World {
                 }
             }
             (_, Reply::Call(Response::Get(reply))) => reply.kv.iter().for_each(&mut see),
+            (_, Reply::Call(Response::LeaseGrant(reply))) => workload.has_lease(reply.id),
+            (_, Reply::Call(Response::Transaction(_))) => self.counters.count("client: transaction"),
+            (_, Reply::Call(Response::Compact(_))) => self.counters.count("client: compaction"),
             (_, Reply::Scan(replies)) => {
                 replies.iter().flat_map(|reply| &reply.kvs).for_each(&mut see);
                 self.counters.count("client: scan");
@@ -270,6 +281,7 @@ impl World {
             self.counters.count("client: outcome unknown");
         }
         self.checks.failed(operation, now, error);
+        self.clients[client].over(Some(error), now);
         self.operation_over(client);
     }
 
@@ -281,6 +293,28 @@ impl World {
             state.random.latency(Duration::ZERO, self.settings.think_time_max)
         };
         self.schedule.after(pause, Happening::Client { client, what: AtClient::Begin });
+    }
+}
+
+/// What goes through the log for a request; nothing if it only reads.
+fn command_of(request: &Request) -> Option<Result<Write, Refused>> {
+    match request {
+        Request::Put(put) => Some(LIMITS.put(put)),
+        Request::Delete(delete) => Some(LIMITS.delete(delete)),
+        Request::Transaction(transaction) => LIMITS.transaction_write(transaction).transpose(),
+        Request::LeaseGrant(grant) => Some(LIMITS.lease_grant(grant)),
+        Request::LeaseKeepAlive(keep_alive) => Some(LIMITS.lease_keep_alive(*keep_alive)),
+        Request::LeaseRevoke(revoke) => Some(LIMITS.lease_revoke(revoke)),
+        Request::SessionOpen(open) => Some(LIMITS.session_open(*open)),
+        Request::SessionClose(close) => Some(LIMITS.session_close(*close)),
+        Request::Compact(compact) => Some(LIMITS.compact(*compact)),
+        Request::Get(_)
+        | Request::Status(_)
+        | Request::MemberChange(_)
+        | Request::NodeConfig(_)
+        | Request::LeaderTransfer(_)
+        | Request::LeaseShow(_)
+        | Request::LeaseList(_) => None,
     }
 }
 

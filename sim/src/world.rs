@@ -208,6 +208,7 @@ pub fn run(seed: u64, sink: Option<Sink>) -> Report {
         node.disks.log.statistics().count(&mut world.counters);
         node.disks.data.statistics().count(&mut world.counters);
     }
+    world.checks.count(&mut world.counters);
     Report {
         seed,
         simulated: world.schedule.now().since(Time::START),

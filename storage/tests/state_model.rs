@@ -89,7 +89,7 @@ fn check_changes<E: Engine>(reader: &StateReader<E>, model: &Model) {
         cursor.next();
     }
     // What compaction has made dead may be gone already.
-    let living = |changes: &[_]| -> Vec<(u64, u32, u8, Vec<u8>)> {
+    let living = |changes: &[(u64, u32, u8, Vec<u8>)]| -> Vec<(u64, u32, u8, Vec<u8>)> {
         changes.iter().filter(|(revision, ..)| *revision >= model.compacted).cloned().collect()
     };
     assert_eq!(living(&found), living(&model.changes));

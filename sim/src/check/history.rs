@@ -8,13 +8,17 @@
 //! - A read equals the state of the model at its revision, scans as a whole.
 //! - Real time: whatever was begun after something else was answered comes after it in the order.
 
-use super::model::{Done, Effect, Kind, Model, Pair};
+use super::model::{Done, Kind, Model, select, was_tried};
 use super::reference::Reference;
 use crate::clients::Reply;
 use crate::schedule::Time;
 use crate::workload::Ask;
-use bytes::Bytes;
+use raft::LogIndex;
+use raftkv::driver::WriteOutcome;
+use raftkv::requests::{Asked, SESSION_TTL_MS_DEFAULT, write_reply};
 use std::collections::BTreeMap;
+use storage::command::{KeyRange, RangeRead, SortBy};
+use storage::state::{CommandOutcome, KeyValue};
 use transport::proto::client as wire;
 use transport::{Request, Response};
 
@@ -107,36 +111,50 @@ impl History {
     fn match_writes(&self, model: &Model) -> Vec<Option<usize>> {
         let mut in_log: BTreeMap<&Kind, Vec<usize>> = BTreeMap::new();
         for (place, done) in model.done.iter().enumerate() {
-            in_log.entry(&done.kind).or_default().push(place);
+            if done.kind != Kind::Other && !done.repeats && was_tried(&done.outcome) {
+                in_log.entry(&done.kind).or_default().push(place);
+            }
+        }
+        for (kind, places) in &in_log {
+            let in_session = matches!(kind, Kind::InSession { .. });
+            assert!(!in_session || places.len() == 1, "carried out twice: {kind:?} at {places:?}");
         }
         let mut commands: Vec<Option<usize>> = vec![None; self.operations.len()];
         let mut unknown: Vec<(usize, Kind)> = Vec::new();
         for (number, operation) in self.operations.iter().enumerate() {
             let Some(kind) = operation.kind() else { continue };
+            if let Outcome::Answered(reply) = &operation.outcome {
+                assert!(operation.is_answered_as_done(model, reply), "{}", nearest(model, operation, &kind));
+            }
+            if kind == Kind::Other {
+                continue;
+            }
             let places = in_log.get_mut(&kind);
             match &operation.outcome {
                 Outcome::Answered(reply) => {
-                    let index = index_of(reply);
+                    let in_session = matches!(kind, Kind::InSession { .. });
                     let found = places.and_then(|places| {
                         let at = places.iter().position(|place| {
-                            model.done[*place].index.0 == index && operation.agrees(&model.done[*place], reply)
+                            let done = &model.done[*place];
+                            in_session || (done.index.0 == index_of(reply) && operation.agrees(done, reply))
                         })?;
                         Some(places.remove(at))
                     });
-                    assert!(
-                        found.is_some(),
-                        "acknowledged and not in the log: {operation:?}\n{}",
-                        nearest(model, &kind)
-                    );
+                    assert!(found.is_some(), "acknowledged and not in the log: {}", nearest(model, operation, &kind));
                     commands[number] = found;
                 }
+                // What the state refused is in the log all the same, and has changed nothing.
                 Outcome::Refused => {
-                    let absent = places.is_none_or(|places| places.is_empty());
+                    let places = places.map(std::mem::take).unwrap_or_default();
+                    let harmless = places.iter().all(|place| !model.done[*place].changes);
                     assert!(
-                        absent || !kind.is_unique(),
-                        "refused and in the log: {operation:?}\n{}",
-                        nearest(model, &kind)
+                        harmless || !kind.is_unique(),
+                        "refused and in the log: {}",
+                        nearest(model, operation, &kind)
                     );
+                    if !kind.is_unique() {
+                        in_log.get_mut(&kind).into_iter().for_each(|left| *left = places.clone());
+                    }
                 }
                 Outcome::Unknown => unknown.push((number, kind)),
             }
@@ -202,46 +220,44 @@ fn place(operation: &Operation, command: Option<usize>, model: &Model) -> Option
 }
 
 impl Operation {
-    /// What its command is known by, if it is a write.
+    /// What its command is known by, if it goes through the log.
     fn kind(&self) -> Option<Kind> {
-        if let Ask::Call(Request::Put(put)) = &self.ask {
+        let Ask::Call(request) = &self.ask else { return None };
+        let session = crate::workload::session_of(request);
+        if let Some(call) = session {
+            return Some(Kind::InSession { session: call.session, sequence: call.sequence });
+        }
+        if let Request::Put(put) = request {
             Some(Kind::Put { key: put.key.clone(), value: put.value.clone() })
-        } else if let Ask::Call(Request::Delete(delete)) = &self.ask {
+        } else if let Request::Delete(delete) = request {
             let range = delete.range.clone().unwrap_or_default();
             Some(Kind::Delete { start: range.start, end: range.end })
-        } else {
+        } else if let Request::Transaction(transaction) = request {
+            let transaction = transaction.transaction.as_ref().expect("the workload sends whole transactions");
+            Some(Kind::Transaction { puts: crate::workload::puts(transaction) })
+        } else if matches!(request, Request::Get(_)) {
             None
+        } else {
+            Some(Kind::Other)
         }
     }
 
-    /// Whether what the client was told is what the command did.
+    /// Whether the entry that the client was told holds a command with the outcome that it was told.
+    fn is_answered_as_done(&self, model: &Model, reply: &Reply) -> bool {
+        model.done_at(LogIndex(index_of(reply))).any(|done| self.agrees(done, reply))
+    }
+
+    /// Whether what the client was told is what the command did: the reply that belongs to its outcome.
     fn agrees(&self, done: &Done, reply: &Reply) -> bool {
-        let told = |kv: &Option<wire::KeyValue>| kv.as_ref().map(pair);
-        match (&self.ask, reply, &done.effect) {
-            (Ask::Call(Request::Put(put)), Reply::Call(Response::Put(reply)), Effect::Put { previous }) => {
-                let expected = previous.clone().filter(|_| put.previous);
-                let revision = reply.header.map(|header| header.revision);
-                reply.succeeded && revision == Some(done.revision) && told(&reply.previous) == expected
-            }
-            (Ask::Call(Request::Put(put)), Reply::Call(Response::Put(reply)), Effect::ConditionFailed { existing }) => {
-                // Large values travel only to those who asked for them.
-                let expected =
-                    existing.clone().map(|existing| if put.previous { existing } else { without_value(existing) });
-                !reply.succeeded && told(&reply.previous) == expected
-            }
-            (
-                Ask::Call(Request::Delete(delete)),
-                Reply::Call(Response::Delete(reply)),
-                Effect::Deleted { previous },
-            ) => {
-                let expected = if delete.previous { previous.clone() } else { Vec::new() };
-                let revision = reply.header.map(|header| header.revision);
-                let told: Vec<Pair> = reply.previous.iter().map(pair).collect();
-                let count = reply.deleted == previous.len() as u64;
-                count && revision == Some(done.revision) && told == expected
-            }
-            _ => false,
+        let (Ask::Call(request), Reply::Call(told)) = (&self.ask, reply) else { return false };
+        if !fits(request, &done.outcome) {
+            return false;
         }
+        let header = header_of(reply);
+        // The revision counts where the outcome has one of its own; otherwise it is that of the state then, or a later one.
+        let outcome =
+            WriteOutcome { index: LogIndex(header.index), revision: header.revision, outcome: done.outcome.clone() };
+        (done.repeats || header.revision >= done.revision) && write_reply(outcome, asked(request)) == *told
     }
 
     fn check_order_of_write(&self, command: usize, done: &Done) {
@@ -256,15 +272,15 @@ impl Operation {
 
     fn check_read(&self, model: &Model) {
         let Outcome::Answered(reply) = &self.outcome else { return };
+        if !matches!(self.ask, Ask::Scan(_) | Ask::Call(Request::Get(_))) {
+            return;
+        }
         let revision = revision_of(reply);
-        assert!(
-            revision >= self.after.revision,
-            "a stale read: at revision {revision}, after revision {} had been answered: {self:?}",
-            self.after.revision
-        );
         assert!(revision <= model.revision(), "a read at revision {revision}, which never was: {self:?}");
         match (&self.ask, reply.as_ref()) {
             (Ask::Call(Request::Get(get)), Reply::Call(Response::Get(reply))) => {
+                self.check_not_stale(revision);
+                let revision = get.revision.unwrap_or(revision);
                 let expected = model.at(&get.key, revision);
                 let told = reply.kv.as_ref().map(pair);
                 assert!(
@@ -272,61 +288,121 @@ impl Operation {
                     "a wrong read: {self:?}\nat revision {revision} the key holds {expected:?}"
                 );
             }
-            (Ask::Scan(scan), Reply::Scan(replies)) => self.check_scan(scan, replies, model, revision),
+            (Ask::Scan(scan), Reply::Scan(replies)) => {
+                match scan.revision {
+                    Some(asked) => assert_eq!(asked, revision, "a scan at another revision: {self:?}"),
+                    None => self.check_not_stale(revision),
+                }
+                self.check_scan(scan, replies, model, revision);
+            }
             (ask, reply) => panic!("an answer of another kind: {ask:?}: {reply:?}"),
         }
     }
 
+    fn check_not_stale(&self, revision: u64) {
+        assert!(
+            revision >= self.after.revision,
+            "a stale read: at revision {revision}, after revision {} had been answered: {self:?}",
+            self.after.revision
+        );
+    }
+
     fn check_scan(&self, scan: &wire::ScanRequest, replies: &[wire::ScanReply], model: &Model, revision: u64) {
         let range = scan.range.clone().unwrap_or_default();
-        let mut expected = model.range(&range.start, range.end.as_deref(), revision);
-        if scan.reverse {
-            expected.reverse();
-        }
-        let whole = expected.len();
-        if scan.limit > 0 {
-            expected.truncate(usize::try_from(scan.limit).expect("small limits"));
-        }
-        let told: Vec<Pair> = replies.iter().flat_map(|reply| &reply.kvs).map(pair).collect();
-        assert!(
-            told.iter().eq(expected.iter().copied()),
-            "a wrong scan: {self:?}\nat revision {revision} there is {expected:?}"
-        );
+        let range = KeyRange { start: &range.start, end: range.end.as_deref() };
+        let read = RangeRead {
+            limit: (scan.limit > 0).then_some(scan.limit),
+            sort_by: match scan.sort_by() {
+                wire::SortBy::Key => SortBy::Key,
+                wire::SortBy::Version => SortBy::Version,
+                wire::SortBy::CreateRevision => SortBy::CreateRevision,
+                wire::SortBy::ModRevision => SortBy::ModRevision,
+                wire::SortBy::Value => SortBy::Value,
+            },
+            descending: scan.descending || scan.reverse,
+            keys_only: scan.keys_only,
+            count_only: scan.count_only,
+            ..RangeRead::all_of(range)
+        };
+        let expected = select(&read, model.range(range, revision).into_iter().cloned().collect());
+        let told: Vec<KeyValue> = replies.iter().flat_map(|reply| &reply.kvs).map(pair).collect();
+        assert!(told == expected.pairs, "a wrong scan: {self:?}\nat revision {revision} there is {:?}", expected.pairs);
         let last = replies.last().expect("a scan has a last reply");
-        let more = whole > expected.len();
+        let count = if scan.count_only { expected.count } else { expected.pairs.len() as u64 };
+        let total = scan.count_total.then_some(expected.count);
         assert!(
-            last.last && last.more == more && last.count == expected.len() as u64,
-            "a wrong end of a scan: {self:?}\n{} of {whole} pairs were due",
-            expected.len()
+            last.last && last.more == expected.more && last.count == count && last.total == total,
+            "a wrong end of a scan: {self:?}\n{} of {} pairs were due",
+            expected.pairs.len(),
+            expected.count
         );
     }
 }
 
-fn pair(kv: &wire::KeyValue) -> Pair {
-    Pair {
+/// What a request wants to know when it is answered.
+fn asked(request: &Request) -> Asked {
+    if let Request::Put(put) = request {
+        Asked::Put { previous: put.previous }
+    } else if let Request::Delete(_) = request {
+        Asked::Delete
+    } else if let Request::Transaction(_) = request {
+        Asked::Transaction
+    } else if let Request::SessionOpen(open) = request {
+        Asked::Session { ttl_ms: if open.ttl_ms == 0 { SESSION_TTL_MS_DEFAULT } else { open.ttl_ms } }
+    } else if let Request::SessionClose(_) = request {
+        Asked::Session { ttl_ms: 0 }
+    } else if let Request::Compact(_) = request {
+        Asked::Compaction
+    } else {
+        Asked::Lease
+    }
+}
+
+/// Whether an outcome can be that of such a request. What is refused is an error on the wire, and no answer.
+fn fits(request: &Request, outcome: &CommandOutcome) -> bool {
+    match outcome {
+        CommandOutcome::Put { .. } | CommandOutcome::ConditionFailed { .. } => matches!(request, Request::Put(_)),
+        CommandOutcome::Deleted { .. } => matches!(request, Request::Delete(_)),
+        CommandOutcome::Transaction { .. } => matches!(request, Request::Transaction(_)),
+        CommandOutcome::LeaseGranted { .. } => matches!(request, Request::LeaseGrant(_)),
+        CommandOutcome::LeaseKeptAlive { .. } => matches!(request, Request::LeaseKeepAlive(_)),
+        CommandOutcome::LeaseRevoked { .. } => matches!(request, Request::LeaseRevoke(_)),
+        CommandOutcome::Compacted { .. } => matches!(request, Request::Compact(_)),
+        CommandOutcome::SessionOpened { .. } => matches!(request, Request::SessionOpen(_)),
+        CommandOutcome::SessionClosed => matches!(request, Request::SessionClose(_)),
+        CommandOutcome::LimitExceeded { .. }
+        | CommandOutcome::FormatRaised { .. }
+        | CommandOutcome::KeyUnknown { .. }
+        | CommandOutcome::RevisionCompacted { .. }
+        | CommandOutcome::RevisionFuture { .. }
+        | CommandOutcome::LeaseExists { .. }
+        | CommandOutcome::LeaseUnknown { .. }
+        | CommandOutcome::LeasesFull { .. }
+        | CommandOutcome::LeaseFull { .. }
+        | CommandOutcome::Expired { .. }
+        | CommandOutcome::SessionUnknown { .. }
+        | CommandOutcome::AnswerForgotten { .. }
+        | CommandOutcome::SessionsFull { .. }
+        | CommandOutcome::AnswersFull { .. }
+        | CommandOutcome::Invalid { .. } => false,
+    }
+}
+
+fn pair(kv: &wire::KeyValue) -> KeyValue {
+    KeyValue {
         key: kv.key.clone(),
         value: kv.value.clone(),
         create_revision: kv.create_revision,
         mod_revision: kv.mod_revision,
         version: kv.version,
+        lease: kv.lease,
     }
 }
 
-fn without_value(pair: Pair) -> Pair {
-    Pair { value: Bytes::new(), ..pair }
-}
-
 fn header_of(reply: &Reply) -> wire::Header {
-    let header = if let Reply::Scan(replies) = reply {
-        replies.last().and_then(|reply| reply.header)
-    } else if let Reply::Call(Response::Put(wire::PutReply { header, .. })) = reply {
-        *header
-    } else if let Reply::Call(Response::Delete(wire::DeleteReply { header, .. })) = reply {
-        *header
-    } else if let Reply::Call(Response::Get(wire::GetReply { header, .. })) = reply {
-        *header
-    } else {
-        None
+    let header = match reply {
+        Reply::Scan(replies) => replies.last().and_then(|reply| reply.header),
+        Reply::Call(response) => crate::workload::header_of(response),
     };
     header.unwrap_or_else(|| panic!("a reply about data has a header: {reply:?}"))
 }
@@ -340,7 +416,9 @@ fn revision_of(reply: &Reply) -> u64 {
 }
 
 /// What the log has of this kind, for messages.
-fn nearest(model: &Model, kind: &Kind) -> String {
-    let found: Vec<&Done> = model.done.iter().filter(|done| done.kind == *kind).collect();
-    format!("the log has of this kind: {found:?}")
+fn nearest(model: &Model, operation: &Operation, kind: &Kind) -> String {
+    let found: Vec<&Done> = model.done.iter().filter(|done| done.kind == *kind).take(8).collect();
+    let told = if let Outcome::Answered(reply) = &operation.outcome { index_of(reply) } else { 0 };
+    let there: Vec<&Done> = model.done_at(LogIndex(told)).collect();
+    format!("{operation:?}\nthe log has of this kind: {found:?}\nand in the entry that it was told: {there:?}")
 }

@@ -59,6 +59,13 @@ impl Reference {
                 .apply(std::slice::from_ref(entry), &mut outcomes)
                 .unwrap_or_else(|error| panic!("committed entry {} cannot be applied: {error}", entry.index));
             self.model.apply(entry);
+            let found: Vec<_> = outcomes.iter().flat_map(|applied| &applied.results).collect();
+            let expected: Vec<_> = self.model.done_at(entry.index).map(|done| &done.outcome).collect();
+            assert!(
+                found == expected,
+                "entry {} came to {found:?}, and to the model it means {expected:?}",
+                entry.index
+            );
             assert_eq!(self.machine.revision(), self.model.revision(), "revisions after entry {}", entry.index);
             let state_hash = self.machine.state_hash();
             self.known.push(Known { term: entry.term, payload, state_hash, committed_by: term });
