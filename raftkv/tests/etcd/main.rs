@@ -2,7 +2,8 @@
 //!
 //! Both begin empty, both at revision 1, and whatever changes one must change the other by as much, so that revisions are compared as they are. What
 //! is compared: values, revisions, versions, leases, counts, more-flags, events of watches, and errors by kind. What cannot be compared: the order in which etcd
-//! gives pairs that are equal in what they are sorted by (its sort is not stable), and which error comes first when one transaction has two.
+//! gives pairs that are equal in what they are sorted by (its sort is not stable), which error comes first when one transaction has two, and deletes at the very revision of a compaction, which a watch from there misses with etcd
+before 3.5.18 (etcd issue 19179) and not with raftkv. What etcd only takes differently is not drawn: see `operation.rs`.
 //!
 //! etcd is any `etcd` on the PATH (Debian: `apt-get install etcd-server`); without one the test says so and passes. A difference is printed with the seed, the number of
 //! the operation and both answers; `ETCD_SEED` and `ETCD_OPERATIONS` repeat it:
@@ -81,14 +82,19 @@ async fn compare(seed: u64, operations: u64) {
 
     let mut generator = Generator::new(seed);
     let mut newest = 1;
+    let mut compacted = 0;
     let mut met = std::collections::BTreeMap::<String, u64>::new();
     for number in 1..=operations {
         let operation = generator.draw(newest);
         let (mut theirs, mut ours) = tokio::join!(etcd.run(&operation, newest), raftkv.run(&operation, newest));
         *met.entry(name(&operation, &theirs)).or_default() += 1;
         newest = newest_after(&theirs, newest);
-        normalize(&operation, &mut theirs, newest);
-        normalize(&operation, &mut ours, newest);
+        for answer in [&mut theirs, &mut ours] {
+            normalize(&operation, answer, newest, compacted);
+        }
+        if let (Operation::Compact(revision), Answer::Compacted) = (&operation, &theirs) {
+            compacted = *revision;
+        }
         let two_errors =
             matches!((&operation, &theirs, &ours), (Operation::Transaction(_), Answer::Error(_), Answer::Error(_)));
         assert!(
@@ -130,7 +136,12 @@ fn newest_after(answer: &Answer, newest: u64) -> u64 {
 }
 
 /// Takes out what cannot be compared: see the top.
-fn normalize(operation: &Operation, answer: &mut Answer, newest: u64) {
+fn normalize(operation: &Operation, answer: &mut Answer, newest: u64, compacted: u64) {
+    if let (Operation::Watch(watch), Answer::Events(events)) = (operation, &mut *answer)
+        && watch.from == compacted
+    {
+        events.retain(|event| !event.deleted || event.pair.mod_revision != compacted);
+    }
     let Answer::Done { revision, done } = answer else { return };
     match (operation, done) {
         (Operation::Read(read), Done::Read(found)) => {
