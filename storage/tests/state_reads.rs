@@ -10,8 +10,10 @@ use raftkv_storage::state::{
     Snapshot, Table,
 };
 use state_support::{Owned, apply, delete, open, put, rocks};
+use std::hint::black_box;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// Counts what is asked of the engine underneath.
 #[derive(Debug, Clone, Default)]
@@ -233,4 +235,43 @@ fn readers_never_see_half_a_revision() {
         done.store(true, Ordering::Release);
         watcher.join().unwrap();
     });
+}
+
+/// The two are timed by turns, in blocks, and compared by their medians, so that what else the machine does counts for both.
+#[test]
+fn a_key_with_a_long_history_is_read_as_fast_as_one_with_none() {
+    const REVISIONS: usize = 1_000_000;
+    const BATCH: usize = 1_000;
+    const BLOCKS: usize = 201;
+    const READS: usize = 500;
+    let directory = tempfile::tempdir().unwrap();
+    let mut machine = rocks(&directory.path().join("db"));
+    let batch = vec![put(b"many", b"value"); BATCH];
+    for number in 0..REVISIONS / BATCH {
+        if number == REVISIONS / BATCH / 2 {
+            apply(&mut machine, &[vec![put(b"once", b"value")]]);
+        }
+        apply(&mut machine, std::slice::from_ref(&batch));
+    }
+    machine.flush(true).unwrap();
+    let reader = machine.reader();
+    assert_eq!(reader.get(b"many", None).unwrap().unwrap().version, REVISIONS as u64);
+    assert_eq!(reader.get(b"once", None).unwrap().unwrap().version, 1);
+    let time = |key: &[u8]| {
+        let begun = Instant::now();
+        for _ in 0..READS {
+            black_box(reader.get(black_box(key), None).unwrap());
+        }
+        begun.elapsed()
+    };
+    let mut times: [Vec<Duration>; 2] = [Vec::new(), Vec::new()];
+    for _ in 0..BLOCKS {
+        times[0].push(time(b"once"));
+        times[1].push(time(b"many"));
+    }
+    let [once, many] = times.map(|mut times| {
+        times.sort();
+        times[BLOCKS / 2]
+    });
+    assert!(many * 2 <= once * 3, "{READS} reads: {many:?} with {REVISIONS} revisions, {once:?} with one");
 }

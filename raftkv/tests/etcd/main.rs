@@ -2,8 +2,9 @@
 //!
 //! Both begin empty, both at revision 1, and whatever changes one must change the other by as much, so that revisions are compared as they are. What
 //! is compared: values, revisions, versions, leases, counts, more-flags, events of watches, and errors by kind. What cannot be compared: the order in which etcd
-//! gives pairs that are equal in what they are sorted by (its sort is not stable), which error comes first when one transaction has two, and deletes at the very revision of a compaction, which a watch from there misses with etcd
-before 3.5.18 (etcd issue 19179) and not with raftkv. What etcd only takes differently is not drawn: see `operation.rs`.
+//! gives pairs that are equal in what they are sorted by (its sort is not stable), which error comes first when one transaction has two, and deletes at the
+//! very revision of a compaction, which a watch from there misses with etcd before 3.5.18 (etcd issue 19179) and not with raftkv. What the two take
+//! differently is not drawn: see `operation.rs`.
 //!
 //! etcd is any `etcd` on the PATH (Debian: `apt-get install etcd-server`); without one the test says so and passes. A difference is printed with the seed, the number of
 //! the operation and both answers; `ETCD_SEED` and `ETCD_OPERATIONS` repeat it:

@@ -89,6 +89,16 @@ pub trait Snapshot {
     where
         Self: 'a;
 
+    /// The same view for whoever reads much, and once: what its cursors read displaces nothing that others read again and again. Costs an
+    /// engine nothing that has no cache.
+    #[must_use]
+    fn in_bulk(self) -> Self
+    where
+        Self: Sized,
+    {
+        self
+    }
+
     /// One value.
     fn load(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, EngineError>;
 

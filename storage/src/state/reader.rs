@@ -204,22 +204,24 @@ impl<E: Engine> StateReader<E> {
     /// How many keys a range holds, or held at a revision. Goes through all of them.
     pub fn count(&self, range: KeyRange<'_>, revision: Option<u64>) -> Result<u64, ReadError> {
         let mut count = 0;
-        self.walk(range, false, revision, &mut |_, _, _| {
+        self.walk(range, false, revision, true, &mut |_, _, _| {
             count += 1;
             ControlFlow::Continue(())
         })?;
         Ok(count)
     }
 
-    /// Goes through a range in a snapshot of its own, and says at which revision.
+    /// Goes through a range in a snapshot of its own, and says at which revision. `in_bulk`: it is part of something large.
     pub(crate) fn walk(
         &self,
         range: KeyRange<'_>,
         reverse: bool,
         revision: Option<u64>,
+        in_bulk: bool,
         visit: &mut Visit<'_>,
     ) -> Result<u64, ReadError> {
         let snapshot = self.engine().snapshot();
+        let snapshot = if in_bulk { snapshot.in_bulk() } else { snapshot };
         let latest = progress(snapshot.load(Table::Meta, meta::PROGRESS)?.as_ref())?.revision;
         self.publish(latest);
         let revision = revision.unwrap_or(latest);
@@ -269,7 +271,7 @@ impl<E: Engine> StateReader<E> {
     /// Equal on all nodes at the same applied index.
     pub fn content_hash(&self) -> Result<[u8; 16], StateError> {
         loop {
-            let snapshot = self.engine().snapshot();
+            let snapshot = self.engine().snapshot().in_bulk();
             let compacted = snapshot.load(Table::Meta, meta::COMPACTED)?;
             let compacted = compacted.map_or(Ok(0), |row| meta::decode_u64(meta::COMPACTED, &row))?;
             let hash = hash_living_rows(&snapshot, compacted)?;

@@ -362,7 +362,7 @@ impl Engine for RocksEngine {
     type Batch<'a> = RocksBatch<'a>;
 
     fn snapshot(&self) -> RocksSnapshot<'_> {
-        RocksSnapshot { engine: self, snapshot: self.db.snapshot() }
+        RocksSnapshot { engine: self, snapshot: self.db.snapshot(), fills_cache: true }
     }
 
     fn load(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
@@ -435,6 +435,8 @@ impl Batch for RocksBatch<'_> {
 pub struct RocksSnapshot<'a> {
     engine: &'a RocksEngine,
     snapshot: rocksdb::Snapshot<'a>,
+    /// Whether the blocks that its cursors read are kept in the cache.
+    fills_cache: bool,
 }
 
 impl Snapshot for RocksSnapshot<'_> {
@@ -442,6 +444,11 @@ impl Snapshot for RocksSnapshot<'_> {
         = RocksCursor<'a>
     where
         Self: 'a;
+
+    fn in_bulk(mut self) -> Self {
+        self.fills_cache = false;
+        self
+    }
 
     fn load(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
         let value = self.snapshot.get_pinned_cf(self.engine.family(table), key);
@@ -451,6 +458,7 @@ impl Snapshot for RocksSnapshot<'_> {
 
     fn cursor(&self, table: Table, lower: &[u8], upper: Option<&[u8]>) -> RocksCursor<'_> {
         let mut options = ReadOptions::default();
+        options.fill_cache(self.fills_cache);
         options.set_iterate_lower_bound(lower);
         if let Some(upper) = upper {
             options.set_iterate_upper_bound(upper);

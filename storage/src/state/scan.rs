@@ -57,12 +57,21 @@ pub struct Scan<E: Engine = RocksEngine> {
     part: VecDeque<KeyValue>,
     complete: bool,
     limited: bool,
+    /// Whether the first part is read: a scan that has a second one would displace what others read again and again.
+    in_bulk: bool,
 }
 
 impl<E: Engine> Scan<E> {
     pub(crate) fn start(reader: StateReader<E>, options: ScanOptions) -> Result<Scan<E>, ReadError> {
-        let mut scan =
-            Scan { reader, left: options, revision: 0, part: VecDeque::new(), complete: false, limited: false };
+        let mut scan = Scan {
+            reader,
+            left: options,
+            revision: 0,
+            part: VecDeque::new(),
+            complete: false,
+            limited: false,
+            in_bulk: false,
+        };
         scan.read_part()?;
         Ok(scan)
     }
@@ -80,7 +89,7 @@ impl<E: Engine> Scan<E> {
     }
 
     fn read_part(&mut self) -> Result<(), ReadError> {
-        let Scan { reader, left, revision, part, complete, limited } = self;
+        let Scan { reader, left, revision, part, complete, limited, in_bulk } = self;
         let limit = left.limit.unwrap_or(u64::MAX);
         let pairs_max = usize::try_from(limit).unwrap_or(usize::MAX).min(PART_PAIRS_MAX);
         let (keys_only, filter) = (left.keys_only, left.filter);
@@ -88,7 +97,7 @@ impl<E: Engine> Scan<E> {
         // The first key that belongs to the next part.
         let mut next_key = None;
         let range = KeyRange { start: &left.start, end: left.end.as_deref() };
-        *revision = reader.walk(range, left.reverse, left.revision, &mut |key, header, record| {
+        *revision = reader.walk(range, left.reverse, left.revision, *in_bulk, &mut |key, header, record| {
             let is_wanted = filter.admits(header.mod_revision, header.create_revision);
             if (is_wanted && (part.len() >= pairs_max || bytes >= PART_BYTES)) || visited >= PART_VISITED_MAX {
                 next_key = Some(Bytes::copy_from_slice(key));
@@ -103,6 +112,7 @@ impl<E: Engine> Scan<E> {
             ControlFlow::Continue(())
         })?;
         left.revision = Some(*revision);
+        *in_bulk = true;
         *complete = next_key.is_none();
         // A part that ends for another reason leaves it open whether there is another pair: the next one finds out.
         let stopped_at_limit = part.len() >= pairs_max && visited < PART_VISITED_MAX;

@@ -1,0 +1,103 @@
+//! Large scans through the command line, and the memory that they take: of the node above what it has when idle, and of the program.
+
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on fails, and says what it met")]
+
+mod common;
+
+use bytes::Bytes;
+use client::Put;
+use common::{Cluster, eventually};
+use std::io::Read;
+use std::process::Stdio;
+
+const VALUE_BYTES: usize = 64 << 10;
+const WRITERS: usize = 16;
+/// What a node may take above its memory when idle, and the program altogether.
+const BOUND_MIB: u64 = 150;
+
+/// Bytes that do not compress, another row of them for each seed.
+fn noise(seed: u64) -> Bytes {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_be_bytes()
+    };
+    (0..VALUE_BYTES / 8).flat_map(|_| next()).collect()
+}
+
+/// A field of the kernel's status of a process, in KiB; `None` once it has ended.
+fn memory_kib(pid: u32, field: &str) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
+    line.trim().trim_end_matches(" kB").parse().ok()
+}
+
+async fn write(cluster: &Cluster, values: u64) {
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|writer| {
+            let client = cluster.client();
+            tokio::spawn(async move {
+                for number in (0..values).skip(writer).step_by(WRITERS) {
+                    client.put(Put::new(format!("k/{number:08}"), noise(number))).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.await.unwrap();
+    }
+}
+
+async fn scan_is_streamed(mib: u64) {
+    let mut cluster = Cluster::start(1).await;
+    let values = (mib << 20) / VALUE_BYTES as u64;
+    write(&cluster, values).await;
+    // A node that has just started holds nothing of what it will read.
+    cluster.nodes[0].stop();
+    cluster.start_all().await;
+    eventually("a first answer", || async { cluster.cli(&["get", "k/00000000"]).status.success().then_some(()) }).await;
+    let node = cluster.nodes[0].child.as_ref().unwrap().id();
+    let idle_kib = memory_kib(node, "VmRSS").unwrap();
+    // From here on, the peak is that of the scan.
+    std::fs::write(format!("/proc/{node}/clear_refs"), "5").unwrap();
+
+    let mut scan = cluster
+        .cli_at(&cluster.endpoints())
+        .args(["scan", "--prefix", "k/", "-o", "plain", "--timeout", "10m"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut output, mut block) = (scan.stdout.take().unwrap(), vec![0; 1 << 20]);
+    let (mut bytes, mut program_kib) = (0, 0);
+    loop {
+        let read = output.read(&mut block).unwrap();
+        program_kib = program_kib.max(memory_kib(scan.id(), "VmHWM").unwrap_or(0));
+        if read == 0 {
+            break;
+        }
+        bytes += read as u64;
+    }
+    assert!(scan.wait().unwrap().success());
+    let line_bytes = "k/00000000\t\n".len() + VALUE_BYTES;
+    assert_eq!(bytes, values * line_bytes as u64, "every pair is printed once");
+    let node_mib = memory_kib(node, "VmHWM").unwrap().saturating_sub(idle_kib) / 1024;
+    let program_mib = program_kib / 1024;
+    eprintln!(
+        "{mib} MiB scanned: the node took {node_mib} MiB above its {} MiB when idle, the program {program_mib} MiB",
+        idle_kib / 1024
+    );
+    assert!(node_mib <= BOUND_MIB && program_mib <= BOUND_MIB, "{BOUND_MIB} MiB are allowed for each");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scan_takes_little_memory() {
+    scan_is_streamed(256).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes: make test-long"]
+async fn a_scan_of_a_gibibyte_takes_little_memory() {
+    scan_is_streamed(1024).await;
+}
