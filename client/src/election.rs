@@ -10,10 +10,11 @@ use crate::error::Error;
 use crate::lease::{LeaseLoss, RevokedLease};
 use crate::line::{self, LineError, Place};
 use crate::lock::LOCK_TTL_DEFAULT;
-use crate::request::Put;
+use crate::request::{Put, Range};
 use crate::transaction::{Compare, Operation, Transaction};
 use crate::value::KeyValue;
 use crate::waiting::Pauses;
+use crate::watch::{Watch, WatchStream};
 use bytes::Bytes;
 use std::time::Duration;
 
@@ -99,6 +100,8 @@ pub struct Leadership {
 pub struct Observer {
     client: Client,
     prefix: Bytes,
+    /// Tells when to look again; none before the first look, and after one that ended.
+    watch: Option<WatchStream>,
     /// What was told last; nothing yet at the beginning.
     told: Option<Option<Elected>>,
 }
@@ -154,7 +157,7 @@ impl Client {
     /// # Errors
     /// [`Error::Invalid`] when the name is empty.
     pub fn observe(&self, name: impl Into<Bytes>) -> Result<Observer, Error> {
-        Ok(Observer { client: self.clone(), prefix: line::prefix_of(&name.into())?, told: None })
+        Ok(Observer { client: self.clone(), prefix: line::prefix_of(&name.into())?, watch: None, told: None })
     }
 }
 
@@ -212,12 +215,22 @@ impl Observer {
     pub async fn next(&mut self) -> Result<Option<Elected>, Error> {
         let mut pauses = Pauses::default();
         loop {
-            match line::first(&self.client, &self.prefix).await {
-                Ok(first) => {
-                    let elected = first.map(Elected::from);
+            match self.look().await {
+                Ok(elected) => {
                     if self.told.as_ref() != Some(&elected) {
                         self.told = Some(elected.clone());
                         return Ok(elected);
+                    }
+                    pauses = Pauses::default();
+                    match self.watch.as_mut().expect("whoever looks watches").next().await {
+                        Ok(_) => continue,
+                        Err(error) => {
+                            self.watch = None;
+                            if !matches!(error, Error::CompactedRevision { .. }) && !line::is_passing(&error) {
+                                return Err(error);
+                            }
+                            tracing::debug!(%error, "observing begins again");
+                        }
                     }
                 }
                 Err(error) if line::is_passing(&error) => tracing::debug!(%error, "observing goes on"),
@@ -225,5 +238,13 @@ impl Observer {
             }
             pauses.pause().await;
         }
+    }
+
+    /// Who leads, with a watch under way that tells of what comes after.
+    async fn look(&mut self) -> Result<Option<Elected>, Error> {
+        if self.watch.is_none() {
+            self.watch = Some(self.client.watch(Watch::range(Range::prefix(self.prefix.clone()))).await?);
+        }
+        Ok(line::first(&self.client, &self.prefix).await?.map(Elected::from))
     }
 }

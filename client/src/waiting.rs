@@ -1,20 +1,18 @@
-//! Waiting for what others do to keys.
-//!
-//! The one place that knows how: by reading again and again, at an interval that grows to half a second. Each read is linearizable, so
-//! nothing is missed that lasts; what comes and goes between two reads is not seen, and none of the callers needs it to be.
+//! Waiting for what others do to keys: by a watch, and by a pause where something has to be tried again.
 
 use crate::client::Client;
 use crate::error::Error;
 use crate::request::Get;
+use crate::watch::Watch;
 use bytes::Bytes;
 use std::time::Duration;
 
-/// The first pause between two reads.
+/// The first pause between two attempts.
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
 /// The longest.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 
-/// The pauses between two reads: doubling, each between half and the whole, so that those who wait for the same do not come together.
+/// The pauses between two attempts: doubling, each between half and the whole, so that those who wait for the same do not come together.
 pub(crate) struct Pauses {
     whole: Duration,
 }
@@ -35,17 +33,22 @@ impl Pauses {
 }
 
 /// Returns when the key that was created at `create_revision` is deleted; at once if it is already, or if another has been created in its
-/// place.
+/// place. May return early: whoever waits looks again.
 ///
 /// # Errors
-/// When a read fails: it may be called again.
+/// When the watch cannot begin or the key cannot be read: it may be called again.
 pub(crate) async fn wait_for_deletion(client: &Client, key: &Bytes, create_revision: u64) -> Result<(), Error> {
-    let mut pauses = Pauses::default();
+    // The watch comes first: what is deleted before the read is seen by the read, and what is deleted after it by the watch.
+    let mut deletes = client.watch(Watch::key(key.clone()).no_puts()).await?;
+    let found = client.get(Get::new(key.clone())).await?;
+    if found.kv.is_none_or(|kv| kv.create_revision != create_revision) {
+        return Ok(());
+    }
     loop {
-        let found = client.get(Get::new(key.clone())).await?;
-        if found.kv.is_none_or(|kv| kv.create_revision != create_revision) {
-            return Ok(());
+        match deletes.next().await {
+            Ok(batch) if batch.events.is_empty() => {}
+            Ok(_) | Err(Error::CompactedRevision { .. }) => return Ok(()),
+            Err(error) => return Err(error),
         }
-        pauses.pause().await;
     }
 }

@@ -1,6 +1,6 @@
 //! Compaction with real processes: what can be read afterwards, that its space comes back on every node, and that the leader does it by itself.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on fails, and says what it met")]
 
 mod common;
 
@@ -8,7 +8,11 @@ use bytes::Bytes;
 use client::{Delete, Error, Get, Put, Range};
 use common::{Cluster, eventually, stderr};
 use raftkv::config::FILE_NAME;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 use storage::state::FORMAT_WITH_TRANSACTIONS;
+use tokio::task::JoinHandle;
 
 /// Nodes with further lines under `[cluster]`, once every one of them knows how to compact.
 async fn start_with(count: u16, lines: &str) -> Cluster {
@@ -109,4 +113,122 @@ async fn a_full_store_takes_data_again_once_it_was_deleted_and_compacted() {
     }
     assert_eq!(client.compact(last).await.unwrap(), last);
     eventually("room", || async { client.put(("small", "v")).await.ok() }).await;
+}
+
+/// Puts at a steady rate, and how long each took.
+struct SteadyWrites {
+    times: Arc<Mutex<Vec<Duration>>>,
+    writers: Vec<JoinHandle<()>>,
+}
+
+impl SteadyWrites {
+    const WRITERS: u64 = 16;
+    /// Of each writer: a thousand puts a second altogether.
+    const INTERVAL: Duration = Duration::from_millis(Self::WRITERS);
+
+    fn begin(cluster: &Cluster) -> SteadyWrites {
+        let times = Arc::new(Mutex::new(Vec::new()));
+        let client = cluster.client();
+        let writer = |writer: u64| {
+            let (client, times) = (client.clone(), Arc::clone(&times));
+            tokio::spawn(async move {
+                let mut tick = tokio::time::interval(SteadyWrites::INTERVAL);
+                tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+                for number in 0_u64.. {
+                    tick.tick().await;
+                    let begun = Instant::now();
+                    client.put((format!("steady/{writer}/{}", number % 64), "value")).await.unwrap();
+                    times.lock().unwrap().push(begun.elapsed());
+                }
+            })
+        };
+        SteadyWrites { times: Arc::clone(&times), writers: (0..Self::WRITERS).map(writer).collect() }
+    }
+
+    /// How many there were since the last time this was asked, and the time that 99 of 100 took at most.
+    fn p99(&self) -> (usize, Duration) {
+        let mut times = std::mem::take(&mut *self.times.lock().unwrap());
+        times.sort();
+        (times.len(), times[times.len() * 99 / 100])
+    }
+
+    async fn end(self) {
+        for writer in self.writers {
+            writer.abort();
+            // An error is either the end that was asked for, or a put that failed.
+            if let Err(error) = writer.await {
+                assert!(error.is_cancelled(), "{error}");
+            }
+        }
+    }
+}
+
+fn from_environment(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+}
+
+/// Puts of a thousand keys, as many at once as the nodes take.
+async fn write_revisions(cluster: &Cluster, revisions: u64) -> u64 {
+    const WRITERS: u64 = 512;
+    let (next, newest) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let clients: Vec<client::Client> = (0..4).map(|_| cluster.client()).collect();
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|writer| {
+            let client = clients[usize::try_from(writer).unwrap() % clients.len()].clone();
+            let (next, newest) = (Arc::clone(&next), Arc::clone(&newest));
+            tokio::spawn(async move {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= revisions {
+                        return;
+                    }
+                    let put = Put::new(format!("key/{:03}", number % 1_000), noise(number + 1, 96));
+                    newest.fetch_max(client.put(put).await.unwrap().revision, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    newest.load(Ordering::Relaxed)
+}
+
+/// `RAFTKV_REVISIONS` and `RAFTKV_NODES` say how many.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes half an hour: make test-long"]
+async fn a_large_compaction_hardly_slows_writes_and_gives_the_space_back() {
+    let nodes = u16::try_from(from_environment("RAFTKV_NODES", 3)).unwrap();
+    let cluster = start_with(nodes, "").await;
+    let begun = Instant::now();
+    let newest = write_revisions(&cluster, from_environment("RAFTKV_REVISIONS", 10_000_000)).await;
+    eprintln!("{newest} revisions in {:?}", begun.elapsed());
+
+    let writes = SteadyWrites::begin(&cluster);
+    // What the load left to do in the background is not the compaction's.
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    writes.p99();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let (count_before, before) = writes.p99();
+    let mut full = Vec::new();
+    for node in &cluster.nodes {
+        full.push(node.status().await.unwrap().state_bytes);
+    }
+
+    let compacting = Instant::now();
+    cluster.client().compact(newest).await.unwrap();
+    let deadline = Instant::now() + Duration::from_secs(900);
+    for (node, full) in cluster.nodes.iter().zip(&full) {
+        while node.status().await.is_none_or(|status| status.state_bytes > full / 4) {
+            assert!(Instant::now() < deadline, "the state of {} does not shrink to a quarter of {full}", node.name);
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+    let took = compacting.elapsed();
+    let (count_during, during) = writes.p99();
+    writes.end().await;
+    eprintln!(
+        "p99 of {count_before} puts before: {before:?}, of {count_during} during the compaction of {full:?} bytes, which took {took:?}: {during:?}"
+    );
+    assert!(during <= before * 2, "p99 {before:?} before, {during:?} during");
 }
