@@ -207,15 +207,18 @@ fn asked_for(edits: &[MemberEdit]) -> MembershipChange {
     MembershipChange { roles: edits.iter().map(role).collect(), context: None }
 }
 
-/// Who voted before it lost its log votes again as soon as it is repaired.
+/// Who voted before it lost its log votes again as soon as it is repaired, whichever of them comes first.
 fn add_repaired(memberships: &mut Vec<Membership>) {
-    for membership in memberships.clone() {
-        let mut repaired = membership.left();
+    let mut next = 0;
+    while next < memberships.len() {
+        let membership = memberships[next].clone();
         for repair in membership.repairs() {
-            repaired = repaired.with_repair_done(repair.node).expect("it is under repair").left();
+            let left = membership.left();
+            let repaired = left.with_repair_done(repair.node).expect("it is under repair").left();
+            if !memberships.contains(&repaired) {
+                memberships.push(repaired);
+            }
         }
-        if !memberships.contains(&repaired) {
-            memberships.push(repaired);
-        }
+        next += 1;
     }
 }
