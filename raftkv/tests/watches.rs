@@ -4,7 +4,7 @@
 
 mod common;
 
-use client::{Client, Error, KeyValue, Put, Range, Watch, WatchEvent, WatchStream};
+use client::{Client, Error, KeyValue, Put, Range, Watch, WatchBatch, WatchEvent, WatchStream};
 use common::{Cluster, DEADLINE, TestNode};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -12,11 +12,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use transport::proto::client as wire;
 
+async fn soon(watch: &mut WatchStream) -> WatchBatch {
+    tokio::time::timeout(DEADLINE, watch.next()).await.expect("the watch goes on").unwrap()
+}
+
 /// Every event of a watch up to and including a revision.
 async fn events_through(watch: &mut WatchStream, revision: u64) -> Vec<WatchEvent> {
     let (mut events, mut through) = (Vec::new(), 0);
     while through < revision {
-        let batch = tokio::time::timeout(DEADLINE, watch.next()).await.expect("the watch goes on").unwrap();
+        let batch = soon(watch).await;
         assert!(batch.revision > through, "a batch through {} after {through}", batch.revision);
         assert!(batch.events.iter().all(|event| event.revision() <= batch.revision && event.revision() > through));
         through = batch.revision;
@@ -212,7 +216,7 @@ async fn a_watch_begins_behind_what_was_acknowledged_and_filters() {
     client.delete(client::Delete::range(Range::all())).await.unwrap();
     client.put(("a", "2")).await.unwrap();
     let last = client.put(("a", "3")).await.unwrap();
-    let batch = deletes.next().await.unwrap();
+    let batch = soon(&mut deletes).await;
     let deleted: Vec<(&[u8], u64)> = batch.events.iter().map(|event| (&event.key()[..], event.revision())).collect();
     let revision = put.revision + 1;
     assert_eq!(deleted, [(&b"a"[..], revision), (b"b", revision)], "a revision comes whole");
@@ -225,7 +229,7 @@ async fn a_watch_begins_behind_what_was_acknowledged_and_filters() {
         })
         .collect();
     assert_eq!(values, ["a=1", "b=1", "a=2", "a=3"]);
-    assert_eq!(later.next().await.unwrap().events[0].revision(), last.revision);
+    assert_eq!(soon(&mut later).await.events[0].revision(), last.revision);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -285,7 +289,7 @@ fn resident_kib(pid: u32) -> u64 {
 async fn follow(mut watch: WatchStream, first: u64, count: u64) {
     let mut next = first;
     while next < first + count {
-        let batch = watch.next().await.unwrap();
+        let batch = soon(&mut watch).await;
         for event in &batch.events {
             assert_eq!(event.revision(), next, "an event is missing, twice or out of order");
             assert!(event.key().starts_with(b"k/"));
