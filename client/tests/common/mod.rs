@@ -143,9 +143,20 @@ impl ClientService for Script {
         });
     }
 
-    fn watch(&self, _client: &Identity, _request: wire::WatchRequest, responder: transport::WatchResponder) {
-        // The watches of clients have a test file of their own.
-        drop(responder);
+    /// Says over and over that something was deleted, so whoever waits for that looks again. What watches themselves do has a test file of its own.
+    fn watch(&self, _client: &Identity, _request: wire::WatchRequest, mut responder: transport::WatchResponder) {
+        tokio::spawn(async move {
+            let mut revision = header().revision;
+            let mut sent = responder.send(responder.reply(revision, [].iter(), false)).await;
+            while sent.is_ok() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                revision += 1;
+                let kv = wire::KeyValue { mod_revision: revision, ..wire::KeyValue::default() };
+                let event = wire::WatchEvent { deleted: true, kv: Some(kv), previous: None };
+                let event = transport::EncodedWatchEvent::new(event);
+                sent = responder.send(responder.reply(revision, [event].iter(), false)).await;
+            }
+        });
     }
 }
 
