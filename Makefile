@@ -33,7 +33,7 @@ test: build ## Run every test
 	@scripts/test
 
 test-long: build ## Run the tests that take minutes
-	cargo test --locked --release --workspace --test watches --test etcd --test streaming --test compaction -- --ignored --nocapture --test-threads 1
+	cargo test --locked --release --workspace --no-fail-fast --test watches --test etcd --test streaming --test compaction -- --ignored --nocapture --test-threads 1
 
 SEEDS ?= 1000
 sim: toolchain ## Run the simulator on SEEDS seeds from SEED on, or from a random one; with SEED alone, that one with its trace

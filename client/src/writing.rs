@@ -210,24 +210,8 @@ fn not_sent(error: Error) -> Error {
 }
 
 /// The request under its number.
-fn in_session(request: Request, call: wire::SessionCall) -> Request {
-    let session = Some(call);
-    match request {
-        Request::Put(put) => Request::Put(wire::PutRequest { session, ..put }),
-        Request::Delete(delete) => Request::Delete(wire::DeleteRequest { session, ..delete }),
-        Request::Transaction(transaction) => Request::Transaction(wire::TransactionRequest { session, ..transaction }),
-        Request::LeaseGrant(grant) => Request::LeaseGrant(wire::LeaseGrantRequest { session, ..grant }),
-        Request::LeaseRevoke(revoke) => Request::LeaseRevoke(wire::LeaseRevokeRequest { session, ..revoke }),
-        Request::Get(_)
-        | Request::Status(_)
-        | Request::MemberChange(_)
-        | Request::NodeConfig(_)
-        | Request::LeaderTransfer(_)
-        | Request::LeaseKeepAlive(_)
-        | Request::LeaseShow(_)
-        | Request::LeaseList(_)
-        | Request::SessionOpen(_)
-        | Request::SessionClose(_)
-        | Request::Compact(_) => unreachable!("only writes that a session can number are sent in one"),
-    }
+fn in_session(mut request: Request, call: wire::SessionCall) -> Request {
+    let session = request.session_mut().expect("only writes that a session can number are sent in one");
+    *session = Some(call);
+    request
 }

@@ -103,6 +103,25 @@ pub(crate) struct Globals {
     pub(crate) session: Option<Arc<Session>>,
 }
 
+#[cfg(test)]
+impl Globals {
+    /// Endpoints and nothing else.
+    pub(crate) fn of(endpoints: &[&str]) -> Globals {
+        Globals {
+            endpoints: endpoints.iter().map(|endpoint| (*endpoint).to_owned()).collect(),
+            ca: None,
+            cert: None,
+            key: None,
+            context: None,
+            timeout: Duration::from_secs(1),
+            output: None,
+            verbose: false,
+            given: Given::default(),
+            session: None,
+        }
+    }
+}
+
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {

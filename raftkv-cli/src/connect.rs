@@ -80,27 +80,10 @@ fn build_failure(error: &BuildError) -> Failure {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
-    use crate::settings::Given;
-    use std::time::Duration;
-
-    fn globals(endpoints: &[&str]) -> Globals {
-        Globals {
-            endpoints: endpoints.iter().map(|endpoint| (*endpoint).to_owned()).collect(),
-            ca: None,
-            cert: None,
-            key: None,
-            context: None,
-            timeout: Duration::from_secs(1),
-            output: None,
-            verbose: false,
-            given: Given::default(),
-            session: None,
-        }
-    }
 
     #[test]
     fn no_endpoint_is_a_usage_error_that_names_the_variable() {
-        for none in [globals(&[]), globals(&[""]), globals(&[" "])] {
+        for none in [Globals::of(&[]), Globals::of(&[""]), Globals::of(&[" "])] {
             let failure = client(&none).unwrap_err();
             assert_eq!(failure.code, Code::Usage);
             let text = failure.to_string();
@@ -110,7 +93,7 @@ mod tests {
 
     #[test]
     fn no_certificate_is_a_matter_of_permission() {
-        let mut globals = globals(&["n1:1"]);
+        let mut globals = Globals::of(&["n1:1"]);
         let failure = client(&globals).unwrap_err();
         assert_eq!((failure.code, failure.endpoint.as_deref()), (Code::Permission, Some("n1:1")));
         assert!(failure.cause.contains("RAFTKV_CA"), "{failure}");
@@ -122,7 +105,7 @@ mod tests {
     #[test]
     fn an_unreadable_certificate_is_named() {
         let missing = || Some(PathBuf::from("/nonexistent/raftkv.pem"));
-        let globals = Globals { ca: missing(), cert: missing(), key: missing(), ..globals(&["n1:1"]) };
+        let globals = Globals { ca: missing(), cert: missing(), key: missing(), ..Globals::of(&["n1:1"]) };
         let failure = client(&globals).unwrap_err();
         assert_eq!(failure.code, Code::Permission);
         assert!(failure.cause.contains("/nonexistent/raftkv.pem"), "{failure}");

@@ -148,21 +148,6 @@ mod tests {
     use std::collections::BTreeMap;
     use std::time::Duration;
 
-    fn globals(endpoints: &[&str]) -> Globals {
-        Globals {
-            endpoints: endpoints.iter().map(|endpoint| (*endpoint).to_owned()).collect(),
-            ca: None,
-            cert: None,
-            key: None,
-            context: None,
-            timeout: Duration::from_secs(1),
-            output: None,
-            verbose: false,
-            given: Given::default(),
-            session: None,
-        }
-    }
-
     fn contexts() -> Contexts {
         let context = |name: &str| Context {
             endpoints: vec![format!("{name}:7420")],
@@ -177,16 +162,17 @@ mod tests {
 
     #[test]
     fn the_current_context_fills_in_what_is_left_open() {
-        let filled = fill_in(Globals { ca: Some("/own/ca.crt".into()), ..globals(&[" "]) }, &contexts()).unwrap();
+        let filled = fill_in(Globals { ca: Some("/own/ca.crt".into()), ..Globals::of(&[" "]) }, &contexts()).unwrap();
         assert_eq!((filled.endpoints[0].as_str(), filled.context.as_deref()), ("prod:7420", Some("prod")));
         assert_eq!((filled.ca.unwrap(), filled.key.unwrap()), ("/own/ca.crt".into(), "/prod/client.key".into()));
-        let own = fill_in(globals(&["n1:1"]), &contexts()).unwrap();
+        let own = fill_in(Globals::of(&["n1:1"]), &contexts()).unwrap();
         assert_eq!((own.endpoints[0].as_str(), own.context), ("n1:1", None));
     }
 
     #[test]
     fn a_context_named_by_flag_wins_over_the_environment_and_not_over_other_flags() {
-        let mut named = Globals { context: Some("test".into()), ca: Some("/env/ca.crt".into()), ..globals(&["env:1"]) };
+        let mut named =
+            Globals { context: Some("test".into()), ca: Some("/env/ca.crt".into()), ..Globals::of(&["env:1"]) };
         named.given = Given { context: true, ..Given::default() };
         let filled = fill_in(without_environment(named.clone()), &contexts()).unwrap();
         assert_eq!((filled.endpoints[0].as_str(), filled.ca.unwrap()), ("test:7420", "/test/ca.crt".into()));
@@ -197,15 +183,15 @@ mod tests {
 
     #[test]
     fn an_unknown_context_is_a_usage_error_that_names_the_known_ones() {
-        let failure = fill_in(Globals { context: Some("pord".into()), ..globals(&[]) }, &contexts()).unwrap_err();
+        let failure = fill_in(Globals { context: Some("pord".into()), ..Globals::of(&[]) }, &contexts()).unwrap_err();
         assert_eq!(failure.code, Code::Usage);
         assert!(failure.to_string().contains("did you mean `prod`?"), "{failure}");
     }
 
     #[test]
     fn a_line_of_the_shell_keeps_the_settings_of_the_session_but_for_its_own_flags() {
-        let session = Globals { key: Some("/session/key".into()), ..globals(&["session:1"]) };
-        let mut line = Globals { timeout: Duration::from_secs(9), ..globals(&["env:1"]) };
+        let session = Globals { key: Some("/session/key".into()), ..Globals::of(&["session:1"]) };
+        let mut line = Globals { timeout: Duration::from_secs(9), ..Globals::of(&["env:1"]) };
         let merged = of_line(&session, line.clone());
         assert_eq!((merged.endpoints[0].as_str(), merged.timeout), ("session:1", Duration::from_secs(1)));
         line.given = Given { timeout: true, endpoints: true, ..Given::default() };

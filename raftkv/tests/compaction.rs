@@ -196,7 +196,7 @@ async fn write_revisions(cluster: &Cluster, revisions: u64) -> u64 {
 
 /// `RAFTKV_REVISIONS` and `RAFTKV_NODES` say how many.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes half an hour: make test-long"]
+#[ignore = "takes minutes: make test-long"]
 async fn a_large_compaction_hardly_slows_writes_and_gives_the_space_back() {
     let nodes = u16::try_from(from_environment("RAFTKV_NODES", 3)).unwrap();
     let cluster = start_with(nodes, "").await;

@@ -25,7 +25,7 @@ impl Ask {
         match self {
             Ask::Call(Request::SessionOpen(_)) => Purpose::OpenSession,
             // In a session, or of no harm when it comes twice.
-            Ask::Call(request) if session_of(request).is_some() => Purpose::RepeatableWrite,
+            Ask::Call(request) if request.session().is_some() => Purpose::RepeatableWrite,
             Ask::Call(Request::LeaseKeepAlive(_) | Request::Compact(_)) => Purpose::RepeatableWrite,
             Ask::Call(request) if request.is_write() => Purpose::Write,
             Ask::Call(Request::Get(get)) if get.level() == wire::ReadLevel::Lease => Purpose::LeaseRead,
@@ -292,50 +292,6 @@ impl Workload {
             value.resize(usize::try_from(length).expect("short"), b'.');
         }
         value.into()
-    }
-}
-
-/// In which session a request comes.
-pub(crate) fn session_of(request: &Request) -> Option<wire::SessionCall> {
-    match request {
-        Request::Put(put) => put.session,
-        Request::Delete(delete) => delete.session,
-        Request::Transaction(transaction) => transaction.session,
-        Request::LeaseGrant(grant) => grant.session,
-        Request::LeaseRevoke(revoke) => revoke.session,
-        Request::Get(_)
-        | Request::Status(_)
-        | Request::MemberChange(_)
-        | Request::NodeConfig(_)
-        | Request::LeaderTransfer(_)
-        | Request::LeaseKeepAlive(_)
-        | Request::LeaseShow(_)
-        | Request::LeaseList(_)
-        | Request::SessionOpen(_)
-        | Request::SessionClose(_)
-        | Request::Compact(_) => None,
-    }
-}
-
-/// Where a request's session goes, if it can come in one.
-pub(crate) fn session_place(request: &mut Request) -> Option<&mut Option<wire::SessionCall>> {
-    match request {
-        Request::Put(put) => Some(&mut put.session),
-        Request::Delete(delete) => Some(&mut delete.session),
-        Request::Transaction(transaction) => Some(&mut transaction.session),
-        Request::LeaseGrant(grant) => Some(&mut grant.session),
-        Request::LeaseRevoke(revoke) => Some(&mut revoke.session),
-        Request::Get(_)
-        | Request::Status(_)
-        | Request::MemberChange(_)
-        | Request::NodeConfig(_)
-        | Request::LeaderTransfer(_)
-        | Request::LeaseKeepAlive(_)
-        | Request::LeaseShow(_)
-        | Request::LeaseList(_)
-        | Request::SessionOpen(_)
-        | Request::SessionClose(_)
-        | Request::Compact(_) => None,
     }
 }
 

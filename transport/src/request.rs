@@ -159,6 +159,51 @@ impl Request {
         }
     }
 
+    /// Where it says in which session it comes; `None` if no session can number it.
+    pub fn session_mut(&mut self) -> Option<&mut Option<wire::SessionCall>> {
+        match self {
+            Request::Put(request) => Some(&mut request.session),
+            Request::Delete(request) => Some(&mut request.session),
+            Request::Transaction(request) => Some(&mut request.session),
+            Request::LeaseGrant(request) => Some(&mut request.session),
+            Request::LeaseRevoke(request) => Some(&mut request.session),
+            Request::Get(_)
+            | Request::Status(_)
+            | Request::MemberChange(_)
+            | Request::NodeConfig(_)
+            | Request::LeaderTransfer(_)
+            | Request::LeaseKeepAlive(_)
+            | Request::LeaseShow(_)
+            | Request::LeaseList(_)
+            | Request::SessionOpen(_)
+            | Request::SessionClose(_)
+            | Request::Compact(_) => None,
+        }
+    }
+
+    /// In which session it comes, and under which number; `None`: in none.
+    #[must_use]
+    pub fn session(&self) -> Option<wire::SessionCall> {
+        match self {
+            Request::Put(request) => request.session,
+            Request::Delete(request) => request.session,
+            Request::Transaction(request) => request.session,
+            Request::LeaseGrant(request) => request.session,
+            Request::LeaseRevoke(request) => request.session,
+            Request::Get(_)
+            | Request::Status(_)
+            | Request::MemberChange(_)
+            | Request::NodeConfig(_)
+            | Request::LeaderTransfer(_)
+            | Request::LeaseKeepAlive(_)
+            | Request::LeaseShow(_)
+            | Request::LeaseList(_)
+            | Request::SessionOpen(_)
+            | Request::SessionClose(_)
+            | Request::Compact(_) => None,
+        }
+    }
+
     pub(crate) fn decode(frame: Frame) -> Result<Request, BodyError> {
         Ok(match frame.kind {
             kind::PUT => Request::Put(wire::PutRequest::decode(frame.body)?),

@@ -168,34 +168,12 @@ impl Script {
     /// The numbers under which writes came: session, number, and the lowest that is still wanted.
     pub fn numbers(&self) -> Vec<(u64, u64, u64)> {
         let seen = self.seen.lock().unwrap();
-        let calls = seen.iter().filter_map(session_call);
+        let calls = seen.iter().filter_map(Request::session);
         calls.map(|call| (call.session, call.sequence, call.oldest)).collect()
     }
 
     pub fn requests(&self) -> usize {
         self.seen.lock().unwrap().len()
-    }
-}
-
-/// The session that a request came in.
-pub fn session_call(request: &Request) -> Option<&wire::SessionCall> {
-    match request {
-        Request::Put(put) => put.session.as_ref(),
-        Request::Delete(delete) => delete.session.as_ref(),
-        Request::Transaction(transaction) => transaction.session.as_ref(),
-        Request::LeaseGrant(grant) => grant.session.as_ref(),
-        Request::LeaseRevoke(revoke) => revoke.session.as_ref(),
-        Request::Get(_)
-        | Request::Status(_)
-        | Request::MemberChange(_)
-        | Request::NodeConfig(_)
-        | Request::LeaderTransfer(_)
-        | Request::LeaseKeepAlive(_)
-        | Request::LeaseShow(_)
-        | Request::LeaseList(_)
-        | Request::SessionOpen(_)
-        | Request::SessionClose(_)
-        | Request::Compact(_) => None,
     }
 }
 

@@ -223,7 +223,7 @@ impl Operation {
     /// What its command is known by, if it goes through the log.
     fn kind(&self) -> Option<Kind> {
         let Ask::Call(request) = &self.ask else { return None };
-        let session = crate::workload::session_of(request);
+        let session = request.session();
         if let Some(call) = session {
             return Some(Kind::InSession { session: call.session, sequence: call.sequence });
         }
