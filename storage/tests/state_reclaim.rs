@@ -202,6 +202,8 @@ fn what_was_deleted_gives_its_space_back_too() {
 }
 
 const REVISIONS: u64 = 1_000_000;
+/// Written during the reclaiming at most, so that what is kept stays small beside what goes, however long that takes.
+const WRITTEN_MAX: u64 = 250_000;
 const KEYS: u64 = 50;
 const VALUE_BYTES: usize = 100;
 
@@ -272,7 +274,7 @@ fn the_directory_shrinks_while_reads_and_writes_go_on() {
         });
         let writer = scope.spawn(|| {
             // Writes are never held up: RocksDB's own sign of it.
-            while !done.load(Ordering::Relaxed) {
+            while !done.load(Ordering::Relaxed) && machine.revision() < REVISIONS + WRITTEN_MAX {
                 let next = machine.revision() + 500;
                 write_up_to(&mut machine, next);
                 assert!(!machine.statistics().unwrap().write_stopped);
@@ -286,8 +288,13 @@ fn the_directory_shrinks_while_reads_and_writes_go_on() {
         assert!(written > 0, "writes went on");
     });
     let left = directory_bytes(&path);
-    assert!(left * 2 < full, "{full} bytes before, {left} after");
+    // Twice what is kept takes, for what RocksDB has yet to merge, and a quarter besides: less than before, whatever was written meanwhile.
     let kept = machine.revision() - compacted;
+    let allowed = full / 4 + 2 * full * kept / REVISIONS;
+    assert!(
+        left < allowed && allowed < full,
+        "{full} bytes before, {left} after, {allowed} allowed for {kept} revisions"
+    );
     let history = rows(&reader, Table::History) as u64;
     assert!(history <= kept, "{history} rows of history for {kept} revisions");
 }
