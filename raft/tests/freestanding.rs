@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use std::{env, fs};
 
 fn package() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("freestanding")
+    PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the test")).join("freestanding")
 }
 
 /// Builds the program, in a target directory of its own, and returns where it is.

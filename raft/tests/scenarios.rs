@@ -32,8 +32,13 @@ const SCENARIOS_MIN: usize = 90;
 
 const REPEAT: &str = "UPDATE=1 cargo test --locked --release -p raftkv-raft --test scenarios";
 
+/// This package, in the checkout that the test is run in, which need not be the one that it was compiled in.
+fn package() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the test").into()
+}
+
 fn folder() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios")
+    package().join("tests/scenarios")
 }
 
 /// The scenarios, by name.
