@@ -1,7 +1,7 @@
 //! The space thread: how much room the state takes, and giving back what compaction has made dead.
 //!
-//! It tells the driver once a second (`driver/quota.rs`, `driver/compaction.rs`), and takes the next step of the reclaimer, which may take a second
-//! or two. After a step it rests for as long as that took, so that at most half of one of RocksDB's threads works on what is not urgent.
+//! It tells the driver once a second (`driver/quota.rs`, `driver/compaction.rs`), and takes the next step of the reclaimer, which may take some
+//! tenths of a second, and rests as long as that says.
 
 use crate::driver::{Input, SpaceSample};
 use crate::failure::{FailureReporter, FatalError};
@@ -29,7 +29,7 @@ pub(crate) fn run(shared: &Arc<SharedState>, stop: &Receiver<Infallible>, driver
         drop(reader);
         let rest = match stepped {
             Ok(Reclaimed::Nothing | Reclaimed::Later) => SAMPLE_INTERVAL,
-            Ok(Reclaimed::Step { took }) => took.min(SAMPLE_INTERVAL),
+            Ok(Reclaimed::Step { rest }) => rest.min(SAMPLE_INTERVAL),
             Err(error) => return failures.report(FatalError::State(error)),
         };
         match stop.recv_timeout(rest) {

@@ -4,7 +4,7 @@
 //! `changes` before C. So nothing has to be looked up to drop it, and RocksDB does so by the way, with a filter, whenever it merges files. Rows
 //! that lie at the bottom are merged again only if something new comes above them; for those a [`Reclaimer`] goes through the tables.
 //!
-//! - Files of `changes` fill up in the order of revisions. They are dropped as a whole, unread, and what is left of them is one file's worth.
+//! - Files of `changes` fill up in the order of revisions. They are dropped as a whole, unread, some at a time, and what is left of them is one file's worth.
 //! - `history` is rewritten a span of keys at a time, dead rows left out. It costs writing the living once more, so it begins when at least a third
 //!   of the revisions kept is dead, or an hour after the last time. `current` goes along where many keys were deleted.
 //!
@@ -12,8 +12,9 @@
 //! holes where it believes it can read. Then readers refuse what is before it, and look at it again after they have read. Only then may rows be
 //! dropped ([`Engine::let_go`]). A snapshot of RocksDB does not protect dead rows, which is why readers look twice.
 //!
-//! **What makes it harmless** is that each step is small, that the caller rests in between for as long as the step took, and that a step is not begun while
-//! RocksDB is behind with what it has to do anyway. Manual compactions run beside the automatic ones, in the same few threads.
+//! **What makes it harmless** is that each step is small, that the caller rests in between, a second or three times what the step took, that a step is not begun while
+//! RocksDB is behind with what it has to do anyway, and that files are small and handed to the disk evenly (`rocks`): what the writes that go on would feel is not the
+//! processor's time but an fsync of the log that waits for the disk. So 16 MiB go in a second, and more only where that would take over half an hour. Manual compactions run beside the automatic ones, in the same few threads.
 //!
 //! Absent: a bound on how long dead rows stay in files that nothing is written to, other than the hour; knowledge of which spans have dead rows, so
 //! a pass rewrites those without any too.
@@ -33,8 +34,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Bytes of the bottom level that one step rewrites, about: one to two seconds of one thread.
-const STEP_BYTES: u64 = 64 << 20;
+/// Bytes that one step rewrites or drops, about: some tenths of a second of one thread.
+const STEP_BYTES: u64 = 8 << 20;
+/// The rest after a step, in times of what the step took, at least.
+const REST: u32 = 3;
+/// From one step to the next, unless there are too many: then less.
+const STEP_INTERVAL: Duration = Duration::from_millis(500);
+/// What the rests of all steps that are planned together come to, at most, but for [`REST`].
+const RESTS_MAX: Duration = Duration::from_secs(1800);
+/// A step that took less has found nothing to do.
+const STEP_MIN: Duration = Duration::from_millis(1);
 /// A table of up to this size is gone through whenever anything in it may be dead.
 const SMALL_TABLE_BYTES: u64 = 64 << 20;
 /// The least time between two flushes for the sake of compaction.
@@ -120,15 +129,17 @@ pub enum Reclaimed {
     Later,
     /// Something was done, and there may be more.
     Step {
-        /// How long it took: rest as long.
-        took: Duration,
+        /// How long to wait before the next one.
+        rest: Duration,
     },
 }
 
 /// One thing to do.
 #[derive(Debug)]
 enum Step {
-    /// Drop files of `changes`, and merge what is left of them.
+    /// Drop the files of `changes` up to a key of it, all of which are dead.
+    DropChanges(Vec<u8>),
+    /// Drop the last ones, and merge what is left of `changes`.
     Changes,
     /// Rewrite a span of a table.
     Rewrite(Table, KeySpan),
@@ -140,6 +151,8 @@ pub struct Reclaimer {
     /// The database it knows. After a switch to a snapshot it is another one.
     directory: PathBuf,
     steps: VecDeque<Step>,
+    /// How long to rest after each of them.
+    spacing: Duration,
     /// When it last made compaction durable.
     flushed_at: Option<Instant>,
     /// Up to where `changes` is given back.
@@ -178,13 +191,14 @@ impl Reclaimer {
         Reclaimer {
             directory: PathBuf::new(),
             steps: VecDeque::new(),
+            spacing: STEP_INTERVAL,
             flushed_at: None,
             changes_given_back: 0,
             pass: Pass { compacted: 0, began_at: now, leaves_some: true },
         }
     }
 
-    /// Does the next thing that there is to do, if any. Blocks for a second or two when it rewrites, and while RocksDB flushes: not for a thread that
+    /// Does the next thing that there is to do, if any. Blocks for some tenths of a second when it rewrites, and while RocksDB flushes: not for a thread that
     /// anybody waits for. `now` is the caller's monotonic clock.
     ///
     /// # Errors
@@ -207,11 +221,12 @@ impl Reclaimer {
         }
         let started = Instant::now();
         match self.steps.pop_front() {
+            Some(Step::DropChanges(last)) => engine.delete_files(Table::Changes, &last)?,
             Some(Step::Changes) => engine.drop_dead_changes()?,
             Some(Step::Rewrite(table, span)) => engine.rewrite(table, &span),
             None => {}
         }
-        Ok(Reclaimed::Step { took: started.elapsed() })
+        Ok(Reclaimed::Step { rest: rest_after(started.elapsed(), self.spacing) })
     }
 
     /// Decides what is to be done, once there is nothing left from before. Says whether there is anything.
@@ -227,6 +242,10 @@ impl Reclaimer {
         }
         if compacted > self.changes_given_back {
             self.changes_given_back = compacted;
+            let dead = last_dead_change(compacted);
+            let ends = engine.spans(Table::Changes, STEP_BYTES)?.into_iter().filter_map(|span| span.last);
+            let dead_ends = ends.filter(|end| dead.is_some_and(|dead| end[..] <= dead[..]));
+            self.steps.extend(dead_ends.map(Step::DropChanges));
             self.steps.push_back(Step::Changes);
         }
         if compacted == 0 {
@@ -242,12 +261,23 @@ impl Reclaimer {
                 self.push_spans(Table::Current, engine.spans(Table::Current, STEP_BYTES)?);
             }
         }
+        self.spacing = spacing_of(self.steps.len());
         Ok(!self.steps.is_empty())
     }
 
     fn push_spans(&mut self, table: Table, spans: Vec<KeySpan>) {
         self.steps.extend(spans.into_iter().map(|span| Step::Rewrite(table, span)));
     }
+}
+
+/// How far apart so many steps are.
+fn spacing_of(steps: usize) -> Duration {
+    u32::try_from(steps).map_or(Duration::ZERO, |steps| RESTS_MAX / steps.max(1)).min(STEP_INTERVAL)
+}
+
+/// How long to rest after a step.
+fn rest_after(took: Duration, spacing: Duration) -> Duration {
+    if took < STEP_MIN { Duration::ZERO } else { spacing.max(took * REST) }
 }
 
 impl<E: Engine> StateReader<E> {
@@ -305,6 +335,18 @@ mod tests {
     fn a_row_that_is_laid_out_wrongly_is_kept() {
         assert!(!is_dead(Table::History, b"short", u64::MAX));
         assert!(!is_dead(Table::Changes, b"short", u64::MAX));
+    }
+
+    #[test]
+    fn steps_are_half_a_second_apart_unless_there_are_too_many() {
+        assert_eq!(spacing_of(0), STEP_INTERVAL);
+        assert_eq!(spacing_of(3600), STEP_INTERVAL);
+        // 100 GiB.
+        let many = spacing_of(12_800);
+        assert!(many < STEP_INTERVAL && many * 12_800 <= RESTS_MAX && many > Duration::from_millis(100), "{many:?}");
+        assert_eq!(rest_after(Duration::from_millis(100), STEP_INTERVAL), STEP_INTERVAL);
+        assert_eq!(rest_after(Duration::from_secs(1), STEP_INTERVAL), Duration::from_secs(3));
+        assert_eq!(rest_after(Duration::from_micros(200), STEP_INTERVAL), Duration::ZERO, "it found nothing");
     }
 
     #[test]
