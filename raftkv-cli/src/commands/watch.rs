@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use crate::output::{Format, Output, printable};
 use crate::record;
 use crate::source::bytes_of;
-use clap::{ArgGroup, Args};
+use clap::{ArgGroup, Args, ValueEnum};
 use client::{Range, Watch, WatchEvent};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
@@ -40,6 +40,7 @@ const VARIABLE_BYTES_MAX: usize = 64 << 10;
   raftkv-cli watch color
   raftkv-cli watch --prefix service/ -o json
   raftkv-cli watch --prefix service/ --from-rev 120 --prev
+  raftkv-cli watch --prefix service/ --only delete
   raftkv-cli watch config --exec 'cat > app.conf && systemctl reload app'
   raftkv-cli watch ready --count 1"
 )]
@@ -56,6 +57,9 @@ pub(crate) struct WatchArguments {
     /// Begin with the changes of this revision
     #[arg(long, value_name = "REVISION", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) from_rev: Option<u64>,
+    /// Only changes of this kind
+    #[arg(long, value_name = "KIND")]
+    pub(crate) only: Option<Kind>,
     /// With what the key held before
     #[arg(long)]
     pub(crate) prev: bool,
@@ -65,6 +69,15 @@ pub(crate) struct WatchArguments {
     /// End after so many changes
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
+}
+
+/// A kind of change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kind {
+    /// Keys that are written
+    Put,
+    /// Keys that are deleted
+    Delete,
 }
 
 pub(crate) async fn run(arguments: WatchArguments, globals: &Globals) -> Result<(), Failure> {
@@ -105,6 +118,11 @@ fn request(arguments: &WatchArguments) -> Watch {
     if arguments.prev {
         watch = watch.with_previous();
     }
+    watch = match arguments.only {
+        Some(Kind::Put) => watch.no_deletes(),
+        Some(Kind::Delete) => watch.no_puts(),
+        None => watch,
+    };
     match arguments.from_rev {
         Some(revision) => watch.from_revision(revision),
         None => watch,

@@ -91,6 +91,8 @@ async fn watches_and_compaction() {
     let lines: &[&[&str]] = &[
         &["watch", "color", "--from-rev", "2", "--count", "3"],
         &["watch", "color", "--from-rev", "2", "--count", "3", "--prev", "-o", "json"],
+        &["watch", "color", "--from-rev", "2", "--count", "1", "--only", "delete"],
+        &["watch", "color", "--from-rev", "2", "--count", "2", "--only", "put"],
         &["watch", "--prefix", "s", "--from-rev", "2", "--count", "1", "--exec", "cat; echo"],
         &["watch"],
     ];

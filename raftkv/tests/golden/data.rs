@@ -118,6 +118,11 @@ async fn bench() {
     for line in [&["bench", "put"][..], &["bench", "get", "--level", "stale"], &["bench", "put", "-o", "json"]] {
         transcript.run(cluster.cli_at(&cluster.endpoints()), &[line, &load[..]].concat());
     }
+    transcript
+        .run(cluster.cli_at(&cluster.endpoints()), &[&["bench", "mixed", "--gets", "50"][..], &load[..]].concat());
+    transcript
+        .run(cluster.cli_at(&cluster.endpoints()), &[&["bench", "watch", "--watchers", "3"][..], &load[..]].concat());
+    transcript.run(cluster.cli_at(&cluster.endpoints()), &["bench", "watch", "--value", "7"]);
     transcript.run(cluster.cli_at(&cluster.endpoints()), &["bench", "put", "--clients", "0"]);
     transcript.check("bench");
 }

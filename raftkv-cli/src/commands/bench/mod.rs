@@ -1,19 +1,22 @@
-//! `bench`: a closed loop of puts or gets, and what it measures.
+//! `bench`: a closed loop of puts, gets or both, and what it measures; `watch` measures how soon watchers hear of puts.
 //!
 //! Each client is a task that sends its next operation when the last one is answered, so clients are operations under way; connections are
 //! shared among them. Latency is from the call to its answer, over all attempts that the client library makes, and includes the time that
 //! operations wait for this machine's processors. Operations that end during the warm-up do not count.
 
+mod report;
+mod watch;
+
 use crate::arguments::{self, Globals};
 use crate::connect;
 use crate::failure::{Code, Failure};
-use crate::output::{Format, Output, table, write_table};
+use crate::output::{Format, Output};
 use crate::source::bytes_of;
 use bytes::{BufMut, Bytes, BytesMut};
 use clap::{Args, Subcommand};
 use client::{CONNECTIONS_MAX, Client, Error, Get, Level, MemberStatus, Put};
 use hdrhistogram::Histogram;
-use serde_json::json;
+use report::{Report, histogram};
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -28,8 +31,6 @@ const VALUES: usize = 16;
 const VALUES_BYTES_MAX: usize = 16 << 20;
 /// Histograms, each for some of the clients: few enough to merge, enough that clients rarely wait for one another.
 const HISTOGRAMS: usize = 16;
-/// Longer latencies count as this.
-const LATENCY_MAX: Duration = Duration::from_secs(120);
 /// Puts under way while the keys for gets are written.
 const FILL_WINDOW: usize = 256;
 
@@ -51,6 +52,31 @@ pub(crate) enum BenchCommand {
         /// Linearizable gets go to the leader, which saves the question who it is; stale ones to the first endpoint given.
         #[arg(long, value_name = "LEVEL", default_value = "linearizable", value_parser = arguments::level)]
         level: Level,
+    },
+    /// Gets and puts of random keys, reported apart
+    #[command(after_help = "Example:
+  raftkv-cli bench mixed --gets 90 --clients 64 --seconds 10")]
+    Mixed {
+        #[command(flatten)]
+        arguments: BenchArguments,
+        /// Gets among a hundred operations
+        #[arg(long, value_name = "PERCENT", default_value_t = 80, value_parser = clap::value_parser!(u8).range(1..=99))]
+        gets: u8,
+        /// How current answers have to be: linearizable, lease, stale or stale=AGE
+        #[arg(long, value_name = "LEVEL", default_value = "linearizable", value_parser = arguments::level)]
+        level: Level,
+    },
+    /// Puts of random keys, and how soon watchers hear of them
+    ///
+    /// Each put is told to every watcher. Latency is from the call of the put to its event at a watcher; an operation is such an event.
+    #[command(after_help = "Example:
+  raftkv-cli bench watch --watchers 100 --clients 1 --seconds 10")]
+    Watch {
+        #[command(flatten)]
+        arguments: BenchArguments,
+        /// Watchers, each of all keys
+        #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        watchers: u32,
     },
 }
 
@@ -84,33 +110,38 @@ pub(crate) struct BenchArguments {
 }
 
 pub(crate) async fn run(command: BenchCommand, globals: &Globals) -> Result<(), Failure> {
-    let (operation, load) = match command {
-        BenchCommand::Put(load) => (Operation::Put, load),
-        BenchCommand::Get { arguments, level } => (Operation::Get(level), arguments),
+    let (mix, load) = match command {
+        BenchCommand::Put(load) => (Mix { gets: 0, level: Level::Linearizable }, load),
+        BenchCommand::Get { arguments, level } => (Mix { gets: 100, level }, arguments),
+        BenchCommand::Mixed { arguments, gets, level } => (Mix { gets, level }, arguments),
+        BenchCommand::Watch { arguments, watchers } => return watch::run(&arguments, watchers, globals).await,
     };
-    let client = match operation {
-        Operation::Get(Level::Linearizable | Level::Lease) => client_of_leader(globals, load.conns as usize).await?,
-        Operation::Put if load.no_session => connect::client_without_session(globals, load.conns as usize)?,
-        Operation::Get(Level::Stale { .. }) | Operation::Put => {
-            connect::client_with_connections(globals, load.conns as usize)?
+    let client = match mix {
+        Mix { gets: 0, .. } => writing_client(&load, globals)?,
+        Mix { level: Level::Linearizable | Level::Lease, .. } => {
+            let endpoints = with_leader_first(globals).await?;
+            writing_client(&load, &endpoints)?
         }
+        Mix { level: Level::Stale { .. }, .. } => writing_client(&load, globals)?,
     };
     let keys = keys(&load);
     let values = values(load.value as usize);
-    if let Operation::Get(_) = operation {
+    if mix.gets > 0 {
         tell(&format!("writing {} keys", load.keys));
         fill(&client, &keys, &values).await?;
     }
     tell(&format!("{} clients for {} s, after {} s of warm-up", load.clients, load.seconds, load.warmup));
-    let bench = Arc::new(Bench::new(client, operation, keys, values));
+    let bench = Arc::new(Bench::new(client, mix, keys, values));
     let elapsed = bench.clone().measure(&load).await?;
     bench.client.close_session().await;
-    let report = bench.report(&load, elapsed);
+    let reports = bench.reports(&load, elapsed);
     let mut output = Output::standard();
-    output.write(|out| report.print(out, globals.output.unwrap_or(Format::Table)))?;
+    for report in &reports {
+        output.write(|out| report.print(out, globals.output.unwrap_or(Format::Table)))?;
+    }
     output.finish()?;
     match bench.last_error() {
-        Some(error) if report.operations == 0 => Err(error.into()),
+        Some(error) if reports.iter().all(|report| report.operations == 0) => Err(error.into()),
         Some(error) => {
             tell(&format!("the last error: {error} (endpoint {})", error.endpoint()));
             Ok(())
@@ -119,9 +150,19 @@ pub(crate) async fn run(command: BenchCommand, globals: &Globals) -> Result<(), 
     }
 }
 
-/// A client that reads from the leader while that answers. A client stays with the first endpoint that answers, so what is measured would
+/// A client with the connections that were asked for, and a session unless there is to be none.
+fn writing_client(load: &BenchArguments, globals: &Globals) -> Result<Client, Failure> {
+    let connections = load.conns as usize;
+    if load.no_session {
+        connect::client_without_session(globals, connections)
+    } else {
+        connect::client_with_connections(globals, connections)
+    }
+}
+
+/// The same endpoints, the leader's first. A client stays with the first endpoint that answers, so what is measured would
 /// otherwise depend on the order in which the endpoints were given.
-async fn client_of_leader(globals: &Globals, connections: usize) -> Result<Client, Failure> {
+async fn with_leader_first(globals: &Globals) -> Result<Globals, Failure> {
     let lines = connect::client(globals)?.cluster_status().await?;
     let mut globals = globals.clone();
     match leader(&lines) {
@@ -132,7 +173,7 @@ async fn client_of_leader(globals: &Globals, connections: usize) -> Result<Clien
         }
         None => tell("no leader is known; reading from the first endpoint"),
     }
-    connect::client_with_connections(&globals, connections)
+    Ok(globals)
 }
 
 /// Where clients reach the leader: of several that take themselves for it, the one in the newest term.
@@ -188,10 +229,58 @@ async fn fill(client: &Client, keys: &[Bytes], values: &[Bytes]) -> Result<(), F
     Ok(())
 }
 
+/// What clients do.
 #[derive(Debug, Clone, Copy)]
-enum Operation {
-    Put,
-    Get(Level),
+struct Mix {
+    /// Gets among a hundred operations; the others are puts.
+    gets: u8,
+    /// How current the gets are.
+    level: Level,
+}
+
+/// What is counted of one kind of operation.
+struct Recorder {
+    histograms: Vec<Mutex<Histogram<u64>>>,
+    errors: AtomicU64,
+    unknown: AtomicU64,
+}
+
+impl Recorder {
+    fn new() -> Recorder {
+        let histograms = (0..HISTOGRAMS).map(|_| Mutex::new(histogram())).collect();
+        Recorder { histograms, errors: AtomicU64::new(0), unknown: AtomicU64::new(0) }
+    }
+
+    /// An operation of client number `client` took so long.
+    fn record(&self, client: usize, latency: Duration) {
+        let nanoseconds = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+        let mut histogram = self.histograms[client % HISTOGRAMS].lock().unwrap_or_else(PoisonError::into_inner);
+        histogram.saturating_record(nanoseconds);
+    }
+
+    fn count_error(&self, error: &Error) {
+        self.errors.fetch_add(1, Ordering::Relaxed);
+        self.unknown.fetch_add(u64::from(!error.is_certainly_not_applied()), Ordering::Relaxed);
+    }
+
+    fn report(&self, operation: String, load: &BenchArguments, elapsed: Duration) -> Report {
+        let mut all = histogram();
+        for part in &self.histograms {
+            let part = part.lock().unwrap_or_else(PoisonError::into_inner);
+            all.add(&*part).expect("both have the same bounds");
+        }
+        Report {
+            operation,
+            clients: load.clients,
+            connections: load.conns,
+            value_bytes: load.value,
+            elapsed,
+            operations: all.len(),
+            errors: self.errors.load(Ordering::Relaxed),
+            unknown: self.unknown.load(Ordering::Relaxed),
+            latencies: all,
+        }
+    }
 }
 
 // Phases of a run, in `Bench::phase`.
@@ -202,30 +291,27 @@ const ENDED: u8 = 2;
 /// What all clients of a run share.
 struct Bench {
     client: Client,
-    operation: Operation,
+    mix: Mix,
     keys: Vec<Bytes>,
     values: Vec<Bytes>,
     phase: AtomicU8,
     turn: AtomicUsize,
-    histograms: Vec<Mutex<Histogram<u64>>>,
-    errors: AtomicU64,
-    unknown: AtomicU64,
+    puts: Recorder,
+    gets: Recorder,
     error: Mutex<Option<Error>>,
 }
 
 impl Bench {
-    fn new(client: Client, operation: Operation, keys: Vec<Bytes>, values: Vec<Bytes>) -> Bench {
-        let histograms = (0..HISTOGRAMS).map(|_| Mutex::new(histogram())).collect();
+    fn new(client: Client, mix: Mix, keys: Vec<Bytes>, values: Vec<Bytes>) -> Bench {
         Bench {
             client,
-            operation,
+            mix,
             keys,
             values,
             phase: AtomicU8::new(WARMING_UP),
             turn: AtomicUsize::new(0),
-            histograms,
-            errors: AtomicU64::new(0),
-            unknown: AtomicU64::new(0),
+            puts: Recorder::new(),
+            gets: Recorder::new(),
             error: Mutex::new(None),
         }
     }
@@ -234,7 +320,7 @@ impl Bench {
     async fn measure(self: Arc<Bench>, load: &BenchArguments) -> Result<Duration, Failure> {
         let mut clients = JoinSet::new();
         for number in 0..load.clients as usize {
-            clients.spawn(self.clone().one_client(number % HISTOGRAMS));
+            clients.spawn(self.clone().one_client(number));
         }
         let phases = async {
             tokio::time::sleep(Duration::from_secs(load.warmup.into())).await;
@@ -258,42 +344,43 @@ impl Bench {
         Ok(elapsed)
     }
 
-    async fn one_client(self: Arc<Bench>, histogram: usize) -> Result<(), Failure> {
+    async fn one_client(self: Arc<Bench>, number: usize) -> Result<(), Failure> {
         while self.phase.load(Ordering::Relaxed) != ENDED {
+            let gets = rand::random_range(0..100) < self.mix.gets;
+            let recorder = if gets { &self.gets } else { &self.puts };
             let began = Instant::now();
-            let outcome = self.one_operation().await;
+            let outcome = if gets { self.get().await } else { self.put().await };
             let latency = began.elapsed();
             let counts = self.phase.load(Ordering::Relaxed) == MEASURING;
             match outcome {
-                Ok(()) if counts => {
-                    let nanoseconds = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
-                    let mut histogram = self.histograms[histogram].lock().unwrap_or_else(PoisonError::into_inner);
-                    histogram.saturating_record(nanoseconds);
-                }
+                Ok(()) if counts => recorder.record(number, latency),
                 Ok(()) => {}
-                Err(error) => self.take_error(error, counts)?,
+                Err(error) => {
+                    if counts {
+                        recorder.count_error(&error);
+                    }
+                    self.take_error(error)?;
+                }
             }
         }
         Ok(())
     }
 
-    async fn one_operation(&self) -> Result<(), Error> {
-        let key = self.keys[rand::random_range(0..self.keys.len())].clone();
-        match self.operation {
-            Operation::Put => {
-                let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.values.len();
-                self.client.put(Put::new(key, self.values[turn].clone())).await.map(|_| ())
-            }
-            Operation::Get(level) => self.client.get(Get::new(key).level(level)).await.map(|_| ()),
-        }
+    async fn put(&self) -> Result<(), Error> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.values.len();
+        self.client.put(Put::new(self.key(), self.values[turn].clone())).await.map(|_| ())
     }
 
-    /// Counts an error, and ends the run with one that would come again at once every time.
-    fn take_error(&self, error: Error, counts: bool) -> Result<(), Failure> {
-        if counts {
-            self.errors.fetch_add(1, Ordering::Relaxed);
-            self.unknown.fetch_add(u64::from(!error.is_certainly_not_applied()), Ordering::Relaxed);
-        }
+    async fn get(&self) -> Result<(), Error> {
+        self.client.get(Get::new(self.key()).level(self.mix.level)).await.map(|_| ())
+    }
+
+    fn key(&self) -> Bytes {
+        self.keys[rand::random_range(0..self.keys.len())].clone()
+    }
+
+    /// Keeps an error, and ends the run with one that would come again at once every time.
+    fn take_error(&self, error: Error) -> Result<(), Failure> {
         let failure = Failure::from(error.clone());
         *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
         if matches!(failure.code, Code::Unavailable | Code::OutcomeUnknown) { Ok(()) } else { Err(failure) }
@@ -303,107 +390,26 @@ impl Bench {
         self.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn report(&self, load: &BenchArguments, elapsed: Duration) -> Report {
-        let mut all = histogram();
-        for part in &self.histograms {
-            let part = part.lock().unwrap_or_else(PoisonError::into_inner);
-            all.add(&*part).expect("both have the same bounds");
+    /// What came of gets and of puts.
+    fn reports(&self, load: &BenchArguments, elapsed: Duration) -> Vec<Report> {
+        let get = match self.mix.level {
+            Level::Linearizable => "get linearizable",
+            Level::Lease => "get lease",
+            Level::Stale { .. } => "get stale",
+        };
+        let mut reports = Vec::new();
+        if self.mix.gets > 0 {
+            reports.push(self.gets.report(get.to_owned(), load, elapsed));
         }
-        Report {
-            operation: match self.operation {
-                Operation::Put => "put",
-                Operation::Get(Level::Linearizable) => "get linearizable",
-                Operation::Get(Level::Lease) => "get lease",
-                Operation::Get(Level::Stale { .. }) => "get stale",
-            },
-            clients: load.clients,
-            connections: load.conns,
-            value_bytes: load.value,
-            elapsed,
-            operations: all.len(),
-            errors: self.errors.load(Ordering::Relaxed),
-            unknown: self.unknown.load(Ordering::Relaxed),
-            latencies: all,
+        if self.mix.gets < 100 {
+            reports.push(self.puts.report("put".to_owned(), load, elapsed));
         }
-    }
-}
-
-/// Nanoseconds, three digits.
-fn histogram() -> Histogram<u64> {
-    let longest = u64::try_from(LATENCY_MAX.as_nanos()).expect("two minutes fit");
-    Histogram::new_with_bounds(1_000, longest, 3).expect("the bounds are in order")
-}
-
-/// What came out.
-struct Report {
-    operation: &'static str,
-    clients: u32,
-    connections: u32,
-    value_bytes: u32,
-    elapsed: Duration,
-    operations: u64,
-    errors: u64,
-    unknown: u64,
-    latencies: Histogram<u64>,
-}
-
-impl Report {
-    fn per_second(&self) -> f64 {
-        self.operations as f64 / self.elapsed.as_secs_f64()
-    }
-
-    /// In microseconds.
-    fn quantile(&self, quantile: f64) -> f64 {
-        self.latencies.value_at_quantile(quantile) as f64 / 1000.0
-    }
-
-    fn print(&self, out: &mut dyn Write, format: Format) -> io::Result<()> {
-        if format == Format::Json {
-            let object = json!({
-                "operation": self.operation,
-                "clients": self.clients,
-                "connections": self.connections,
-                "value_bytes": self.value_bytes,
-                "seconds": self.elapsed.as_secs_f64(),
-                "operations": self.operations,
-                "operations_per_second": self.per_second(),
-                "errors": self.errors,
-                "outcome_unknown": self.unknown,
-                "mean_us": self.latencies.mean() / 1000.0,
-                "p50_us": self.quantile(0.5),
-                "p99_us": self.quantile(0.99),
-                "p999_us": self.quantile(0.999),
-                "max_us": self.latencies.max() as f64 / 1000.0,
-            });
-            return writeln!(out, "{object}");
-        }
-        let milliseconds = |microseconds: f64| format!("{:.3} ms", microseconds / 1000.0);
-        let lines = [
-            ("operation", self.operation.to_owned()),
-            ("clients", self.clients.to_string()),
-            ("connections", self.connections.to_string()),
-            ("value bytes", self.value_bytes.to_string()),
-            ("seconds", format!("{:.2}", self.elapsed.as_secs_f64())),
-            ("operations", self.operations.to_string()),
-            ("operations/s", format!("{:.0}", self.per_second())),
-            ("errors", format!("{} ({} of unknown outcome)", self.errors, self.unknown)),
-            ("p50", milliseconds(self.quantile(0.5))),
-            ("p99", milliseconds(self.quantile(0.99))),
-            ("p99.9", milliseconds(self.quantile(0.999))),
-            ("max", milliseconds(self.latencies.max() as f64 / 1000.0)),
-        ];
-        if format == Format::Plain {
-            return lines.iter().try_for_each(|(name, value)| writeln!(out, "{name}\t{value}"));
-        }
-        let mut rows = table(&[]);
-        rows.add_rows(lines.map(|(name, value)| [name.to_owned(), value]));
-        write_table(out, &rows)
+        reports
     }
 }
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
 
     fn load() -> BenchArguments {
@@ -454,43 +460,5 @@ mod tests {
         assert_eq!((values(100).len(), values(100)[0].len()), (VALUES, 100));
         assert_eq!(values(8 << 20).len(), 2);
         assert_eq!((values(64 << 20).len(), values(0).len()), (1, VALUES));
-    }
-
-    #[test]
-    fn the_report_counts_and_ranks() {
-        let mut latencies = histogram();
-        for microseconds in 1..=1000_u64 {
-            latencies.saturating_record(microseconds * 1000);
-        }
-        let report = Report {
-            operation: "put",
-            clients: 1,
-            connections: 1,
-            value_bytes: 100,
-            elapsed: Duration::from_secs(2),
-            operations: latencies.len(),
-            errors: 3,
-            unknown: 1,
-            latencies,
-        };
-        let mut out = Vec::new();
-        report.print(&mut out, Format::Json).unwrap();
-        let object: serde_json::Value = serde_json::from_slice(&out).unwrap();
-        assert_eq!(
-            (object["operations"].as_u64(), object["operations_per_second"].as_f64()),
-            (Some(1000), Some(500.0))
-        );
-        assert_eq!((object["errors"].as_u64(), object["outcome_unknown"].as_u64()), (Some(3), Some(1)));
-        let near = |name: &str, wanted: f64| {
-            let found = object[name].as_f64().unwrap();
-            assert!((found - wanted).abs() <= wanted / 100.0, "{name} is {found}, not about {wanted}");
-        };
-        near("p50_us", 500.0);
-        near("p99_us", 990.0);
-        near("p999_us", 999.0);
-        let mut out = Vec::new();
-        report.print(&mut out, Format::Table).unwrap();
-        let text = String::from_utf8(out).unwrap();
-        assert!(text.contains("operations/s") && text.contains("p99.9"), "{text}");
     }
 }
