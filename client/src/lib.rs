@@ -71,6 +71,8 @@ mod member;
 mod node_directory;
 #[doc(hidden)]
 pub mod policy;
+#[doc(hidden)]
+pub mod position;
 mod request;
 #[doc(hidden)]
 pub mod route;

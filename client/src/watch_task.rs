@@ -10,8 +10,8 @@
 use crate::client::{Client, Deadline, Done, OpenWatch, Work, nonsense};
 use crate::error::Error;
 use crate::policy::{Failure, Purpose, Verdict, judge, pause};
-use crate::value::header;
-use crate::watch::{Watch, WatchBatch, WatchEvent};
+use crate::position::WatchPosition;
+use crate::watch::{Watch, WatchBatch};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -25,8 +25,7 @@ const UNTAKEN_MAX: Duration = Duration::from_secs(1);
 pub(crate) struct WatchTask {
     client: Client,
     watch: Watch,
-    /// The first revision that has not come as a whole.
-    next: u64,
+    position: WatchPosition,
     open: Option<OpenWatch>,
     /// How often the watch was taken up again without a reply since.
     fruitless: u32,
@@ -50,7 +49,7 @@ impl WatchTask {
         open: OpenWatch,
         batches: mpsc::Sender<Result<WatchBatch, Error>>,
     ) -> WatchTask {
-        WatchTask { client, watch, next, open: Some(open), fruitless: 0, batches }
+        WatchTask { client, watch, position: WatchPosition::new(next), open: Some(open), fruitless: 0, batches }
     }
 
     /// Runs until the watch ends.
@@ -72,9 +71,12 @@ impl WatchTask {
     async fn advance(&mut self) -> Result<(), End> {
         let Some(open) = &mut self.open else { return self.resume().await };
         let failure = match open.stream.next(self.watch.silence_max()).await {
-            Ok(reply) => match self.take(reply) {
-                Some(batch) if batch.events.is_empty() && !self.watch.progress => return Ok(()),
-                Some(batch) => return self.hand_on(batch).await,
+            Ok(reply) => match self.position.take(reply) {
+                Some(batch) => {
+                    self.fruitless = 0;
+                    let is_of_use = !batch.events.is_empty() || self.watch.progress;
+                    return if is_of_use { self.hand_on(batch).await } else { Ok(()) };
+                }
                 None => Failure::Nonsense,
             },
             Err(error) => watch_failure(error, Failure::Lost),
@@ -84,29 +86,19 @@ impl WatchTask {
             Verdict::Fail(error) => return Err(End::Failed(error)),
             Verdict::Retry { error, .. } => error,
         };
-        tracing::debug!(endpoint = %address, %error, next = self.next, "the watch goes on anew");
+        tracing::debug!(endpoint = %address, %error, next = self.position.next(), "the watch goes on anew");
         self.client.avoid(&address);
         Ok(())
-    }
-
-    /// What a reply says, if it makes sense here.
-    fn take(&mut self, reply: wire::WatchReply) -> Option<WatchBatch> {
-        let (through, _) = header(reply.header);
-        let events: Vec<WatchEvent> = reply.events.into_iter().map(WatchEvent::from_wire).collect();
-        let is_expected = |event: &WatchEvent| (self.next..=through).contains(&event.revision());
-        if !events.iter().all(is_expected) || !events.is_sorted_by_key(WatchEvent::revision) {
-            return None;
-        }
-        self.next = self.next.max(through.checked_add(1)?);
-        self.fruitless = 0;
-        Some(WatchBatch { revision: self.next - 1, events })
     }
 
     async fn hand_on(&mut self, batch: WatchBatch) -> Result<(), End> {
         let room = match timeout(UNTAKEN_MAX, self.batches.reserve()).await {
             Ok(room) => room,
             Err(_) => {
-                tracing::debug!(next = self.next, "nobody takes the events of this watch: its stream is let go");
+                tracing::debug!(
+                    next = self.position.next(),
+                    "nobody takes the events of this watch: its stream is let go"
+                );
                 self.open = None;
                 self.batches.reserve().await
             }
@@ -121,13 +113,13 @@ impl WatchTask {
             tokio::time::sleep(pause(round, rand::random())).await;
         }
         self.fruitless = self.fruitless.saturating_add(1);
-        match begin(&self.client, self.watch.resumed_at(self.next)).await {
+        match begin(&self.client, self.watch.resumed_at(self.position.next())).await {
             Ok(open) => {
                 self.open = Some(open);
                 Ok(())
             }
             Err(error @ (Error::Unavailable { .. } | Error::TimedOut { .. })) => {
-                tracing::debug!(%error, next = self.next, "the watch waits for a node");
+                tracing::debug!(%error, next = self.position.next(), "the watch waits for a node");
                 Ok(())
             }
             Err(error) => Err(End::Failed(error)),

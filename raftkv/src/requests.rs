@@ -56,7 +56,7 @@ pub struct RequestLimits {
 pub type Refused = Box<wire::Error>;
 
 /// How fresh a read must be.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReadLevel {
     /// As fresh as the last write acknowledged before it was asked.
     Linearizable,

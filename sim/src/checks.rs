@@ -1,6 +1,6 @@
 //! The checks of one run, where the world reports to.
 
-use crate::check::{History, OperationId, Outcome, Reference, Safety};
+use crate::check::{History, OperationId, Outcome, Reference, Safety, watch};
 use crate::clients::Reply;
 use crate::counters::Counters;
 use crate::schedule::Time;
@@ -9,6 +9,7 @@ use crate::workload::Ask;
 use client::Error;
 use raft::{Entry, LogIndex, LogPosition, Membership, Term};
 use storage::state::CommandOutcome;
+use transport::proto::client as wire;
 
 /// See the module.
 pub(crate) struct Checks {
@@ -20,7 +21,7 @@ pub(crate) struct Checks {
 impl Checks {
     pub(crate) fn new(settings: &Settings) -> Checks {
         Checks {
-            history: History::default(),
+            history: History::new(settings.stale_slack()),
             reference: Reference::new(crate::node::CLUSTER, settings.founding_membership()),
             safety: Safety::default(),
         }
@@ -76,6 +77,11 @@ impl Checks {
 
     /// Counts what the log came to mean.
     pub(crate) fn count(&self, counters: &mut Counters) {
+        let done = &self.reference.model.done;
+        let compacted = done.iter().filter(|done| matches!(done.outcome, CommandOutcome::Compacted { .. })).count();
+        // At least so many were a leader's own.
+        let by_rule = compacted.saturating_sub(self.history.compactions_asked_for());
+        counters.add("space: compacted by rule", by_rule as u64);
         for done in &self.reference.model.done {
             if done.repeats {
                 counters.count("session: a retry was given the first answer");
@@ -117,6 +123,22 @@ impl Checks {
                 | CommandOutcome::Invalid { .. } => {}
             }
         }
+    }
+
+    /// A watcher that had everything before revision `first` is told this. Returns how many events came with what was there before.
+    pub(crate) fn watch_told(&self, request: &wire::WatchRequest, first: u64, reply: &wire::WatchReply) -> usize {
+        watch::check_reply(&self.reference.model, request, first, reply)
+    }
+
+    /// A watcher that wanted to go on at revision `first` is told that nothing before `compacted` can be read.
+    pub(crate) fn check_compacted(&self, first: u64, compacted: u64) {
+        let known = self.reference.model.compacted();
+        assert!(first < compacted && compacted <= known, "from {first}, told {compacted}, and {known} is compacted");
+    }
+
+    /// Whether anything is still to come to a watch that has everything before revision `next`.
+    pub(crate) fn owes(&self, request: &wire::WatchRequest, next: u64) -> bool {
+        watch::is_owed_more(&self.reference.model, request, next)
     }
 
     /// The run is over. Returns how many operations were answered, and the answers verified.

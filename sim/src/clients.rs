@@ -2,7 +2,7 @@
 
 use crate::random::Random;
 use crate::schedule::Time;
-use crate::workload::{Ask, Workload};
+use crate::workload::{Ask, Workload, is_read_transaction};
 use client::Error;
 use client::directory::{Address, Directory};
 use client::policy::{Failure, judge};
@@ -114,6 +114,9 @@ impl Client {
         let std_now = self.std_time(now);
         let mut ask = self.workload.draw(&mut self.random);
         let (Some(sessions), Ask::Call(request)) = (&mut self.sessions, &mut ask) else { return ask };
+        if is_read_transaction(request) {
+            return ask;
+        }
         let Some(place) = request.session_mut() else { return ask };
         match sessions.standing(std_now) {
             Standing::Without => {}

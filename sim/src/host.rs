@@ -7,6 +7,7 @@ use raftkv::driver::{ApplyJob, Host, PersistJob, ReadWaiter};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// One thing that a driver wants done.
 pub(crate) enum Order {
@@ -32,6 +33,7 @@ pub(crate) struct SimHost(Rc<Desk>);
 struct Desk {
     orders: RefCell<VecDeque<Order>>,
     wall_clock_ms: Cell<u64>,
+    fresh_at: Cell<Option<Instant>>,
 }
 
 impl SimHost {
@@ -43,6 +45,11 @@ impl SimHost {
     /// What the wall clock shows from here on.
     pub(crate) fn set_wall_clock(&self, now_ms: u64) {
         self.0.wall_clock_ms.set(now_ms);
+    }
+
+    /// How old the state is at most, when the node's clock shows this; `None` if no leader was heard yet.
+    pub(crate) fn age(&self, now: Instant) -> Option<Duration> {
+        self.0.fresh_at.get().map(|at| now.since(at))
     }
 
     fn order(&self, order: Order) {
@@ -93,7 +100,9 @@ impl Host for SimHost {
 
     fn committed(&mut self, _index: LogIndex) {}
 
-    fn fresh(&mut self, _at: Instant) {}
+    fn fresh(&mut self, at: Instant) {
+        self.0.fresh_at.set(Some(at));
+    }
 
     fn membership(&mut self, effective: &Membership, committed: &Membership) {
         self.order(Order::Membership { effective: effective.clone(), committed: committed.clone() });

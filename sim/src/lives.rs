@@ -26,7 +26,11 @@ impl World {
                 self.deliver(node, from, (from_life, to_life), parcel, late);
             }
             AtNode::Ask { client, attempt, ask } => self.asked(node, client, attempt, ask),
-            AtNode::OpenSnapshot { peer, peer_life, at_least } => self.open_snapshot(node, peer, peer_life, at_least),
+            AtNode::Watch { watcher, stream, request } => self.watch_asked(node, watcher, stream, &request),
+            AtNode::Unwatch { watcher, stream } => self.unwatch(node, watcher, stream),
+            AtNode::OpenSnapshot { peer, peer_life, fetch, number } => {
+                self.open_snapshot(node, peer, peer_life, fetch, number);
+            }
         }
     }
 
@@ -45,9 +49,16 @@ impl World {
             InProcess::Serve(reads) => self.serve(node, reads),
             InProcess::Flush => self.flush_state(node),
             InProcess::Repaired => self.repaired(node),
+            InProcess::Space => self.look_at_space(node),
+            InProcess::GatherWatched => self.gather_watched(node),
+            InProcess::PublishWatched(part) => self.publish_watched(node, part),
+            InProcess::WatchStep(id) => self.watch_step(node, id),
+            InProcess::WatchRead(id, revisions) => self.watch_read(node, id, revisions),
+            InProcess::WatchProgress(id) => self.watch_progress(node, id),
             InProcess::Input(input) => self.push(node, input),
-            InProcess::SnapshotArrived { from, from_life, engine } => {
-                self.snapshot_arrived(node, from, from_life, engine)
+            InProcess::FetchTimedOut { number } => self.snapshot_failed(node, number),
+            InProcess::SnapshotArrived { fetch, from, from_life, engine } => {
+                self.snapshot_arrived(node, fetch, from, from_life, engine);
             }
         }
     }
@@ -115,6 +126,8 @@ impl World {
             self.checks.state(node, process.machine.applied(), process.machine.state_hash());
         }
         self.schedule_turn(node, now);
+        let delay = self.random.duration(Duration::ZERO, Duration::from_secs(1));
+        self.later(node, delay, InProcess::Space);
     }
 
     /// Whether a node does not start because it has lost something and takes itself for the only voter: a founder whose disk is gone, or one that

@@ -10,6 +10,7 @@ use crate::premises::{Disks, SimPremises};
 use crate::random::Random;
 use crate::schedule::Time;
 use crate::settings::Settings;
+use crate::watching::Watches;
 use crate::workload::Ask;
 use crate::world::Happening;
 use raft::{Entry, InstallSnapshot, LogIndex, LogPosition, MembershipChange, NodeId, RepairId, Role, Term};
@@ -17,8 +18,7 @@ use raftkv::StartError;
 use raftkv::amnesia::{FIRST_START, Loss, RepairMarker};
 use raftkv::apply_worker::ApplyWorker;
 use raftkv::driver::{
-    ApplyJob, ChangeRefusal, ChangeReport, Driver, DriverConfig, Input, PersistJob, RestoredDisk, SpaceLimits,
-    StateFacts,
+    ApplyJob, ChangeRefusal, ChangeReport, Driver, DriverConfig, Input, PersistJob, RestoredDisk, StateFacts,
 };
 use raftkv::log_worker::LogWorker;
 use raftkv::marker::InstallIntent;
@@ -112,6 +112,9 @@ pub(crate) struct Process {
     pub(crate) intent: InstallIntent,
     /// A snapshot that lies complete beside the state in use.
     pub(crate) received: Option<MemoryEngine>,
+    /// Snapshots that it has asked for so far, and the one that it waits for.
+    pub(crate) fetches: u64,
+    pub(crate) fetching: Option<u64>,
     /// Requests of clients that are not answered yet, by number.
     pub(crate) requests: BTreeMap<u64, Pending>,
     pub(crate) request_number: u64,
@@ -126,6 +129,8 @@ pub(crate) struct Process {
     pub(crate) connected: BTreeMap<NodeId, u64>,
     /// The members as this node sees them.
     pub(crate) view: Arc<MemberView>,
+    /// Who watches.
+    pub(crate) watches: Watches,
     /// Members that were removed are spoken to until then.
     pub(crate) leaving: BTreeMap<NodeId, Time>,
 }
@@ -288,9 +293,10 @@ impl Node {
             election_timeout: settings.raft.election_timeout,
             format_max: self.format_max,
             founding: provisioned.directory,
-            space: SpaceLimits::default(),
+            space: settings.space,
         };
         let log_reader = log.reader();
+        let watches = Watches::new(machine.revision(), settings);
         self.process = Some(Process {
             driver: Driver::new(core, host.clone(), driver_config, on_disk, local),
             host,
@@ -309,6 +315,8 @@ impl Node {
             flushed: found.applied,
             intent,
             received: None,
+            fetches: 0,
+            fetching: None,
             requests: BTreeMap::new(),
             request_number: 0,
             answers: Outbox::default(),
@@ -319,6 +327,7 @@ impl Node {
             change_asked: None,
             connected: BTreeMap::new(),
             view: Arc::new(view),
+            watches,
             leaving: BTreeMap::new(),
         });
         Ok(found)

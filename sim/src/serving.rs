@@ -3,20 +3,24 @@
 use crate::clients::{Reply, Step, address_of};
 use crate::node::{Pending, Word};
 use crate::schedule::Time;
-use crate::workload::Ask;
-use crate::world::{AtClient, AtNode, Happening, World};
+use crate::workload::{Ask, is_read_transaction};
+use crate::world::{AtClient, AtNode, Happening, InProcess, World};
 use client::Error;
 use client::policy::{Failure, Purpose, dial_timeout};
-use raftkv::driver::{Input, ReadWaiter, WriteRequest};
+use raftkv::driver::{Input, ReadRefusal, ReadWaiter, WriteRequest};
 use raftkv::requests::{
-    Refused, RequestLimits, Write, get_reply, read_failed, read_refused, scan_replies, write_refused, write_reply,
+    Question, QuestionError, ReadLevel, Refused, RequestLimits, Write, check_state, get_reply, read_failed,
+    read_refused, scan_replies, write_refused, write_reply,
 };
 use std::time::Duration;
 use transport::proto::client as wire;
 use transport::{ConnectError, Request, Response};
 
+/// How long a read waits for its thread.
+const READ_TIME: (Duration, Duration) = (Duration::from_micros(2), Duration::from_millis(2));
+
 /// Limits on requests, larger than anything the workload asks for.
-const LIMITS: RequestLimits = RequestLimits {
+pub(crate) const LIMITS: RequestLimits = RequestLimits {
     key_bytes_max: 1024,
     value_bytes_max: 64 << 10,
     transaction_operations_max: 1024,
@@ -119,14 +123,15 @@ impl World {
         if self.network.is_client_cut(client, node) {
             return;
         }
-        let id = self.nodes[node].id;
+        let (id, now) = (self.nodes[node].id, self.schedule.now());
+        let local = self.nodes[node].clock.read(now);
         let Some(process) = &mut self.nodes[node].process else { return };
         let view = process.view.clone();
         process.request_number += 1;
         let number = process.request_number;
         let answers = process.answers.clone();
-        let is_lease_read = ask.purpose() == Purpose::LeaseRead;
-        if is_lease_read && self.settings.raft.lease_reads && process.role == raft::Role::Leader {
+        let level = level_of(&ask);
+        if level == ReadLevel::Lease && self.settings.raft.lease_reads && process.role == raft::Role::Leader {
             self.counters.count("client: lease read at a leader");
         }
         process.requests.insert(number, Pending { client, attempt, ask: ask.clone() });
@@ -156,7 +161,22 @@ impl World {
                         },
                     ));
                 });
-                if is_lease_read { Input::LeaseRead(waiter) } else { Input::Read(waiter) }
+                match level {
+                    ReadLevel::Linearizable => Input::Read(waiter),
+                    ReadLevel::Lease => Input::LeaseRead(waiter),
+                    ReadLevel::Stale { age_max } => {
+                        let age = process.host.age(local);
+                        let is_too_old = age_max.is_some_and(|age_max| age.is_none_or(|age| age > age_max));
+                        if is_too_old {
+                            self.counters.count("client: stale read refused, the state is too old");
+                            waiter(Err(ReadRefusal::TooOld { age }));
+                            return self.forward_answers(node);
+                        }
+                        self.counters.count("client: stale read");
+                        let delay = self.random.latency(READ_TIME.0, READ_TIME.1);
+                        return self.later_at_its_speed(node, delay, InProcess::Serve(vec![waiter]));
+                    }
+                }
             }
         };
         self.push(node, input);
@@ -200,6 +220,12 @@ impl World {
         let now = self.schedule.now();
         self.say(format_args!("client {client}: attempt failed: {failure:?}"));
         if let Failure::Node(error) = &failure
+            && error.code() == wire::ErrorCode::NoSpace
+        {
+            self.counters.count("space: a write refused for want of room");
+            self.room_wanted = true;
+        }
+        if let Failure::Node(error) = &failure
             && error.code() == wire::ErrorCode::NotLeader
         {
             let known = error.leader.is_some();
@@ -230,6 +256,10 @@ impl World {
         self.operations_done += 1;
         self.learn(client, &current.ask, &reply, current.invoked);
         self.clients[client].over(None, now);
+        if self.room_wanted && matches!(current.ask, Ask::Call(Request::Put(_))) {
+            self.room_wanted = false;
+            self.counters.count("space: there was room again");
+        }
         if current.ask.purpose().is_write() {
             self.acknowledged_since = self.acknowledged_since.max(Some(current.invoked));
         }
@@ -260,6 +290,9 @@ impl World {
             }
             (_, Reply::Call(Response::Get(reply))) => reply.kv.iter().for_each(&mut see),
             (_, Reply::Call(Response::LeaseGrant(reply))) => workload.has_lease(reply.id),
+            (Ask::Call(request), Reply::Call(Response::Transaction(_))) if is_read_transaction(request) => {
+                self.counters.count("client: transaction that only reads");
+            }
             (_, Reply::Call(Response::Transaction(_))) => self.counters.count("client: transaction"),
             (_, Reply::Call(Response::Compact(_))) => self.counters.count("client: compaction"),
             (_, Reply::Scan(replies)) => {
@@ -318,9 +351,26 @@ fn command_of(request: &Request) -> Option<Result<Write, Refused>> {
     }
 }
 
+/// How fresh a read is to be.
+fn level_of(ask: &Ask) -> ReadLevel {
+    let (level, age_ms_max, _) = ask.freshness().unwrap_or_default();
+    ReadLevel::of(level, age_ms_max).unwrap_or_else(|error| panic!("a good read is refused: {error:?}"))
+}
+
 /// Serves a read from the state as it is.
 fn read(process: &crate::node::Process, ask: &Ask) -> Reply {
     let reader = process.machine.reader();
+    let (_, _, revision_min) = ask.freshness().expect("only reads wait to read");
+    if let Err(refused) = check_state(level_of(ask), revision_min, reader.revision()) {
+        return Reply::Call(Response::Error(*refused));
+    }
+    if let Ask::Call(Request::Transaction(request)) = ask {
+        return Reply::Call(match Question::Transaction(request.clone()).answer(&LIMITS, &reader) {
+            Ok(response) => response,
+            Err(QuestionError::Refused(refused)) => Response::Error(*refused),
+            Err(QuestionError::Read(cause)) => Response::Error(*read_failed(&cause)),
+        });
+    }
     if let Ask::Scan(scan) = ask {
         let range = scan.range.clone().unwrap_or_default();
         let mut replies = Vec::new();

@@ -8,6 +8,7 @@ use crate::network::NetworkSettings;
 use crate::random::Random;
 use raft::{Membership, NodeId};
 use raftkv::directory::{DirectoryMember, MemberDirectory};
+use raftkv::driver::SpaceLimits;
 use raftkv::recovery::Provisioned;
 use std::time::Duration;
 
@@ -40,6 +41,14 @@ pub struct Settings {
     pub recycled_segments_max: usize,
     /// Log that is kept at least.
     pub log_retained_bytes: u64,
+    /// How much of the past is kept, and how large the state may be.
+    pub space: SpaceLimits,
+    /// Clients that watch.
+    pub watchers: usize,
+    /// Bytes of recent events that a node keeps for watches.
+    pub watch_ring_bytes: usize,
+    /// Bytes of events that are gathered, read or told at a time.
+    pub watch_part_bytes: usize,
     /// Inputs that a driver takes in before it sets off what was gathered.
     pub drain_max: usize,
     /// The network.
@@ -81,6 +90,14 @@ impl Settings {
             record_bytes_max: *random.pick(&[1 << 10, 256 << 10]),
             recycled_segments_max: random.index(3),
             log_retained_bytes: *random.pick(&[48 << 10, 96 << 10, 1 << 20]),
+            space: SpaceLimits {
+                quota_bytes: if random.chance(200) { Some(*random.pick(&[40 << 10, 100 << 10])) } else { None },
+                keep_revisions: if random.chance(200) { Some(*random.pick(&[20, 200])) } else { None },
+                keep_age: if random.chance(200) { Some(Duration::from_secs(*random.pick(&[3, 20]))) } else { None },
+            },
+            watchers: random.index(5),
+            watch_ring_bytes: *random.pick(&[0, 500, 5_000, 16 << 20]),
+            watch_part_bytes: *random.pick(&[1, 300, 32 << 10]),
             drain_max: *random.pick(&[1, 16, 4096]),
             network: Settings::draw_network(random, &faults),
             faults,
@@ -97,6 +114,23 @@ impl Settings {
     #[must_use]
     pub fn founding_membership(&self) -> Membership {
         Membership::new((1..=self.founders as u64).map(NodeId))
+    }
+
+    /// By how much a stale read may be older than its age allows: a word of the leader counts from when it was heard, however long it was on its way, and
+    /// a leader that was deposed speaks on for an election timeout (`raftkv/src/driver/freshness.rs`). `None` where words may wait for long, or clocks
+    /// jump.
+    #[must_use]
+    pub fn stale_slack(&self) -> Option<Duration> {
+        let blurs = [
+            FaultKind::LateMessages,
+            FaultKind::Pause,
+            FaultKind::SlowNode,
+            FaultKind::ClockJumps,
+            FaultKind::DiskStall,
+        ];
+        let (_, delay_max) = self.network.delay;
+        let slack = self.raft.election_timeout * 2 + delay_max * 2;
+        (!blurs.iter().any(|kind| self.faults.is_on(*kind))).then_some(slack)
     }
 
     /// What a node is told about its group before its first start, or when an operator has told it that it has peers.

@@ -19,6 +19,8 @@ const TURN_DELAY: (Duration, Duration) = (Duration::from_micros(2), Duration::fr
 const UNREACHABLE_DELAY: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(500));
 /// What wall clocks show when a run begins, in milliseconds since 1970.
 const EPOCH_MS: u64 = 1_800_000_000_000;
+/// When a fetch of a snapshot is given up.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a removed member is still linked to, so that it learns of its removal.
 const LEAVE_LINKED: Duration = Duration::from_secs(5);
 
@@ -241,17 +243,22 @@ impl World {
 
     fn fetch_snapshot(&mut self, node: usize, fetch: FetchSnapshot) {
         let FetchSnapshot { from, at_least } = fetch;
+        let Some(process) = &mut self.nodes[node].process else { return };
+        process.fetches += 1;
+        let number = process.fetches;
+        process.fetching = Some(number);
         let source = index_of(from);
         let id = self.nodes[node].id;
         self.say(format_args!("node {id}: fetches a snapshot from node {from}, at least {at_least}"));
         match self.network.fate(node, source) {
             // One that takes minutes to get through is given up: the fetch has a timeout.
             Fate::Cut | Fate::Lost | Fate::Sent(Copy { late: true, .. }) | Fate::Twice(Copy { late: true, .. }, _) => {
-                self.snapshot_failed(node);
+                self.snapshot_failed(node, number);
             }
             Fate::Sent(copy) | Fate::Twice(copy, _) => {
-                let what = AtNode::OpenSnapshot { peer: node, peer_life: self.nodes[node].life, at_least };
+                let what = AtNode::OpenSnapshot { peer: node, peer_life: self.nodes[node].life, fetch, number };
                 self.schedule.after(copy.delay, Happening::Node { node: source, what });
+                self.later(node, FETCH_TIMEOUT, InProcess::FetchTimedOut { number });
             }
         }
     }

@@ -3,7 +3,7 @@
 use crate::faults::FaultKind;
 use crate::node::{LogJob, LogWork, Node, OperatorWord, Process, StateJob};
 use crate::world::{InProcess, World};
-use raft::{InstallSnapshot, Load, LogPosition};
+use raft::{FetchSnapshot, InstallSnapshot, Load};
 use raftkv::FatalError;
 use raftkv::amnesia::{DamageNote, Loss};
 use raftkv::directory::MemberDirectory;
@@ -154,6 +154,7 @@ impl World {
             self.counters.count("upgrade: a node applied a raise of the format");
         }
         self.push(node, Input::Applied { index, flushed, facts });
+        self.ring_watches(node);
         Ok(())
     }
 
@@ -179,6 +180,7 @@ impl World {
         note_peers(process)?;
         let facts = StateFacts::of(&process.machine);
         self.push(node, Input::StateReplaced { facts });
+        self.ring_watches(node);
         self.add_log_job(node, LogJob::Install(install));
         Ok(())
     }
@@ -203,12 +205,29 @@ impl World {
         }
     }
 
-    pub(crate) fn snapshot_failed(&mut self, node: usize) {
-        self.later(node, SNAPSHOT_RETRY, InProcess::Input(Input::SnapshotFailed));
+    /// A fetch came to nothing, if it has not been given up before.
+    pub(crate) fn snapshot_failed(&mut self, node: usize, fetch: u64) {
+        if self.takes_fetch(node, fetch) {
+            self.later(node, SNAPSHOT_RETRY, InProcess::Input(Input::SnapshotFailed));
+        }
+    }
+
+    /// Whether a node still waits for this fetch; it does no more.
+    fn takes_fetch(&mut self, node: usize, fetch: u64) -> bool {
+        let process = self.nodes[node].process.as_mut();
+        process.is_some_and(|process| process.fetching.take_if(|current| *current == fetch).is_some())
     }
 
     /// A peer asks for a snapshot: it gets a copy of the state as it is.
-    pub(crate) fn open_snapshot(&mut self, node: usize, peer: usize, peer_life: u64, at_least: LogPosition) {
+    pub(crate) fn open_snapshot(
+        &mut self,
+        node: usize,
+        peer: usize,
+        peer_life: u64,
+        fetch: FetchSnapshot,
+        number: u64,
+    ) {
+        let at_least = fetch.at_least;
         if self.nodes[peer].life != peer_life {
             return;
         }
@@ -219,14 +238,21 @@ impl World {
         match given {
             Some(engine) => {
                 let delay = self.random.latency(TRANSFER_TIME.0, TRANSFER_TIME.1);
-                let what = InProcess::SnapshotArrived { from: node, from_life, engine };
+                let what = InProcess::SnapshotArrived { fetch: number, from: node, from_life, engine };
                 self.later(peer, delay, what);
             }
-            None => self.snapshot_failed(peer),
+            None => self.snapshot_failed(peer, number),
         }
     }
 
-    pub(crate) fn snapshot_arrived(&mut self, node: usize, from: usize, from_life: u64, engine: MemoryEngine) {
+    pub(crate) fn snapshot_arrived(
+        &mut self,
+        node: usize,
+        fetch: u64,
+        from: usize,
+        from_life: u64,
+        engine: MemoryEngine,
+    ) {
         let fails = self.settings.faults.is_on(FaultKind::SnapshotFailures) && self.random.chance(300);
         let gone = self.nodes[from].life != from_life || self.nodes[from].process.is_none();
         if fails {
@@ -234,7 +260,10 @@ impl World {
         }
         if fails || gone || self.network.is_cut(from, node) {
             self.counters.count("snapshot: transfer failed half way");
-            return self.snapshot_failed(node);
+            return self.snapshot_failed(node, fetch);
+        }
+        if !self.takes_fetch(node, fetch) {
+            return;
         }
         let machine = StateMachine::open_existing(engine.clone()).expect("a copy of a state is a state");
         let (position, membership) = (machine.applied(), machine.membership().clone());

@@ -22,22 +22,43 @@ impl Ask {
     /// Where it may go, and whether it may go twice.
     #[must_use]
     pub fn purpose(&self) -> Purpose {
+        if let Some((level, _, _)) = self.freshness() {
+            return if level == wire::ReadLevel::Lease { Purpose::LeaseRead } else { Purpose::Read };
+        }
         match self {
             Ask::Call(Request::SessionOpen(_)) => Purpose::OpenSession,
             // In a session, or of no harm when it comes twice.
             Ask::Call(request) if request.session().is_some() => Purpose::RepeatableWrite,
             Ask::Call(Request::LeaseKeepAlive(_) | Request::Compact(_)) => Purpose::RepeatableWrite,
             Ask::Call(request) if request.is_write() => Purpose::Write,
-            Ask::Call(Request::Get(get)) if get.level() == wire::ReadLevel::Lease => Purpose::LeaseRead,
-            Ask::Scan(scan) if scan.level() == wire::ReadLevel::Lease => Purpose::LeaseRead,
             Ask::Call(_) | Ask::Scan(_) => Purpose::Read,
+        }
+    }
+
+    /// How fresh a read is to be: its level, and the oldest age and revision that will do. `None`: it does not only read.
+    pub(crate) fn freshness(&self) -> Option<(wire::ReadLevel, Option<u64>, Option<u64>)> {
+        match self {
+            Ask::Call(Request::Get(get)) => Some((get.level(), get.age_ms_max, get.revision_min)),
+            Ask::Scan(scan) => Some((scan.level(), scan.age_ms_max, scan.revision_min)),
+            Ask::Call(request @ Request::Transaction(transaction)) if is_read_transaction(request) => {
+                Some((transaction.level(), transaction.age_ms_max, transaction.revision_min))
+            }
+            Ask::Call(_) => None,
         }
     }
 }
 
-/// Reads of both levels must see everything that was acknowledged before.
-fn level(random: &mut Random) -> i32 {
-    random.pick(&[wire::ReadLevel::Linearizable, wire::ReadLevel::Lease]).to_owned().into()
+/// How fresh a read is to be.
+#[derive(Default)]
+struct Level {
+    level: i32,
+    age_ms_max: Option<u64>,
+    revision_min: Option<u64>,
+}
+
+/// Whether a request is a transaction that cannot write.
+pub(crate) fn is_read_transaction(request: &Request) -> bool {
+    matches!(request, Request::Transaction(_)) && !request.is_write()
 }
 
 /// What a mark begins with, and no key holds.
@@ -84,13 +105,12 @@ impl Workload {
             58 => Ask::Call(Request::Compact(wire::CompactRequest {
                 revision: random.between(1, self.newest.saturating_sub(5).max(1)),
             })),
-            59..=88 => Ask::Call(Request::Get(wire::GetRequest {
-                key: self.key(random),
-                revision: self.old_revision(random),
-                level: level(random),
-                age_ms_max: None,
-                revision_min: None,
-            })),
+            59..=84 => {
+                let Level { level, age_ms_max, revision_min } = self.level(random);
+                let (key, revision) = (self.key(random), self.old_revision(random));
+                Ask::Call(Request::Get(wire::GetRequest { key, revision, level, age_ms_max, revision_min }))
+            }
+            85..=88 => self.read_transaction(random),
             _ => self.scan(random),
         }
     }
@@ -149,6 +169,42 @@ impl Workload {
         }))
     }
 
+    /// Compares and reads, and writes nothing.
+    fn read_transaction(&self, random: &mut Random) -> Ask {
+        use wire::operation::Kind;
+        let compares = (0..random.below(3)).map(|_| self.compare(random)).collect();
+        let way = |random: &mut Random| {
+            let read = |random: &mut Random| {
+                let limit = if random.chance(300) { random.between(1, 3) } else { 0 };
+                let range = Some(self.range(random));
+                wire::Operation {
+                    kind: Some(Kind::Range(wire::ScanRequest { range, limit, ..wire::ScanRequest::default() })),
+                }
+            };
+            (0..random.between(1, 2)).map(|_| read(random)).collect()
+        };
+        let (success, failure) = (way(random), way(random));
+        let Level { level, age_ms_max, revision_min } = self.level(random);
+        Ask::Call(Request::Transaction(wire::TransactionRequest {
+            transaction: Some(wire::Transaction { compares, success, failure }),
+            level,
+            age_ms_max,
+            revision_min,
+            ..wire::TransactionRequest::default()
+        }))
+    }
+
+    /// Most reads must see everything that was acknowledged before; some may be stale, up to an age or from a revision on.
+    fn level(&self, random: &mut Random) -> Level {
+        if random.chance(850) {
+            let level = *random.pick(&[wire::ReadLevel::Linearizable, wire::ReadLevel::Lease]);
+            return Level { level: level.into(), ..Level::default() };
+        }
+        let age_ms_max = if random.chance(700) { Some(*random.pick(&[200, 1_000, 10_000])) } else { None };
+        let revision_min = random.chance(300).then_some(self.newest);
+        Level { level: wire::ReadLevel::Stale.into(), age_ms_max, revision_min }
+    }
+
     fn compare(&self, random: &mut Random) -> wire::Compare {
         use wire::compare::Target;
         let known = if self.seen.is_empty() { None } else { Some(random.pick(&self.seen).clone()) };
@@ -196,6 +252,7 @@ impl Workload {
         ]);
         let by_key = sort_by == wire::SortBy::Key;
         let count_only = random.chance(100);
+        let Level { level, age_ms_max, revision_min } = self.level(random);
         Ask::Scan(wire::ScanRequest {
             range: Some(self.range(random)),
             limit: if random.chance(300) && !count_only { random.between(1, 5) } else { 0 },
@@ -206,7 +263,9 @@ impl Workload {
             count_only,
             count_total: !count_only && random.chance(200),
             revision: self.old_revision(random),
-            level: level(random),
+            level,
+            age_ms_max,
+            revision_min,
             ..wire::ScanRequest::default()
         })
     }

@@ -5,6 +5,8 @@
 //!   work.rs       log, state machine, snapshots: jobs that take simulated time
 //!   lives.rs      starts, crashes, pauses
 //!   serving.rs    clients, and nodes answering them
+//!   space.rs      how large the state is, and giving room back
+//!   watching.rs   watchers, and nodes telling them what was applied
 //!   injection.rs  faults
 //!   damage.rs     disks that lose what they were given
 //!   operator.rs   members that come and go
@@ -26,14 +28,18 @@ use crate::random::Random;
 use crate::schedule::{Schedule, Time};
 use crate::settings::Settings;
 use crate::trace::{Sink, Trace};
+use crate::watching::{AtWatcher, Part, Watcher};
 use crate::workload::Ask;
 use bytes::Bytes;
 use client::policy::Failure;
-use raft::{Load, LogPosition, Message};
+use raft::{FetchSnapshot, Load, Message};
 use raftkv::driver::{Input, ReadWaiter};
+use raftkv::watch::WatcherId;
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 use storage::state::MemoryEngine;
+use transport::proto::client as wire;
 
 /// After this time faults end, even if clients have not done what they were to do: some plans hardly let them.
 const FAULTY_BOUND: Duration = Duration::from_secs(600);
@@ -71,6 +77,8 @@ pub(crate) enum Happening {
     Process { node: usize, life: u64, what: InProcess },
     /// Something at a client.
     Client { client: usize, what: AtClient },
+    /// Something at a watcher.
+    Watcher { watcher: usize, what: AtWatcher },
     /// A fault of this kind.
     Fault(FaultKind),
     /// A fault ends.
@@ -97,11 +105,23 @@ pub(crate) enum AtNode {
         attempt: u64,
         ask: Ask,
     },
+    /// A watcher wants to be told.
+    Watch {
+        watcher: usize,
+        stream: u64,
+        request: wire::WatchRequest,
+    },
+    /// A watcher is gone.
+    Unwatch {
+        watcher: usize,
+        stream: u64,
+    },
     /// A peer wants a snapshot.
     OpenSnapshot {
         peer: usize,
         peer_life: u64,
-        at_least: LogPosition,
+        fetch: FetchSnapshot,
+        number: u64,
     },
 }
 
@@ -116,9 +136,19 @@ pub(crate) enum InProcess {
     Serve(Vec<ReadWaiter>),
     Flush,
     Repaired,
+    Space,
+    GatherWatched,
+    PublishWatched(Part),
+    WatchStep(WatcherId),
+    WatchRead(WatcherId, RangeInclusive<u64>),
+    WatchProgress(WatcherId),
     Input(Input),
     /// A snapshot has come, whole.
+    FetchTimedOut {
+        number: u64,
+    },
     SnapshotArrived {
+        fetch: u64,
         from: usize,
         from_life: u64,
         engine: MemoryEngine,
@@ -174,12 +204,15 @@ pub(crate) struct World {
     pub(crate) network: Network,
     pub(crate) nodes: Vec<Node>,
     pub(crate) clients: Vec<Client>,
+    pub(crate) watchers: Vec<Watcher>,
     /// The operation that a client has under way, as the checks know it.
     pub(crate) operations: BTreeMap<usize, u64>,
     /// Operations that were answered.
     pub(crate) operations_done: u64,
     /// A write that was invoked at that moment was acknowledged, the latest such moment.
     pub(crate) acknowledged_since: Option<Time>,
+    /// A write was refused for want of room, and none that adds data was answered since.
+    pub(crate) room_wanted: bool,
     pub(crate) phase: Phase,
     pub(crate) checks: Checks,
     pub(crate) counters: Counters,
@@ -229,7 +262,9 @@ impl World {
         let clients = (0..settings.clients)
             .map(|number| Client::new(number, settings.founders, settings.keys, random.fork(), origin))
             .collect();
+        let watchers = (0..settings.watchers).map(|_| Watcher::new(&settings, &mut random)).collect();
         World {
+            watchers,
             random,
             schedule: Schedule::new(),
             network,
@@ -238,6 +273,7 @@ impl World {
             operations: BTreeMap::new(),
             operations_done: 0,
             acknowledged_since: None,
+            room_wanted: false,
             phase: Phase::Faulty,
             checks: Checks::new(&settings),
             settings,
@@ -266,6 +302,7 @@ impl World {
             let delay = self.random.duration(Duration::ZERO, Duration::from_secs(1));
             self.schedule.after(delay, Happening::Client { client, what: AtClient::Begin });
         }
+        self.begin_watches();
         for kind in self.settings.faults.kinds().to_vec() {
             self.counters.count(kind.counted_as());
             self.schedule_fault(kind);
@@ -278,6 +315,7 @@ impl World {
             Happening::Node { node, what } => self.at_node(node, what),
             Happening::Process { node, life, what } => self.in_process(node, life, what),
             Happening::Client { client, what } => self.at_client(client, what),
+            Happening::Watcher { watcher, what } => self.at_watcher(watcher, what),
             Happening::Fault(kind) => self.inject(kind),
             Happening::Mend(mend) => self.mend(mend),
             Happening::Phase => self.look_at_phase(),
@@ -301,6 +339,7 @@ impl World {
                 } else if self.phase == Phase::Faulty && now >= Time::START + FAULTY_BOUND {
                     self.counters.count("client: too many faults to get done");
                     self.end_faults();
+                    self.tell_clients();
                     self.phase = Phase::Calm;
                 }
             }
@@ -318,7 +357,7 @@ impl World {
                 }
             }
             Phase::Agreement(since) => {
-                if self.agrees() {
+                if self.agrees() && self.watchers_have_all() {
                     self.say(format_args!("all nodes agree"));
                     self.phase = Phase::Over;
                 } else {
@@ -390,6 +429,7 @@ impl World {
                 process.view.peers,
             ));
         }
+        lines.push(format!("  watchers: {}", self.describe_watchers()));
         lines.push(format!("  operations under way: {:?}", self.operations));
         lines.join("\n")
     }

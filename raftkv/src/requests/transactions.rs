@@ -42,7 +42,10 @@ impl RequestLimits {
     }
 
     /// A transaction that keeps the rules.
-    fn transaction<'a>(&self, request: &'a wire::TransactionRequest) -> Result<Transaction<'a>, Refused> {
+    ///
+    /// # Errors
+    /// When it is over a limit or makes no sense.
+    pub fn transaction<'a>(&self, request: &'a wire::TransactionRequest) -> Result<Transaction<'a>, Refused> {
         let sent =
             request.transaction.as_ref().ok_or_else(|| error(ErrorCode::Invalid, "the transaction is missing"))?;
         let mut parts_left = self.transaction_operations_max;

@@ -8,7 +8,7 @@
 //! it looks at the newest revision, and the apply thread looks for watchers *after* it has published one: so either the watcher sees the
 //! revision or the apply thread sees the watcher.
 
-use super::serve::encode;
+use super::serve::watch_event;
 use super::table::{Gathered, Step, WatchFilter, WatchTable, WatcherId};
 use crate::failure::{FailureReporter, FatalError};
 use crate::shared_state::SharedState;
@@ -101,7 +101,7 @@ impl WatchHub {
                 Ok(Changes { changes, through }) => {
                     let events = changes.into_iter().map(|change| {
                         let (revision, key, is_delete) = (change.revision, change.key.clone(), change.value.is_none());
-                        let payload = encode(change);
+                        let payload = EncodedWatchEvent::new(watch_event(change));
                         let bytes = payload.bytes() + EVENT_OVERHEAD_BYTES;
                         Gathered { revision, key, is_delete, bytes, payload }
                     });

@@ -28,5 +28,6 @@ mod table;
 
 pub(crate) use hub::{WatchBell, WatchHub, run_gatherer};
 pub use ranges::WatchedRange;
-pub(crate) use serve::{WatchJob, refuse, watch_filter};
+pub(crate) use serve::{WatchJob, refuse};
+pub use serve::{first_revision, watch_event, watch_filter};
 pub use table::{Gathered, Step, WatchFilter, WatchTable, WatcherId};

@@ -14,7 +14,7 @@ use crate::shared_state::SharedState;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
-use storage::state::{Change, Changes, ReadError};
+use storage::state::{Change, Changes, Engine, ReadError, StateReader};
 use tokio::time::Instant;
 use transport::proto::client as wire;
 use transport::{EncodedWatchEvent, WatchClosed, WatchFrame, WatchResponder};
@@ -46,7 +46,10 @@ pub(crate) struct WatchJob {
 }
 
 /// Which events a request asks for, and how often it wants to hear of progress.
-pub(crate) fn watch_filter(request: &wire::WatchRequest) -> Result<(WatchFilter, Option<Duration>), Refused> {
+///
+/// # Errors
+/// When it makes no sense.
+pub fn watch_filter(request: &wire::WatchRequest) -> Result<(WatchFilter, Option<Duration>), Refused> {
     let invalid = |text: &str| Err(error(ErrorCode::Invalid, text));
     let Some(range) = &request.range else { return invalid("a watch needs a range of keys") };
     if request.no_puts && request.no_deletes {
@@ -72,14 +75,25 @@ pub(crate) async fn refuse(responder: WatchResponder, refused: Refused) {
 }
 
 /// An event as watchers get it.
-pub(super) fn encode(change: Change) -> EncodedWatchEvent {
+#[must_use]
+pub fn watch_event(change: Change) -> wire::WatchEvent {
     let Change { revision, key, value, previous } = change;
     let deleted = value.is_none();
     let kv = match value {
         Some(kv) => key_value(kv),
         None => wire::KeyValue { key, mod_revision: revision, ..wire::KeyValue::default() },
     };
-    EncodedWatchEvent::new(wire::WatchEvent { deleted, kv: Some(kv), previous: previous.map(key_value) })
+    wire::WatchEvent { deleted, kv: Some(kv), previous: previous.map(key_value) }
+}
+
+/// The first revision of a watch that wants to begin at `from`, or after the newest one.
+///
+/// # Errors
+/// [`ReadError::Compacted`] when what happened then can no longer be told.
+pub fn first_revision<E: Engine>(from: Option<u64>, reader: &StateReader<E>) -> Result<u64, ReadError> {
+    let requested = from.unwrap_or_else(|| reader.revision() + 1);
+    let compacted = reader.compacted_revision();
+    if requested < compacted { Err(ReadError::Compacted { requested, compacted }) } else { Ok(requested) }
 }
 
 /// Why a watch ends.
@@ -101,13 +115,10 @@ impl From<WatchClosed> for End {
 impl WatchJob {
     /// Serves the watch until it ends.
     pub(crate) async fn run(self, mut responder: WatchResponder) {
-        let reader = self.shared.reader();
-        let from = self.from.unwrap_or_else(|| reader.revision() + 1);
-        let (requested, compacted) = (from, reader.compacted_revision());
-        if requested < compacted {
-            return refuse(responder, read_error(&ReadError::Compacted { requested, compacted })).await;
-        }
-        drop(reader);
+        let from = match first_revision(self.from, &self.shared.reader()) {
+            Ok(from) => from,
+            Err(compacted) => return refuse(responder, read_error(&compacted)).await,
+        };
         let watching = self.hub.add(self.filter.clone(), from);
         let end = match Sender::begin(&self, &mut responder, from - 1).await {
             Ok(mut sender) => loop {
@@ -138,7 +149,8 @@ impl WatchJob {
             }
             Step::Disk(revisions) => {
                 let Changes { changes, through } = self.read(revisions).await?;
-                let events: Vec<EncodedWatchEvent> = changes.into_iter().map(encode).collect();
+                let events: Vec<EncodedWatchEvent> =
+                    changes.into_iter().map(watch_event).map(EncodedWatchEvent::new).collect();
                 watching.have_read(through);
                 if !events.is_empty() || sender.next_progress.is_some_and(|due| due <= Instant::now()) {
                     let reply = sender.reply(through, events.iter());

@@ -12,11 +12,13 @@ use super::model::{Done, Kind, Model, select, was_tried};
 use super::reference::Reference;
 use crate::clients::Reply;
 use crate::schedule::Time;
+use crate::serving::LIMITS;
 use crate::workload::Ask;
 use raft::LogIndex;
 use raftkv::driver::WriteOutcome;
 use raftkv::requests::{Asked, SESSION_TTL_MS_DEFAULT, write_reply};
 use std::collections::BTreeMap;
+use std::time::Duration;
 use storage::command::{KeyRange, RangeRead, SortBy};
 use storage::state::{CommandOutcome, KeyValue};
 use transport::proto::client as wire;
@@ -56,12 +58,18 @@ struct Order {
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct History {
     operations: Vec<Operation>,
+    /// By how much a stale read may be older than its age allows, in this run; `None`: by any time.
+    stale_slack: Option<Duration>,
 }
 
 impl History {
+    pub(crate) fn new(stale_slack: Option<Duration>) -> History {
+        History { operations: Vec::new(), stale_slack }
+    }
+
     /// A client begins an operation.
     pub(crate) fn invoke(&mut self, client: usize, now: Time, ask: &Ask) -> OperationId {
         self.operations.push(Operation {
@@ -86,6 +94,11 @@ impl History {
     /// How many operations were answered: those that failed are held against the log too, and say less.
     pub(crate) fn answered(&self) -> usize {
         self.operations.iter().filter(|operation| matches!(operation.outcome, Outcome::Answered(_))).count()
+    }
+
+    /// How often clients have asked for a compaction.
+    pub(crate) fn compactions_asked_for(&self) -> usize {
+        self.operations.iter().filter(|operation| matches!(operation.ask, Ask::Call(Request::Compact(_)))).count()
     }
 
     /// Holds everything against the log. Panics with both sides of the contradiction.
@@ -179,11 +192,22 @@ impl History {
         commands
     }
 
+    /// Whatever was answered before this moment, an operation has to know of.
+    fn fresh_from(&self, operation: &Operation) -> Time {
+        let Some((wire::ReadLevel::Stale, age_ms_max, _)) = operation.ask.freshness() else { return operation.invoked };
+        let (Some(age_ms), Some(slack)) = (age_ms_max, self.stale_slack) else { return Time::START };
+        // Clocks run up to a twentieth too slowly.
+        let age = Duration::from_millis(age_ms) * 20 / 19 + slack;
+        let earlier = Duration::from_nanos(operation.invoked.0).saturating_sub(age);
+        Time::START + earlier
+    }
+
     /// For each operation, the latest place in the order of anything that was answered before it was invoked.
     fn note_what_came_before(&mut self, orders: &[Option<Order>]) {
         let mut events: Vec<(Time, bool, usize)> = Vec::with_capacity(2 * orders.len());
         for (number, operation) in self.operations.iter().enumerate() {
-            events.push((operation.invoked, false, number));
+            // What it must come after: for a stale read that is what was known a while before.
+            events.push((self.fresh_from(operation), false, number));
             if let (Some(done), Outcome::Answered(_)) = (operation.done, &operation.outcome) {
                 events.push((done, true, number));
             }
@@ -223,6 +247,9 @@ impl Operation {
     /// What its command is known by, if it goes through the log.
     fn kind(&self) -> Option<Kind> {
         let Ask::Call(request) = &self.ask else { return None };
+        if self.ask.freshness().is_some() {
+            return None;
+        }
         let session = request.session();
         if let Some(call) = session {
             return Some(Kind::InSession { session: call.session, sequence: call.sequence });
@@ -235,8 +262,6 @@ impl Operation {
         } else if let Request::Transaction(transaction) = request {
             let transaction = transaction.transaction.as_ref().expect("the workload sends whole transactions");
             Some(Kind::Transaction { puts: crate::workload::puts(transaction) })
-        } else if matches!(request, Request::Get(_)) {
-            None
         } else {
             Some(Kind::Other)
         }
@@ -272,10 +297,12 @@ impl Operation {
 
     fn check_read(&self, model: &Model) {
         let Outcome::Answered(reply) = &self.outcome else { return };
-        if !matches!(self.ask, Ask::Scan(_) | Ask::Call(Request::Get(_))) {
-            return;
-        }
+        let Some((_, _, revision_min)) = self.ask.freshness() else { return };
         let revision = revision_of(reply);
+        // A scan at a revision of the past says that one.
+        let names_its_state = !matches!(&self.ask, Ask::Scan(scan) if scan.revision.is_some());
+        let is_recent = revision_min.is_none_or(|least| revision >= least);
+        assert!(is_recent || !names_its_state, "a read at revision {revision}: {self:?}");
         assert!(revision <= model.revision(), "a read at revision {revision}, which never was: {self:?}");
         match (&self.ask, reply.as_ref()) {
             (Ask::Call(Request::Get(get)), Reply::Call(Response::Get(reply))) => {
@@ -287,6 +314,13 @@ impl Operation {
                     told.as_ref() == expected,
                     "a wrong read: {self:?}\nat revision {revision} the key holds {expected:?}"
                 );
+            }
+            (Ask::Call(request @ Request::Transaction(transaction)), Reply::Call(told)) => {
+                self.check_not_stale(revision);
+                let transaction = LIMITS.transaction(transaction).expect("it was answered");
+                let outcome = model.outcome_at(&transaction, revision);
+                let expected = write_reply(WriteOutcome { index: LogIndex::ZERO, revision, outcome }, asked(request));
+                assert!(expected == *told, "a wrong read: {self:?}\nat revision {revision} it is {expected:?}");
             }
             (Ask::Scan(scan), Reply::Scan(replies)) => {
                 match scan.revision {
@@ -388,7 +422,7 @@ fn fits(request: &Request, outcome: &CommandOutcome) -> bool {
     }
 }
 
-fn pair(kv: &wire::KeyValue) -> KeyValue {
+pub(super) fn pair(kv: &wire::KeyValue) -> KeyValue {
     KeyValue {
         key: kv.key.clone(),
         value: kv.value.clone(),

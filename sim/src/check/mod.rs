@@ -5,6 +5,7 @@
 //!   come to the same state hash.
 //! - `model`: what the commands of the log mean, written down a second time and as simply as possible: it shares no code with the
 //!   state machine.
+//! - `watch`: what watchers are told, held against the changes that the model knows, reply by reply.
 //! - `history`: what clients asked and were told, compared in the end with log and model: nothing acknowledged is lost, nothing is
 //!   applied twice, and the whole is linearizable.
 
@@ -12,6 +13,7 @@ mod history;
 mod model;
 mod reference;
 mod safety;
+pub(crate) mod watch;
 
 pub(crate) use history::{History, OperationId, Outcome};
 pub(crate) use reference::Reference;

@@ -62,6 +62,13 @@ impl MemoryEngine {
         MemoryEngine { content: Arc::new(Mutex::new(Content { written, let_go_before, ..Content::default() })) }
     }
 
+    /// Bytes of all keys and values that are written here now. Goes through all of them.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let written = Arc::clone(&self.lock().written);
+        written.iter().flatten().map(|(key, value)| (key.len() + value.len()) as u64).sum()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Content> {
         self.content.lock().expect("nobody panics while holding the lock: it is held for pure map operations")
     }

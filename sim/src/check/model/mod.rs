@@ -305,6 +305,11 @@ impl Model {
         values.filter_map(|(_, values)| values.last()?.1.clone()).collect()
     }
 
+    /// The oldest revision that can be read; zero: all can.
+    pub(crate) fn compacted(&self) -> u64 {
+        self.compacted
+    }
+
     /// The newest revision.
     pub(crate) fn revision(&self) -> u64 {
         self.revision

@@ -63,6 +63,23 @@ impl Model {
         }
     }
 
+    /// What a transaction that only reads comes to at a revision.
+    pub(crate) fn outcome_at(&self, transaction: &Transaction<'_>, revision: u64) -> CommandOutcome {
+        let limits = RangeLimits { keys_max: u32::MAX, bytes_max: u64::MAX };
+        let done = self.as_of(revision).transaction(transaction, limits);
+        done.unwrap_or_else(|refusal| panic!("{transaction:?} only reads, and is refused: {refusal:?}"))
+    }
+
+    /// What there was at a revision: keys and their values.
+    fn as_of(&self, revision: u64) -> Model {
+        let until = |values: &Vec<(u64, Option<KeyValue>)>| {
+            let count = values.partition_point(|(since, _)| *since <= revision);
+            values[..count].last().cloned().into_iter().collect()
+        };
+        let keys = self.keys.iter().map(|(key, values)| (key.clone(), until(values))).collect();
+        Model { revision, keys, ..Model::default() }
+    }
+
     /// Which way the transaction goes. As in etcd, compares of transactions within it look at the state before all of it.
     fn choose(&self, transaction: &Transaction<'_>, budget: &mut Budget) -> Result<Way, Refusal> {
         let mut succeeded = true;
