@@ -127,10 +127,18 @@ impl Failure {
     pub(crate) fn of_loss(what: &str, loss: &LeaseLoss) -> Failure {
         let code = match loss {
             LeaseLoss::NotKeptAlive { .. } => Code::Unavailable,
-            LeaseLoss::Ended { .. } => Code::NotFound,
+            LeaseLoss::Ended { .. } | LeaseLoss::KeyGone { .. } => Code::NotFound,
         };
-        Failure::new(code, format!("{what} is lost: {loss}"))
-            .with_next("raftkv-cli status, to see which nodes answer; then the same command again, with a longer --ttl if there is one")
+        let next = match loss {
+            LeaseLoss::NotKeptAlive { .. } => {
+                "raftkv-cli status, to see which nodes answer; then the same command again, with a longer --ttl if there is one"
+            }
+            LeaseLoss::Ended { .. } => {
+                "raftkv-cli lease list, to see which leases there are; a new one has to be granted"
+            }
+            LeaseLoss::KeyGone { .. } => "find out who wrote or deleted the key; then the same command again",
+        };
+        Failure::new(code, format!("{what} is lost: {loss}")).with_next(next)
     }
 
     /// The failure of a write to one key: the next command looks at that key.
@@ -251,7 +259,7 @@ mod tests {
             (Error::Tls { endpoint: endpoint(), cause: cause() }, 7),
             (Error::Permission { endpoint: endpoint(), cause: cause() }, 7),
             (Error::TooLarge { endpoint: endpoint(), part: Part::Value, bytes: None, limit: 8 }, 2),
-            (Error::RangeTooLarge { endpoint: endpoint(), keys_max: 10, bytes_max: 8 }, 2),
+            (Error::RangeTooLarge { endpoint: endpoint(), cause: cause(), keys_max: 10, bytes_max: 8 }, 2),
             (Error::Invalid { endpoint: endpoint(), cause: cause() }, 2),
             (Error::PreconditionFailed { endpoint: endpoint(), existing: None }, 4),
             (Error::LeaseExists { endpoint: endpoint(), cause: cause() }, 4),

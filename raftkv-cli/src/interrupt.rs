@@ -8,12 +8,17 @@ use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Whether the command that runs has waited for the signal. A process runs one command at a time.
+/// Whether the command that runs tidies up by itself. A process runs one command at a time.
 static IS_HANDLED: AtomicBool = AtomicBool::new(false);
+
+/// The command that runs tidies up by itself: it does not end with the signal.
+pub(crate) fn handle() {
+    IS_HANDLED.store(true, Ordering::Relaxed);
+}
 
 /// Returns at Ctrl-C (SIGINT) or SIGTERM. From the first wait on they no longer end the process.
 pub(crate) async fn interrupted() -> Result<(), Failure> {
-    IS_HANDLED.store(true, Ordering::Relaxed);
+    handle();
     let handler = |kind| signal(kind).map_err(|cause| Failure::other(format!("signals cannot be received: {cause}")));
     let (mut interrupt, mut terminate) = (handler(SignalKind::interrupt())?, handler(SignalKind::terminate())?);
     tokio::select! {

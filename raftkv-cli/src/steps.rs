@@ -135,7 +135,12 @@ mod tests {
                 && (deleted > self.keys_max || inside.iter().map(|(_, size)| size).sum::<u64>() > self.bytes_max)
             {
                 let (keys_max, bytes_max) = (self.keys_max, self.bytes_max);
-                return Err(Error::RangeTooLarge { endpoint: "n1:1".into(), keys_max, bytes_max });
+                return Err(Error::RangeTooLarge {
+                    endpoint: "n1:1".into(),
+                    cause: String::new(),
+                    keys_max,
+                    bytes_max,
+                });
             }
             self.keys.borrow_mut().retain(|key, _| !inside.iter().any(|(gone, _)| gone == key));
             self.steps.borrow_mut().push(deleted);

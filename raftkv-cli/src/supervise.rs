@@ -6,6 +6,7 @@
 //! only the fencing token in its environment protects from that.
 
 use crate::failure::Failure;
+use crate::interrupt;
 use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::OsString;
 use std::io;
@@ -34,7 +35,8 @@ pub(crate) async fn run<L>(
     let (program, arguments) = command.split_first().expect("clap gives a command at least one word");
     let failed = |cause: &io::Error| Failure::io(&program.to_string_lossy(), cause);
     let handler = |kind| signal(kind).map_err(|cause| Failure::other(format!("signals cannot be received: {cause}")));
-    // From here on SIGINT does not end this program: the command decides.
+    // From here on SIGINT does not end this program, nor a shell's command: the command that is run decides.
+    interrupt::handle();
     let (mut interrupt, mut terminate) = (handler(SignalKind::interrupt())?, handler(SignalKind::terminate())?);
     let environment = environment.iter().map(|(name, value)| (*name, value));
     let mut child = Command::new(program)

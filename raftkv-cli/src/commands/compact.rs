@@ -5,6 +5,7 @@ use crate::connect;
 use crate::failure::Failure;
 use crate::output::{Format, Output};
 use clap::Args;
+use client::Error;
 use serde_json::json;
 
 /// Let go of what only revisions before this one need
@@ -24,7 +25,11 @@ pub(crate) struct CompactArguments {
 
 pub(crate) async fn run(arguments: CompactArguments, globals: &Globals) -> Result<(), Failure> {
     let client = connect::client(globals)?;
-    let oldest = client.compact(arguments.revision).await?;
+    let oldest = client.compact(arguments.revision).await.map_err(|error| {
+        let is_unknown = matches!(error, Error::OutcomeUnknown { .. });
+        let failure = Failure::from(error);
+        if is_unknown { failure.with_next("the same command again: a second one does no harm") } else { failure }
+    })?;
     let mut output = Output::standard();
     output.write(|out| match globals.output {
         Some(Format::Json) => writeln!(out, "{}", json!({ "compacted": oldest })),

@@ -69,17 +69,17 @@ async fn to_standard_output(mut scan: ScanStream) -> Result<(), Failure> {
 async fn to_file(path: &Path, mut scan: ScanStream) -> Result<(u64, u64), Failure> {
     let shown = path.display().to_string();
     let failed = |cause: io::Error| Failure::io(&shown, &cause);
-    let mut file = AtomicFile::create(path).map_err(failed)?;
+    let mut destination = Destination::open(path).map_err(failed)?;
     let bar = progress();
     let mut exported = 0;
     while let Some(kv) = scan.next().await? {
-        record::write_line(&mut file.out, &kv, Parts::KeyAndValue).map_err(failed)?;
+        record::write_line(destination.out(), &kv, Parts::KeyAndValue).map_err(failed)?;
         exported += 1;
         if exported % PROGRESS_EVERY == 0 {
             bar.set_position(exported);
         }
     }
-    file.publish().map_err(failed)?;
+    destination.finish().map_err(failed)?;
     bar.finish_and_clear();
     Ok((exported, scan.revision()))
 }
@@ -91,6 +91,39 @@ fn progress() -> ProgressBar {
     }
     let style = ProgressStyle::with_template("{spinner} {human_pos} pairs ({per_sec})").expect("it is well-formed");
     ProgressBar::new_spinner().with_style(style)
+}
+
+/// Where the lines go.
+enum Destination {
+    File(AtomicFile),
+    /// A device or a pipe: it is written to, for only a file can be replaced by one.
+    Other(BufWriter<File>),
+}
+
+impl Destination {
+    fn open(path: &Path) -> io::Result<Destination> {
+        if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+            let file = File::options().write(true).open(path)?;
+            return Ok(Destination::Other(BufWriter::with_capacity(BUFFER_BYTES, file)));
+        }
+        // A link stays a link.
+        let file = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        AtomicFile::create(&file).map(Destination::File)
+    }
+
+    fn out(&mut self) -> &mut dyn Write {
+        match self {
+            Destination::File(file) => &mut file.out,
+            Destination::Other(out) => out,
+        }
+    }
+
+    fn finish(self) -> io::Result<()> {
+        match self {
+            Destination::File(file) => file.publish(),
+            Destination::Other(mut out) => out.flush(),
+        }
+    }
 }
 
 /// A file that appears under its name when it is complete, and is removed if that never comes.
@@ -149,6 +182,27 @@ mod tests {
         file.out.write_all(b"half").unwrap();
         drop(file);
         assert!(names(directory.path()).is_empty());
+    }
+
+    #[test]
+    fn a_link_stays_a_link_and_a_device_a_device() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, link) = (directory.path().join("backup.ndjson"), directory.path().join("latest"));
+        std::fs::write(&path, "old").unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let mut destination = Destination::open(&link).unwrap();
+        destination.out().write_all(b"new").unwrap();
+        destination.finish().unwrap();
+        assert!(link.is_symlink());
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        // As a link, so that a mistake does not take the device away.
+        let null = directory.path().join("null");
+        std::os::unix::fs::symlink("/dev/null", &null).unwrap();
+        let mut destination = Destination::open(&null).unwrap();
+        assert!(matches!(destination, Destination::Other(_)));
+        destination.out().write_all(b"lines").unwrap();
+        destination.finish().unwrap();
+        assert!(null.is_symlink());
     }
 
     #[test]

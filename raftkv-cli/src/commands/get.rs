@@ -34,7 +34,7 @@ pub(crate) struct GetArguments {
     /// The key: any bytes
     pub(crate) key: OsString,
     /// As it was at this revision
-    #[arg(long, value_name = "REVISION")]
+    #[arg(long, value_name = "REVISION", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) rev: Option<u64>,
     /// How current the answer has to be: linearizable, lease, stale or stale=AGE
     #[arg(long, value_name = "LEVEL", default_value = "linearizable", value_parser = arguments::level)]

@@ -74,7 +74,7 @@ pub(crate) struct ScanArguments {
     #[arg(long, value_name = "REVISION")]
     pub(crate) max_create_rev: Option<u64>,
     /// As it was at this revision
-    #[arg(long, value_name = "REVISION")]
+    #[arg(long, value_name = "REVISION", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) rev: Option<u64>,
     /// How current the answer has to be: linearizable, lease, stale or stale=AGE
     #[arg(long, value_name = "LEVEL", default_value = "linearizable", value_parser = arguments::level)]

@@ -88,7 +88,11 @@ async fn script(globals: &Globals) -> Result<(), Failure> {
                 None => break,
             }
         }
-        let at_line = |failure: Failure| Failure { cause: format!("line {first}: {}", failure.cause), ..failure };
+        let at_line = |failure: Failure| {
+            // Of a script it is a failure: the lines that come after this one are not carried out.
+            let code = if failure.code == Code::ReaderGone { Code::Other } else { failure.code };
+            Failure { code, cause: format!("line {first}: {}", failure.cause), ..failure }
+        };
         match line::read(&text).map_err(at_line)? {
             Line::Nothing => {}
             Line::Leave => return Ok(()),
