@@ -226,11 +226,18 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// [`Error::CompactedRevision`] when more than that was let go of before, [`Error::FutureRevision`] when there is no such revision yet.
+    /// [`Error::CompactedRevision`] when more than that was let go of already, [`Error::FutureRevision`] when there is no such revision yet.
     pub async fn compact(&self, revision: u64) -> Result<u64, Error> {
         let request = Request::Compact(wire::CompactRequest { revision });
         // A second one changes nothing.
-        let (address, response) = self.call(Purpose::RepeatableWrite, request).await?;
+        let (address, response) = match self.call(Purpose::RepeatableWrite, request).await {
+            Ok(answered) => answered,
+            // An earlier attempt did it, or somebody else: what was asked for holds.
+            Err(Error::CompactedRevision { compacted: Some(compacted), .. }) if compacted == revision => {
+                return Ok(revision);
+            }
+            Err(error) => return Err(error),
+        };
         let Response::Compact(reply) = response else { return Err(nonsense(Purpose::RepeatableWrite, &address)) };
         Ok(reply.compacted)
     }

@@ -85,16 +85,16 @@ pub enum Error {
         /// The limit in bytes.
         limit: u64,
     },
-    /// The range holds more than one delete may delete; nothing was deleted.
-    #[error(
-        "the range holds more than one delete may delete: {keys_max} keys, or {bytes_max} bytes of keys and values"
-    )]
+    /// The range holds more than one delete may delete, or the ranges of a transaction more than it may read and delete; nothing was deleted.
+    #[error("{cause}")]
     RangeTooLarge {
         /// Who said so.
         endpoint: String,
-        /// The most keys that one delete may delete.
+        /// The cause.
+        cause: String,
+        /// The most keys that one delete, or the ranges of one transaction, may hold.
         keys_max: u64,
-        /// The most bytes of keys and values that it may delete.
+        /// The most bytes of keys and values that they may hold.
         bytes_max: u64,
     },
     /// The write's condition did not hold; nothing was written.
@@ -360,11 +360,9 @@ mod tests {
         let too_large =
             Error::TooLarge { endpoint: "n1:1".into(), part: Part::Value, bytes: Some(9_000_000), limit: 8_388_608 };
         assert_eq!(too_large.to_string(), "the value is too large: 9000000 bytes, the limit is 8388608 bytes");
-        let range = Error::RangeTooLarge { endpoint: "n1:1".into(), keys_max: 10, bytes_max: 4096 };
-        assert_eq!(
-            range.to_string(),
-            "the range holds more than one delete may delete: 10 keys, or 4096 bytes of keys and values"
-        );
+        let cause = "the range holds too much".to_owned();
+        let range = Error::RangeTooLarge { endpoint: "n1:1".into(), cause, keys_max: 10, bytes_max: 4096 };
+        assert_eq!(range.to_string(), "the range holds too much");
         assert!(range.is_certainly_not_applied());
         let absent = Error::PreconditionFailed { endpoint: "n1:1".into(), existing: None };
         assert_eq!(absent.to_string(), "the condition did not hold: the key does not exist");

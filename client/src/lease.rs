@@ -121,6 +121,12 @@ pub enum LeaseLoss {
         /// What the cluster said.
         cause: String,
     },
+    /// Somebody has deleted the key of the lock or election that lived by it, or put another value there without the lease.
+    #[error("the key {} was deleted or overwritten", key.escape_ascii())]
+    KeyGone {
+        /// The key.
+        key: Bytes,
+    },
 }
 
 /// A lease that is kept alive for as long as this is there. See the module for what can be counted on.

@@ -8,8 +8,8 @@
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let credentials = Credentials::load(&CredentialPaths {
-//!     authority: "admin/ca.pem".into(),
-//!     certificate: "admin/client.pem".into(),
+//!     authority: "admin/ca.crt".into(),
+//!     certificate: "admin/client.crt".into(),
 //!     key: "admin/client.key".into(),
 //! })?;
 //! let client = Client::builder().endpoints(["10.0.0.1:7420"]).credentials(credentials).build()?;
@@ -40,6 +40,8 @@
 //! | keys that end with their owner | [`Client::grant_lease`], [`Put::lease`], [`Put::ttl`] |
 //! | one at a time | [`Client::lock`], with fencing tokens |
 //! | one leader, known to all | [`Client::campaign`], [`Client::observe`] |
+//! | what happens to keys | [`Client::watch`] |
+//! | letting go of the past | [`Client::compact`] |
 //! | who is a member | [`Client::member_list`], [`Client::change_members`] |
 //!
 //! # Where requests go

@@ -15,7 +15,7 @@ use crate::lease::{Lease, LeaseLoss};
 use crate::request::{Put, Range};
 use crate::transaction::{Compare, Operation, OperationOutcome, Transaction};
 use crate::value::KeyValue;
-use crate::waiting::{Pauses, wait_for_deletion};
+use crate::waiting::{Pauses, wait_for_change, wait_for_deletion};
 use bytes::{Bytes, BytesMut};
 use std::time::Duration;
 use transport::proto::client as wire;
@@ -76,7 +76,16 @@ pub(crate) async fn enter(client: &Client, name: &Bytes, value: &Bytes, ttl: Dur
     let create_revision = tokio::select! {
         biased;
         loss = lease.lost() => return Err(LineError::Lost(loss)),
-        revision = put_key(client, &key, value, lease.id()) => revision?,
+        put = put_key(client, &key, value, lease.id()) => put,
+    };
+    let create_revision = match create_revision {
+        Ok(revision) => revision,
+        Err(error) => {
+            if let Err(error) = lease.revoke().await {
+                tracing::debug!(%error, "the lease of no place ends by itself");
+            }
+            return Err(error.into());
+        }
     };
     Ok(Place { client: client.clone(), lease, prefix, key, create_revision })
 }
@@ -206,7 +215,32 @@ impl Place {
     }
 
     pub(crate) fn gone(&self) -> LeaseLoss {
-        LeaseLoss::Ended { cause: format!("the key {} is gone", self.key.escape_ascii()) }
+        LeaseLoss::KeyGone { key: self.key.clone() }
+    }
+
+    /// Returns when the place can no longer be counted on: its lease is lost, or its key is gone.
+    pub(crate) async fn lost(&self) -> LeaseLoss {
+        tokio::select! {
+            biased;
+            loss = self.lease.lost() => loss,
+            () = self.key_gone() => self.gone(),
+        }
+    }
+
+    /// Returns when the key is deleted, or lives by the lease no more.
+    async fn key_gone(&self) {
+        let mut pauses = Pauses::default();
+        let is_own = |kv: &KeyValue| kv.create_revision == self.create_revision && kv.lease == Some(self.lease.id());
+        loop {
+            match wait_for_change(&self.client, &self.key, &is_own).await {
+                Ok(()) => return,
+                Err(error) => {
+                    // As long as the lease lives there is time to try again.
+                    tracing::debug!(%error, "the key of a place is not watched at this moment");
+                    pauses.pause().await;
+                }
+            }
+        }
     }
 }
 

@@ -167,15 +167,15 @@ impl LockGuard {
         &self.place.key
     }
 
-    /// Whether it can no longer be counted on.
+    /// Whether it can no longer be counted on, going by its lease: whether its key is still there only [`lost`](Self::lost) finds out.
     #[must_use]
     pub fn is_lost(&self) -> bool {
         self.place.lease.is_lost()
     }
 
-    /// Returns when it can no longer be counted on.
+    /// Returns when it can no longer be counted on: its lease was not kept alive or has ended, or somebody deleted or overwrote its key.
     pub async fn lost(&self) -> LeaseLoss {
-        self.place.lease.lost().await
+        self.place.lost().await
     }
 
     /// Frees it for the next.

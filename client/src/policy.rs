@@ -183,7 +183,9 @@ fn node_error(purpose: Purpose, endpoint: &str, error: wire::Error) -> Verdict {
         }
         ErrorCode::Internal => Error::Internal { endpoint, cause },
         ErrorCode::TooLarge => match keys_limit {
-            Some(keys_max) => Error::RangeTooLarge { endpoint, keys_max, bytes_max: limit },
+            // A transaction of too many compares and operations; of bytes there is no limit then.
+            Some(_) if limit == 0 => Error::Invalid { endpoint, cause },
+            Some(keys_max) => Error::RangeTooLarge { endpoint, cause, keys_max, bytes_max: limit },
             None if purpose.is_write() => Error::TooLarge { endpoint, part: Part::Request, bytes: None, limit },
             // Of a read it is the answer that is too large, and the node says what to ask instead.
             None => Error::Invalid { endpoint, cause },
@@ -443,8 +445,14 @@ mod tests {
             Verdict::Fail(Error::TooLarge { endpoint: "n1:1".into(), part: Part::Request, bytes: None, limit: 7 })
         );
         let Failure::Node(error) = answered(ErrorCode::TooLarge) else { panic!("a node's answer is one") };
-        let verdict = judge(Purpose::Write, "n1:1", Failure::Node(wire::Error { keys_limit: Some(3), ..error }));
-        assert_eq!(verdict, Verdict::Fail(Error::RangeTooLarge { endpoint: "n1:1".into(), keys_max: 3, bytes_max: 7 }));
+        let cause = error.message.clone();
+        let too_much = Failure::Node(wire::Error { keys_limit: Some(3), ..error.clone() });
+        let expected =
+            Error::RangeTooLarge { endpoint: "n1:1".into(), cause: cause.clone(), keys_max: 3, bytes_max: 7 };
+        assert_eq!(judge(Purpose::Write, "n1:1", too_much), Verdict::Fail(expected));
+        let too_many = Failure::Node(wire::Error { keys_limit: Some(3), limit: 0, ..error });
+        let expected = Error::Invalid { endpoint: "n1:1".into(), cause };
+        assert_eq!(judge(Purpose::Write, "n1:1", too_many), Verdict::Fail(expected));
     }
 
     #[test]

@@ -261,7 +261,8 @@ impl Operation {
         Operation::of(wire::operation::Kind::Range(scan))
     }
 
-    /// A transaction again, whose compares see what the operations before it have done. They lie four deep in one another at most.
+    /// A transaction again. Its compares look at the state before all of it, as those of the outermost one do; its operations see what those before them have
+    /// done. They lie four deep in one another at most.
     #[must_use]
     pub fn transaction(transaction: Transaction) -> Operation {
         Operation::of(wire::operation::Kind::Transaction(transaction.body))

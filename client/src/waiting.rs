@@ -3,7 +3,8 @@
 use crate::client::Client;
 use crate::error::Error;
 use crate::request::Get;
-use crate::watch::Watch;
+use crate::value::KeyValue;
+use crate::watch::{Watch, WatchEvent};
 use bytes::Bytes;
 use std::time::Duration;
 
@@ -29,6 +30,31 @@ impl Pauses {
         let jitter: f64 = rand::random();
         tokio::time::sleep(self.whole.mul_f64(0.5 + jitter / 2.0)).await;
         self.whole = (self.whole * 2).min(PAUSE_MAX);
+    }
+}
+
+/// Returns when what a key holds is no longer what it should be, or it holds nothing.
+///
+/// # Errors
+/// When the watch cannot begin or the key cannot be read: it may be called again.
+pub(crate) async fn wait_for_change(
+    client: &Client,
+    key: &Bytes,
+    is_right: &impl Fn(&KeyValue) -> bool,
+) -> Result<(), Error> {
+    let mut changes = client.watch(Watch::key(key.clone())).await?;
+    let found = client.get(Get::new(key.clone())).await?;
+    if !found.kv.as_ref().is_some_and(is_right) {
+        return Ok(());
+    }
+    loop {
+        let is_wrong = |event: &WatchEvent| match event {
+            WatchEvent::Put { kv, .. } => !is_right(kv),
+            WatchEvent::Delete { .. } => true,
+        };
+        if changes.next().await?.events.iter().any(is_wrong) {
+            return Ok(());
+        }
     }
 }
 

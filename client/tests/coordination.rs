@@ -251,7 +251,7 @@ async fn a_place_that_is_gone_is_no_lock() {
     let (address, _) = cluster.start(Script { decide: Some(decide), ..Script::default() });
     let client = cluster.client(&[&address], DEADLINE);
     let error = client.lock(Lock::new("backup")).await.unwrap_err();
-    assert!(matches!(error, LockError::Lost(LeaseLoss::Ended { .. })), "{error:?}");
+    assert!(matches!(error, LockError::Lost(LeaseLoss::KeyGone { .. })), "{error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,7 +4,7 @@
 
 mod common;
 
-use client::{Compare, Lock, Operation, Put, Transaction};
+use client::{Compare, Delete, Election, LeaseLoss, Lock, Operation, Put, Transaction};
 use common::{Cluster, DEADLINE, eventually, stderr};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -111,6 +111,45 @@ async fn keys_go_with_their_lease() {
     for command in [vec!["lease", "show", &id], vec!["lease", "revoke", &id], vec!["lease", "keep-alive", &id]] {
         expect(&cluster.cli(&command), 3);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_or_election_is_lost_with_its_key() {
+    let cluster = cluster_with_leases(3).await;
+    let client = cluster.client();
+    for overwrites in [false, true] {
+        let guard = client.lock(Lock::new("backup")).await.unwrap();
+        let leadership = client.campaign(Election::new("leader"), "a").await.unwrap();
+        // What its holder says anew is no loss.
+        leadership.proclaim("b").await.unwrap();
+        for key in [guard.key(), leadership.key()] {
+            if overwrites {
+                client.put((key.clone(), "mine")).await.unwrap();
+            } else {
+                client.delete(Delete::key(key.clone())).await.unwrap();
+            }
+        }
+        for (loss, key) in [
+            (tokio::time::timeout(DEADLINE, guard.lost()).await.unwrap(), guard.key()),
+            (tokio::time::timeout(DEADLINE, leadership.lost()).await.unwrap(), leadership.key()),
+        ] {
+            assert_eq!(loss, LeaseLoss::KeyGone { key: key.clone() });
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_under_a_lock_ends_when_the_key_of_the_lock_is_deleted() {
+    let cluster = cluster_with_leases(1).await;
+    let mut command = cluster.cli_at(&cluster.endpoints());
+    command.args(["lock", "backup", "--", "sh", "-c", "echo begun; exec sleep 600"]);
+    let mut holder = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    assert_eq!(lines_of(&mut holder).recv_timeout(DEADLINE).unwrap(), "begun");
+    expect(&cluster.cli(&["del", "--prefix", "backup/@"]), 0);
+    let ended = tokio::task::spawn_blocking(move || holder.wait_with_output().unwrap());
+    let ended = tokio::time::timeout(DEADLINE, ended).await.unwrap().unwrap();
+    assert_eq!(ended.status.code(), Some(3), "{}", stderr(&ended));
+    assert!(stderr(&ended).contains("deleted or overwritten"), "{}", stderr(&ended));
 }
 
 #[tokio::test(flavor = "multi_thread")]
