@@ -37,6 +37,7 @@ use crate::log_thread::{self, LogJob};
 use crate::members::Members;
 use crate::observer::Observer;
 use crate::premises::{Recovered, open_data_directory};
+use crate::scans::SCANS_MAX;
 use crate::service::Service;
 use crate::snapshots::{LocalSnapshots, SnapshotFetcher};
 use crate::space;
@@ -51,7 +52,7 @@ use std::time::Duration;
 use storage::identity::DataDirectory;
 use storage::wal::LogStore;
 use storage::wal::disk::RealDisk;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use transport::{
     ClientLimits, ClientListener, CredentialPaths, Credentials, FetchConfig, Inbound, InboundHandler, PeerConfig,
     PeerLimits, PeerLinks, SnapshotClient,
@@ -327,6 +328,7 @@ impl Parts {
             reads: reads.clone(),
             shared: recovered.shared.clone(),
             freshness: freshness.clone(),
+            scans: Arc::new(Semaphore::new(SCANS_MAX)),
             watches: watches.clone(),
             members: members.clone(),
             reporter: reporter.clone(),

@@ -23,6 +23,7 @@ use crate::watch::{self, WatchHub, WatchJob};
 use crossbeam_channel::Sender;
 use std::sync::Arc;
 use storage::state::ReadError;
+use tokio::sync::Semaphore;
 use transport::proto::client as wire;
 use transport::{ClientService, Identity, Request, Responder, Response, ScanResponder, WatchResponder};
 use wire::ErrorCode;
@@ -37,6 +38,8 @@ pub(crate) struct Service {
     pub(crate) shared: Arc<SharedState>,
     /// How old the state is at most.
     pub(crate) freshness: Arc<Freshness>,
+    /// Places for scans.
+    pub(crate) scans: Arc<Semaphore>,
     /// Who watches.
     pub(crate) watches: Arc<WatchHub>,
     /// The members.
@@ -111,7 +114,13 @@ impl ClientService for Service {
         let range = request.range.clone().unwrap_or_default();
         let checked = self.check_range(&range);
         let (level, revision_min) = (ReadLevel::of(request.level(), request.age_ms_max), request.revision_min);
-        let job = ScanJob { range, request, shared: self.shared.clone(), failures: self.failures.clone() };
+        let job = ScanJob {
+            range,
+            request,
+            shared: self.shared.clone(),
+            failures: self.failures.clone(),
+            places: self.scans.clone(),
+        };
         let allowed = checked.and(level).map(|level| self.wait_to_read(level, revision_min));
         self.runtime.spawn(async move {
             let allowed = match allowed {

@@ -5,8 +5,8 @@
 mod common;
 
 use bytes::Bytes;
-use client::Put;
-use common::{Cluster, eventually};
+use client::{Put, Range, Scan, Watch};
+use common::{Cluster, eventually, stderr};
 use std::io::Read;
 use std::process::Stdio;
 
@@ -48,6 +48,36 @@ async fn write(cluster: &Cluster, values: u64) {
     for writer in writers {
         writer.await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scans_that_nobody_reads_do_not_take_all_threads() {
+    let cluster = Cluster::start(1).await;
+    write(&cluster, 256).await;
+    let client = cluster.client();
+    let mut unread = Vec::new();
+    // More than a stream's window of data each, so none of them ends by itself.
+    for _ in 0..16 {
+        // Few for each connection: all streams of one share its window.
+        let client = cluster.client();
+        for _ in 0..8 {
+            let mut scan = client.scan(Scan::new(Range::all())).await.unwrap();
+            scan.next().await.unwrap().unwrap();
+            unread.push(scan);
+        }
+        // What else there is on the connection does not wait for them.
+        client.put(("beside", "v")).await.unwrap();
+    }
+    let refused = cluster.cli(&["scan", "--prefix", "k/", "--timeout", "1s"]);
+    assert_eq!(refused.status.code(), Some(5), "{}", stderr(&refused));
+    assert!(stderr(&refused).contains("128 scans"), "{}", stderr(&refused));
+    // Everything else goes on.
+    client.put(("k/late", "v")).await.unwrap();
+    assert_eq!(client.get("k/late").await.unwrap().kv.unwrap().value, "v");
+    let mut watch = client.watch(Watch::key("k/late").from_revision(1)).await.unwrap();
+    assert_eq!(watch.next().await.unwrap().events.len(), 1);
+    drop(unread);
+    eventually("a scan", || async { client.scan(Scan::new(Range::all())).await.ok()?.next().await.ok() }).await;
 }
 
 async fn scan_is_streamed(mib: u64) {

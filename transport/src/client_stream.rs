@@ -337,10 +337,15 @@ impl Responder {
         let mut response = response;
         let limit = shared.listener.limits.reply_bytes_max;
         let waiting = shared.reply_bytes.load(Ordering::Relaxed);
-        if let Response::Get(reply) = &response
-            && waiting > 0
-            && waiting + reply.encoded_len() > limit
-        {
+        // Of what changes something the answer has to come: it says that it did.
+        let read_bytes = match &response {
+            Response::Get(reply) => reply.encoded_len(),
+            Response::Transaction(reply) if self.unanswered == Unanswered::Read => reply.encoded_len(),
+            Response::LeaseShow(reply) => reply.encoded_len(),
+            Response::LeaseList(reply) => reply.encoded_len(),
+            _ => 0,
+        };
+        if read_bytes > 0 && waiting > 0 && waiting + read_bytes > limit {
             let text = format!(
                 "{waiting} bytes of answers wait for this client already, the limit is {limit}: read them first"
             );

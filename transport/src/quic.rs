@@ -50,10 +50,11 @@ const INCOMING_BUFFER_TOTAL_BYTES: u64 = 4 << 20;
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 
 // What one stream and one connection may have under way unread, and sent but not acknowledged. A peer's connection carries everything for a
-// follower, so it gets more.
-const STREAM_WINDOW_BYTES: u32 = 4 << 20;
-const CLIENT_WINDOW_BYTES: u32 = 8 << 20;
+// follower, so it gets more. A client may leave scans unread: only when there are sixteen do they hold up what else there is on the connection.
+const PEER_STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const PEER_WINDOW_BYTES: u32 = 16 << 20;
+const CLIENT_STREAM_WINDOW_BYTES: u32 = 512 << 10;
+const CLIENT_WINDOW_BYTES: u32 = 8 << 20;
 
 /// Bidirectional streams that the other side may have open at once: request streams and scans, or snapshot files.
 const BIDIRECTIONAL_STREAMS_MAX: u32 = 128;
@@ -63,9 +64,9 @@ const CLIENT_STREAMS_MAX: u32 = BIDIRECTIONAL_STREAMS_MAX + WATCHES_MAX as u32;
 const UNIDIRECTIONAL_STREAMS_MAX: u32 = 4;
 
 fn transport(protocol: Protocol) -> Arc<TransportConfig> {
-    let window = match protocol {
-        Protocol::Peer => PEER_WINDOW_BYTES,
-        Protocol::Client => CLIENT_WINDOW_BYTES,
+    let (stream_window, window) = match protocol {
+        Protocol::Peer => (PEER_STREAM_WINDOW_BYTES, PEER_WINDOW_BYTES),
+        Protocol::Client => (CLIENT_STREAM_WINDOW_BYTES, CLIENT_WINDOW_BYTES),
     };
     let idle = IDLE_TIMEOUT.try_into().expect("a few seconds fit QUIC's variable-length integer");
     let mut congestion = quinn::congestion::CubicConfig::default();
@@ -75,7 +76,7 @@ fn transport(protocol: Protocol) -> Arc<TransportConfig> {
         .max_idle_timeout(Some(idle))
         .keep_alive_interval(Some(KEEP_ALIVE))
         .initial_rtt(INITIAL_ROUND_TRIP)
-        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
+        .stream_receive_window(VarInt::from_u32(stream_window))
         .receive_window(VarInt::from_u32(window))
         .send_window(u64::from(window))
         .max_concurrent_bidi_streams(VarInt::from_u32(match protocol {

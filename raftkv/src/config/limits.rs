@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 pub struct LimitsConfig {
     /// Compares and operations in one transaction, those of transactions in it included. 1 to 16,384; default 1,024.
     pub transaction_operations_max: u32,
-    /// Leases at a time, those of single keys with a time to live included. They are kept in memory, about 200 bytes each. 1 to 10,000,000; default
+    /// Leases that there may be for another one to be granted, those of single keys with a time to live counted. A put with a time to live is
+    /// refused only when there are 1,048,576 of all kinds. They are kept in memory, about 200 bytes each. 1 to 10,000,000; default
     /// 100,000.
     pub leases_max: u32,
     /// Keys that live by one lease: they are deleted together, in one step. 1 to 100,000; default 10,000.
