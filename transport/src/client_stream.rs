@@ -343,7 +343,20 @@ impl Responder {
             Response::Transaction(reply) if self.unanswered == Unanswered::Read => reply.encoded_len(),
             Response::LeaseShow(reply) => reply.encoded_len(),
             Response::LeaseList(reply) => reply.encoded_len(),
-            _ => 0,
+            Response::Put(_)
+            | Response::Delete(_)
+            | Response::Transaction(_)
+            | Response::LeaseGrant(_)
+            | Response::LeaseKeepAlive(_)
+            | Response::LeaseRevoke(_)
+            | Response::SessionOpen(_)
+            | Response::SessionClose(_)
+            | Response::Compact(_)
+            | Response::Status(_)
+            | Response::MemberChange(_)
+            | Response::NodeConfig(_)
+            | Response::LeaderTransfer(_)
+            | Response::Error(_) => 0,
         };
         if read_bytes > 0 && waiting > 0 && waiting + read_bytes > limit {
             let text = format!(
