@@ -124,6 +124,36 @@ async fn requests_in_flight_are_bounded_by_not_reading_on() {
     }
 }
 
+/// One thread, so that nothing is sent between two answers.
+#[tokio::test]
+async fn answers_that_wait_for_a_client_are_bounded_but_for_those_that_say_what_was_done() {
+    let limits = ClientLimits { reply_bytes_max: 15_000, ..ClientLimits::default() };
+    let (_listener, connection, service) = connected(limits).await;
+    let connection = Arc::new(connection);
+    let mut calls = Vec::new();
+    for (number, request) in [get("keep"), get("keep"), put("keep", 1)].into_iter().enumerate() {
+        let connection = connection.clone();
+        calls.push(tokio::spawn(async move { connection.call(request).await }));
+        until("the request has arrived", || service.kept.lock().unwrap().len() > number).await;
+    }
+    let long = || {
+        let kvs = vec![wire::KeyValue { value: vec![b'v'; 10_000].into(), ..wire::KeyValue::default() }];
+        let range = wire::RangeOutcome { kvs, count: 1, more: false };
+        let operation = wire::OperationOutcome { kind: Some(wire::operation_outcome::Kind::Range(range)) };
+        let outcome = Some(wire::TransactionOutcome { succeeded: true, operations: vec![operation] });
+        Response::Transaction(wire::TransactionReply { header: None, outcome })
+    };
+    for responder in std::mem::take(&mut *service.kept.lock().unwrap()) {
+        responder.answer(long());
+    }
+    let mut answers = Vec::new();
+    for call in calls {
+        answers.push(call.await.unwrap().unwrap());
+    }
+    assert_eq!((&answers[0], &answers[2]), (&long(), &long()));
+    assert_eq!(error_of(answers.remove(1)).code(), ErrorCode::Unavailable);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_under_way_when_the_node_went_is_unknown_and_what_comes_after_is_not_sent() {
     let (listener, connection, service) = connected(ClientLimits::default()).await;
