@@ -105,8 +105,9 @@ impl Failure {
         self
     }
 
+    /// Who said so; nobody did if that is empty: the client itself refused.
     pub(crate) fn at(mut self, endpoint: impl Into<String>) -> Failure {
-        self.endpoint = Some(endpoint.into());
+        self.endpoint = Some(endpoint.into()).filter(|endpoint| !endpoint.is_empty());
         self
     }
 
@@ -294,6 +295,13 @@ mod tests {
         assert_eq!(Failure::of_loss("lease 7", &ended).code.number(), 3);
         let alone = LeaseLoss::NotKeptAlive { ttl: Duration::from_secs(10), cause: "unreachable".into() };
         assert_eq!(Failure::of_loss("lease 7", &alone).code.number(), 5);
+    }
+
+    #[test]
+    fn what_the_client_itself_refuses_names_no_endpoint() {
+        let refused = Error::Invalid { endpoint: String::new(), cause: "the name of a lock is empty".into() };
+        let text = Failure::from(refused).to_string();
+        assert!(text.contains("the name of a lock is empty") && !text.contains("endpoint"), "{text}");
     }
 
     #[test]
