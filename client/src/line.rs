@@ -15,7 +15,7 @@ use crate::lease::{Lease, LeaseLoss};
 use crate::request::{Put, Range};
 use crate::transaction::{Compare, Operation, OperationOutcome, Transaction};
 use crate::value::KeyValue;
-use crate::waiting::{Pauses, wait_for_change, wait_for_deletion};
+use crate::waiting::{Pauses, wait_for_change};
 use bytes::{Bytes, BytesMut};
 use std::time::Duration;
 use transport::proto::client as wire;
@@ -184,7 +184,10 @@ impl Place {
             let outcome = match self.ahead().await {
                 Ok(Ahead::Nobody) => return Ok(()),
                 Ok(Ahead::PlaceGone) => return Err(LineError::Lost(self.gone())),
-                Ok(Ahead::Somebody(kv)) => wait_for_deletion(&self.client, &kv.key, kv.create_revision).await,
+                Ok(Ahead::Somebody(ahead)) => {
+                    let is_there = |kv: &KeyValue| kv.create_revision == ahead.create_revision;
+                    wait_for_change(&self.client, &ahead.key, is_there).await
+                }
                 Err(error) => Err(error),
             };
             match outcome {

@@ -33,48 +33,34 @@ impl Pauses {
     }
 }
 
-/// Returns when what a key holds is no longer what it should be, or it holds nothing.
+/// Returns when what a key holds is no longer what it should be, or it holds nothing; at once if it is so already.
 ///
 /// # Errors
 /// When the watch cannot begin or the key cannot be read: it may be called again.
 pub(crate) async fn wait_for_change(
     client: &Client,
     key: &Bytes,
-    is_right: &impl Fn(&KeyValue) -> bool,
+    is_right: impl Fn(&KeyValue) -> bool,
 ) -> Result<(), Error> {
-    let mut changes = client.watch(Watch::key(key.clone())).await?;
-    let found = client.get(Get::new(key.clone())).await?;
-    if !found.kv.as_ref().is_some_and(is_right) {
-        return Ok(());
-    }
+    let is_wrong = |event: &WatchEvent| match event {
+        WatchEvent::Put { kv, .. } => !is_right(kv),
+        WatchEvent::Delete { .. } => true,
+    };
     loop {
-        let is_wrong = |event: &WatchEvent| match event {
-            WatchEvent::Put { kv, .. } => !is_right(kv),
-            WatchEvent::Delete { .. } => true,
-        };
-        if changes.next().await?.events.iter().any(is_wrong) {
+        // The watch comes first: what changes before the read is seen by the read, and what changes after it by the watch.
+        let mut changes = client.watch(Watch::key(key.clone())).await?;
+        let found = client.get(Get::new(key.clone())).await?;
+        if !found.kv.as_ref().is_some_and(&is_right) {
             return Ok(());
         }
-    }
-}
-
-/// Returns when the key that was created at `create_revision` is deleted; at once if it is already, or if another has been created in its
-/// place. May return early: whoever waits looks again.
-///
-/// # Errors
-/// When the watch cannot begin or the key cannot be read: it may be called again.
-pub(crate) async fn wait_for_deletion(client: &Client, key: &Bytes, create_revision: u64) -> Result<(), Error> {
-    // The watch comes first: what is deleted before the read is seen by the read, and what is deleted after it by the watch.
-    let mut deletes = client.watch(Watch::key(key.clone()).no_puts()).await?;
-    let found = client.get(Get::new(key.clone())).await?;
-    if found.kv.is_none_or(|kv| kv.create_revision != create_revision) {
-        return Ok(());
-    }
-    loop {
-        match deletes.next().await {
-            Ok(batch) if batch.events.is_empty() => {}
-            Ok(_) | Err(Error::CompactedRevision { .. }) => return Ok(()),
-            Err(error) => return Err(error),
+        loop {
+            match changes.next().await {
+                Ok(batch) if batch.events.iter().any(is_wrong) => return Ok(()),
+                Ok(_) => {}
+                // What happened meanwhile can no longer be told, but what there is now can.
+                Err(Error::CompactedRevision { .. }) => break,
+                Err(error) => return Err(error),
+            }
         }
     }
 }

@@ -116,14 +116,9 @@ pub(crate) async fn run(command: BenchCommand, globals: &Globals) -> Result<(), 
         BenchCommand::Mixed { arguments, gets, level } => (Mix { gets, level }, arguments),
         BenchCommand::Watch { arguments, watchers } => return watch::run(&arguments, watchers, globals).await,
     };
-    let client = match mix {
-        Mix { gets: 0, .. } => writing_client(&load, globals)?,
-        Mix { level: Level::Linearizable | Level::Lease, .. } => {
-            let endpoints = with_leader_first(globals).await?;
-            writing_client(&load, &endpoints)?
-        }
-        Mix { level: Level::Stale { .. }, .. } => writing_client(&load, globals)?,
-    };
+    let asks_leader = mix.gets > 0 && !matches!(mix.level, Level::Stale { .. });
+    let client =
+        if asks_leader { client_for(&load, &with_leader_first(globals).await?)? } else { client_for(&load, globals)? };
     let keys = keys(&load);
     let values = values(load.value as usize);
     if mix.gets > 0 {
@@ -151,7 +146,7 @@ pub(crate) async fn run(command: BenchCommand, globals: &Globals) -> Result<(), 
 }
 
 /// A client with the connections that were asked for, and a session unless there is to be none.
-fn writing_client(load: &BenchArguments, globals: &Globals) -> Result<Client, Failure> {
+fn client_for(load: &BenchArguments, globals: &Globals) -> Result<Client, Failure> {
     let connections = load.conns as usize;
     if load.no_session {
         connect::client_without_session(globals, connections)

@@ -3,7 +3,7 @@
 //! Every value begins with the moment of its put, on this process's clock, so an event says by itself how old it is. A watcher that falls behind shows as latency:
 //! it hears of everything, in order.
 
-use super::{BenchArguments, Recorder, keys, tell, writing_client};
+use super::{BenchArguments, Recorder, client_for, keys, tell};
 use crate::arguments::Globals;
 use crate::failure::Failure;
 use crate::output::{Format, Output};
@@ -39,7 +39,7 @@ pub(super) async fn run(load: &BenchArguments, watchers: u32, globals: &Globals)
     }
     let measured_from = Duration::from_secs(load.warmup.into());
     let elapsed = Duration::from_secs(load.seconds.into());
-    let client = writing_client(load, globals)?;
+    let client = client_for(load, globals)?;
     tell(&format!(
         "{watchers} watchers of the puts of {} clients for {} s, after {} s of warm-up",
         load.clients, load.seconds, load.warmup
@@ -65,13 +65,11 @@ pub(super) async fn run(load: &BenchArguments, watchers: u32, globals: &Globals)
     for _ in 0..load.clients {
         writing.spawn(shared.clone().write());
     }
-    let mut last = 0;
     while let Some(ended) = writing.join_next().await {
-        last = last.max(ended.expect("a writer neither panics nor is cancelled")?);
+        ended.expect("a writer neither panics nor is cancelled")?;
     }
     // Watchers have heard of everything once they have heard of the last put; what came after the end is not counted.
-    let end = shared.client.put(Put::new(shared.keys[0].clone(), shared.value())).await?;
-    debug_assert!(end.revision > last);
+    shared.client.put(Put::new(shared.keys[0].clone(), shared.value())).await?;
     while let Some(ended) = listening.join_next().await {
         ended.expect("a watcher neither panics nor is cancelled")?;
     }
@@ -83,14 +81,13 @@ pub(super) async fn run(load: &BenchArguments, watchers: u32, globals: &Globals)
 }
 
 impl Shared {
-    /// Puts until the time is over. Returns the revision of the last one.
-    async fn write(self: Arc<Shared>) -> Result<u64, Failure> {
-        let mut last = 0;
+    /// Puts until the time is over.
+    async fn write(self: Arc<Shared>) -> Result<(), Failure> {
         while self.origin.elapsed() < self.until {
             let key = self.keys[rand::random_range(0..self.keys.len())].clone();
-            last = self.client.put(Put::new(key, self.value())).await?.revision;
+            self.client.put(Put::new(key, self.value())).await?;
         }
-        Ok(last)
+        Ok(())
     }
 
     /// A value of this moment.
