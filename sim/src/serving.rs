@@ -353,14 +353,14 @@ fn command_of(request: &Request) -> Option<Result<Write, Refused>> {
 
 /// How fresh a read is to be.
 fn level_of(ask: &Ask) -> ReadLevel {
-    let (level, age_ms_max, _) = ask.freshness().unwrap_or_default();
-    ReadLevel::of(level, age_ms_max).unwrap_or_else(|error| panic!("a good read is refused: {error:?}"))
+    let freshness = ask.freshness().unwrap_or_default();
+    ReadLevel::of(freshness.level, freshness.age_ms_max).unwrap_or_else(|error| panic!("a good read is refused: {error:?}"))
 }
 
 /// Serves a read from the state as it is.
 fn read(process: &crate::node::Process, ask: &Ask) -> Reply {
     let reader = process.machine.reader();
-    let (_, _, revision_min) = ask.freshness().expect("only reads wait to read");
+    let revision_min = ask.freshness().expect("only reads wait to read").revision_min;
     if let Err(refused) = check_state(level_of(ask), revision_min, reader.revision()) {
         return Reply::Call(Response::Error(*refused));
     }

@@ -22,8 +22,8 @@ impl Ask {
     /// Where it may go, and whether it may go twice.
     #[must_use]
     pub fn purpose(&self) -> Purpose {
-        if let Some((level, _, _)) = self.freshness() {
-            return if level == wire::ReadLevel::Lease { Purpose::LeaseRead } else { Purpose::Read };
+        if let Some(freshness) = self.freshness() {
+            return if freshness.level == wire::ReadLevel::Lease { Purpose::LeaseRead } else { Purpose::Read };
         }
         match self {
             Ask::Call(Request::SessionOpen(_)) => Purpose::OpenSession,
@@ -35,25 +35,26 @@ impl Ask {
         }
     }
 
-    /// How fresh a read is to be: its level, and the oldest age and revision that will do. `None`: it does not only read.
-    pub(crate) fn freshness(&self) -> Option<(wire::ReadLevel, Option<u64>, Option<u64>)> {
-        match self {
-            Ask::Call(Request::Get(get)) => Some((get.level(), get.age_ms_max, get.revision_min)),
-            Ask::Scan(scan) => Some((scan.level(), scan.age_ms_max, scan.revision_min)),
+    /// How fresh a read is to be. `None`: it does not only read.
+    pub(crate) fn freshness(&self) -> Option<Freshness> {
+        let (level, age_ms_max, revision_min) = match self {
+            Ask::Call(Request::Get(get)) => (get.level(), get.age_ms_max, get.revision_min),
+            Ask::Scan(scan) => (scan.level(), scan.age_ms_max, scan.revision_min),
             Ask::Call(request @ Request::Transaction(transaction)) if is_read_transaction(request) => {
-                Some((transaction.level(), transaction.age_ms_max, transaction.revision_min))
+                (transaction.level(), transaction.age_ms_max, transaction.revision_min)
             }
-            Ask::Call(_) => None,
-        }
+            Ask::Call(_) => return None,
+        };
+        Some(Freshness { level, age_ms_max, revision_min })
     }
 }
 
-/// How fresh a read is to be.
-#[derive(Default)]
-struct Level {
-    level: i32,
-    age_ms_max: Option<u64>,
-    revision_min: Option<u64>,
+/// How fresh a read is to be: its level, and the oldest age and revision that will do.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Freshness {
+    pub(crate) level: wire::ReadLevel,
+    pub(crate) age_ms_max: Option<u64>,
+    pub(crate) revision_min: Option<u64>,
 }
 
 /// Whether a request is a transaction that cannot write.
@@ -106,9 +107,9 @@ impl Workload {
                 revision: random.between(1, self.newest.saturating_sub(5).max(1)),
             })),
             59..=84 => {
-                let Level { level, age_ms_max, revision_min } = self.level(random);
+                let Freshness { level, age_ms_max, revision_min } = self.draw_freshness(random);
                 let (key, revision) = (self.key(random), self.old_revision(random));
-                Ask::Call(Request::Get(wire::GetRequest { key, revision, level, age_ms_max, revision_min }))
+                Ask::Call(Request::Get(wire::GetRequest { key, revision, level: level.into(), age_ms_max, revision_min }))
             }
             85..=88 => self.read_transaction(random),
             _ => self.scan(random),
@@ -184,10 +185,10 @@ impl Workload {
             (0..random.between(1, 2)).map(|_| read(random)).collect()
         };
         let (success, failure) = (way(random), way(random));
-        let Level { level, age_ms_max, revision_min } = self.level(random);
+        let Freshness { level, age_ms_max, revision_min } = self.draw_freshness(random);
         Ask::Call(Request::Transaction(wire::TransactionRequest {
             transaction: Some(wire::Transaction { compares, success, failure }),
-            level,
+            level: level.into(),
             age_ms_max,
             revision_min,
             ..wire::TransactionRequest::default()
@@ -195,14 +196,14 @@ impl Workload {
     }
 
     /// Most reads must see everything that was acknowledged before; some may be stale, up to an age or from a revision on.
-    fn level(&self, random: &mut Random) -> Level {
+    fn draw_freshness(&self, random: &mut Random) -> Freshness {
         if random.chance(850) {
             let level = *random.pick(&[wire::ReadLevel::Linearizable, wire::ReadLevel::Lease]);
-            return Level { level: level.into(), ..Level::default() };
+            return Freshness { level, ..Freshness::default() };
         }
         let age_ms_max = if random.chance(700) { Some(*random.pick(&[200, 1_000, 10_000])) } else { None };
         let revision_min = random.chance(300).then_some(self.newest);
-        Level { level: wire::ReadLevel::Stale.into(), age_ms_max, revision_min }
+        Freshness { level: wire::ReadLevel::Stale, age_ms_max, revision_min }
     }
 
     fn compare(&self, random: &mut Random) -> wire::Compare {
@@ -252,7 +253,7 @@ impl Workload {
         ]);
         let by_key = sort_by == wire::SortBy::Key;
         let count_only = random.chance(100);
-        let Level { level, age_ms_max, revision_min } = self.level(random);
+        let Freshness { level, age_ms_max, revision_min } = self.draw_freshness(random);
         Ask::Scan(wire::ScanRequest {
             range: Some(self.range(random)),
             limit: if random.chance(300) && !count_only { random.between(1, 5) } else { 0 },
@@ -263,7 +264,7 @@ impl Workload {
             count_only,
             count_total: !count_only && random.chance(200),
             revision: self.old_revision(random),
-            level,
+            level: level.into(),
             age_ms_max,
             revision_min,
             ..wire::ScanRequest::default()

@@ -13,7 +13,7 @@ use super::reference::Reference;
 use crate::clients::Reply;
 use crate::schedule::Time;
 use crate::serving::LIMITS;
-use crate::workload::Ask;
+use crate::workload::{Ask, Freshness};
 use raft::LogIndex;
 use raftkv::driver::WriteOutcome;
 use raftkv::requests::{Asked, SESSION_TTL_MS_DEFAULT, write_reply};
@@ -194,8 +194,11 @@ impl History {
 
     /// Whatever was answered before this moment, an operation has to know of.
     fn fresh_from(&self, operation: &Operation) -> Time {
-        let Some((wire::ReadLevel::Stale, age_ms_max, _)) = operation.ask.freshness() else { return operation.invoked };
-        let (Some(age_ms), Some(slack)) = (age_ms_max, self.stale_slack) else { return Time::START };
+        let freshness = operation.ask.freshness().unwrap_or_default();
+        if freshness.level != wire::ReadLevel::Stale {
+            return operation.invoked;
+        }
+        let (Some(age_ms), Some(slack)) = (freshness.age_ms_max, self.stale_slack) else { return Time::START };
         // Clocks run up to a twentieth too slowly.
         let age = Duration::from_millis(age_ms) * 20 / 19 + slack;
         let earlier = Duration::from_nanos(operation.invoked.0).saturating_sub(age);
@@ -297,7 +300,7 @@ impl Operation {
 
     fn check_read(&self, model: &Model) {
         let Outcome::Answered(reply) = &self.outcome else { return };
-        let Some((_, _, revision_min)) = self.ask.freshness() else { return };
+        let Some(Freshness { revision_min, .. }) = self.ask.freshness() else { return };
         let revision = revision_of(reply);
         // A scan at a revision of the past says that one.
         let names_its_state = !matches!(&self.ask, Ask::Scan(scan) if scan.revision.is_some());
