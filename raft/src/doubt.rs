@@ -83,8 +83,6 @@ impl Leader {
             Doubt::Doubted { matched, .. } if previous <= matched => return,
             Doubt::None | Doubt::Doubted { .. } => progress.doubt = Doubt::Doubted { round: next_round, matched },
         }
-        self.read_round = next_round;
-        self.lease.round_sent(next_round, core.now);
-        self.send_heartbeat(core, from, actions);
+        self.ask_in_a_new_round(core, from, actions);
     }
 }

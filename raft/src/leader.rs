@@ -125,7 +125,7 @@ impl Leader {
             drop_message(DropReason::Malformed, actions);
             return;
         }
-        if !self.note_repair(core, from, repair, claimed) {
+        if !self.note_repair(core, from, repair, claimed, read_round, actions) {
             drop_message(DropReason::Unexpected, actions);
             return;
         }

@@ -58,8 +58,8 @@ pub(crate) struct Progress {
     pub(crate) repair: Option<RepairId>,
     /// Whether it refuses what it had acknowledged (`doubt.rs`).
     pub(crate) doubt: Doubt,
-    /// The last loss it was repaired from while this node led.
-    pub(crate) last_repair: Option<RepairId>,
+    /// The last loss it has told of beside `repair`, and the read round begun then.
+    pub(crate) reported: Option<(RepairId, u64)>,
     /// Entries that are being read from disk for it.
     pub(crate) load: Option<LogRange>,
     /// The next entry on disk is larger than what is left under way: nothing more is read before everything is answered.
@@ -82,7 +82,7 @@ impl Progress {
             commit_told: LogIndex::ZERO,
             repair: None,
             doubt: Doubt::None,
-            last_repair: None,
+            reported: None,
             load: None,
             waits_for_idle: false,
         }
@@ -90,18 +90,12 @@ impl Progress {
 
     /// The peer has lost what it held: it is to be found out anew, from `next` on.
     pub(crate) fn forget(&mut self, next: LogIndex, id: RepairId, now: Instant, config: &Config) {
-        let last_repair = self.last_repair;
-        *self = Progress { repair: Some(id), last_repair, ..Progress::new(next, now, config) };
+        *self = Progress { repair: Some(id), ..Progress::new(next, now, config) };
     }
 
     /// Whether what it says, and once said, counts towards majorities.
     pub(crate) fn counts(&self) -> bool {
         self.repair.is_none() && !self.doubt.is_lost()
-    }
-
-    /// The peer is repaired.
-    pub(crate) fn repaired(&mut self) {
-        self.last_repair = self.repair.take();
     }
 
     pub(crate) fn replication(&self) -> Replication {

@@ -7,7 +7,7 @@
 //! ```text
 //!   node: notices the loss, chooses a number, notes it durably            (Restored::repair)
 //!   node: neither votes nor campaigns; every answer to an append carries the number
-//!   leader: does not count such answers; appends a membership in which the node is a learner under that number
+//!   leader: does not count such answers; begins a read round, and once the number comes again with its echo, appends a membership in which the node is a learner under that number
 //!   ... committed by a majority of which the node is no part ...
 //!   node: has applied a committed membership with its own number: it is a plain learner, and notes that durably; from then on
 //!         its answers say that it is repaired, with the number, for as long as the membership has it
@@ -23,7 +23,9 @@
 //! membership from an earlier repair, met again while the log is sent anew, does not end this one.
 //!
 //! That it is repaired is said with the number too: an answer without one may be a late one of the node's former life, which tells of a log that
-//! is not there any more.
+//! is not there any more. A report may be a late one as well, of a loss from which the node has been repaired since; it would make a learner
+//! of a voter that knows nothing of it. So a leader believes a report only when it was said after the first one had come, which the echo of a
+//! read round tells (thesis §6.4).
 //!
 //! Caveat: a loss that a node does not notice cannot be repaired. What notices it is storage and recovery, not the core.
 
@@ -67,35 +69,44 @@ impl Core {
 }
 
 impl Leader {
-    /// Whether an answer of `from` that carries `repair` may be taken in. Forgets what a peer once held that has lost it; `from_index` is
-    /// the index the answer speaks of.
+    /// Whether an answer of `from` that carries `repair` and echoes `echoed` may be taken in. Forgets what a peer once held that has lost it;
+    /// `from_index` is the index the answer speaks of.
     pub(crate) fn note_repair(
         &mut self,
         core: &Core,
         from: NodeId,
         repair: Option<RepairReport>,
         from_index: LogIndex,
+        echoed: u64,
+        actions: &mut Actions,
     ) -> bool {
         let committed = core.configurations.committed();
         let is_known_as_learner =
             |id: RepairId| committed.repair_of(from).is_some_and(|repair| repair.id == id) && !committed.is_voter(from);
+        let next_round = self.read_round + 1;
         let Some(progress) = self.progress_mut(from) else { return false };
         match (progress.repair, repair) {
             (None, None | Some(RepairReport { done: true, .. })) => true,
             // It can be repaired only after its vote was taken.
             (Some(known), Some(RepairReport { id, done: true })) if known == id && is_known_as_learner(known) => {
-                progress.repaired();
+                progress.repair = None;
                 true
             }
             // Of a former life, before this loss: it tells of a log that is not there any more.
             (Some(_), None | Some(RepairReport { done: true, .. })) => false,
-            // An answer from before it was repaired, overtaken by later ones.
-            (_, Some(RepairReport { id, .. })) if progress.last_repair == Some(id) => false,
             (Some(known), Some(RepairReport { id, .. })) if known == id => true,
-            (_, Some(RepairReport { id, .. })) => {
-                progress.forget(from_index.next(), id, core.now, &core.config);
-                true
-            }
+            (_, Some(RepairReport { id, .. })) => match progress.reported {
+                Some((reported, round)) if reported == id && echoed >= round => {
+                    progress.forget(from_index.next(), id, core.now, &core.config);
+                    true
+                }
+                Some((reported, _)) if reported == id => false,
+                _ => {
+                    progress.reported = Some((id, next_round));
+                    self.ask_in_a_new_round(core, from, actions);
+                    false
+                }
+            },
         }
     }
 }

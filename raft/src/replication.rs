@@ -124,6 +124,13 @@ impl Leader {
         core.send(to, Body::Append { previous, commit: core.commit, read_round, entries: Vec::new() }, actions);
     }
 
+    /// Begins a read round with one peer: what echoes it was said from now on (thesis §6.4).
+    pub(crate) fn ask_in_a_new_round(&mut self, core: &Core, peer: NodeId, actions: &mut Actions) {
+        self.read_round += 1;
+        self.lease.round_sent(self.read_round, core.now);
+        self.send_heartbeat(core, peer, actions);
+    }
+
     /// Tells a peer that has nothing to wait for how far the log is committed. One with appends under way learns it from the
     /// next one.
     pub(crate) fn note_commit(&mut self, core: &Core, to: NodeId, actions: &mut Actions) {

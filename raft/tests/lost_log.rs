@@ -120,6 +120,7 @@ fn peer_that_finds_its_loss_is_repaired() {
     let repair = Some(RepairReport { id: RepairId(7), done: false });
     let term = rig.term();
     rig.receive(3, term, Body::AppendReply { outcome, read_round: round, repair });
+    rig.receive(3, term, Body::AppendReply { outcome, read_round: round + 1, repair });
     assert_eq!((third(&rig).lost, third(&rig).repair), (false, Some(RepairId(7))));
 }
 

@@ -398,8 +398,30 @@ const PENDING: Option<RepairReport> = Some(RepairReport { id: LOSS, done: false 
 const DONE: Option<RepairReport> = Some(RepairReport { id: LOSS, done: true });
 
 fn answer(match_index: u64, repair: Option<RepairReport>) -> Body {
+    echo(match_index, repair, 0)
+}
+
+fn echo(match_index: u64, repair: Option<RepairReport>, read_round: u64) -> Body {
     let outcome = AppendOutcome::Durable { match_index: LogIndex(match_index) };
-    Body::AppendReply { outcome, read_round: 0, repair }
+    Body::AppendReply { outcome, read_round, repair }
+}
+
+/// The round in which node 3 was asked last.
+fn round_of_third(rig: &Rig) -> u64 {
+    let rounds = rig.sent_to(3).into_iter().map(|body| match body {
+        Body::Append { read_round, .. } => *read_round,
+        other => panic!("{other:?}"),
+    });
+    rounds.last().expect("something was sent")
+}
+
+/// A leader to which node 3 has told of its loss, and told again when it was asked.
+fn leader_that_knows_of_a_loss() -> (Rig, u64) {
+    let (mut rig, term) = leader();
+    rig.receive(3, term, answer(0, PENDING));
+    let round = round_of_third(&rig);
+    rig.receive(3, term, echo(0, PENDING, round));
+    (rig, term)
 }
 
 /// Thesis §3.8 (scenario 35): a node that has lost what it had promised neither votes nor stands for election.
@@ -456,6 +478,8 @@ fn leader_forgets_what_an_amnesiac_once_held() {
     let (mut rig, term) = leader();
     rig.acknowledge(3, 1, 0);
     rig.receive(3, term, answer(0, PENDING));
+    let round = round_of_third(&rig);
+    rig.receive(3, term, echo(0, PENDING, round));
     let progress = rig.node.peer_progress().find(|peer| peer.id == NodeId(3)).unwrap();
     assert_eq!((progress.matched, progress.next, progress.repair), (LogIndex(0), LogIndex(2), Some(LOSS)));
     assert_eq!(progress.replication, Replication::Replicate);
@@ -467,8 +491,7 @@ fn leader_forgets_what_an_amnesiac_once_held() {
 /// Thesis §3.8: a member that has lost its promises loses its vote through the log, and gets it back when it holds the log again.
 #[test]
 fn amnesiac_is_demoted_repaired_and_promoted() {
-    let (mut rig, term) = leader();
-    rig.receive(3, term, answer(0, PENDING));
+    let (mut rig, term) = leader_that_knows_of_a_loss();
     rig.wait(HEARTBEAT);
     assert_eq!(voters(&rig), (vec![1, 2], vec![1, 2, 3]));
     rig.durable();
@@ -492,6 +515,34 @@ fn amnesiac_is_demoted_repaired_and_promoted() {
     // An answer from before it was repaired comes late: it is not taken for a new loss.
     rig.receive(3, term, answer(3, PENDING));
     assert_eq!(rig.actions.dropped, Some(DropReason::Unexpected));
+}
+
+/// Thesis §3.8, §6.4: a report that comes late, of a loss that the node has been repaired from since, makes no learner of a voter.
+#[test]
+fn late_report_of_an_earlier_loss_changes_nothing() {
+    let (mut rig, term) = leader();
+    rig.acknowledge(3, 1, 0);
+    rig.receive(3, term, answer(0, PENDING));
+    assert_eq!(rig.actions.dropped, Some(DropReason::Unexpected));
+    let round = round_of_third(&rig);
+    // Once more, no later; and what it says now, which is that nothing is lost.
+    rig.receive(3, term, echo(0, PENDING, round - 1));
+    assert!(rig.actions.send.is_empty(), "one question is enough: {:?}", rig.actions.send);
+    rig.receive(3, term, echo(1, None, round));
+    rig.wait(HEARTBEAT);
+    assert_eq!(voters(&rig), (vec![1, 2, 3], vec![]));
+    let progress = rig.node.peer_progress().find(|peer| peer.id == NodeId(3)).unwrap();
+    assert_eq!((progress.matched, progress.repair), (LogIndex(1), None));
+    rig.propose("x");
+    rig.durable();
+    rig.acknowledge(3, 2, round);
+    assert_eq!(rig.commit(), 2);
+    // A loss that comes after all is believed when it is told in a round of its own.
+    rig.receive(3, term, echo(0, Some(RepairReport { id: RepairId(78), done: false }), round));
+    let round = round_of_third(&rig);
+    rig.receive(3, term, echo(0, Some(RepairReport { id: RepairId(78), done: false }), round));
+    rig.wait(HEARTBEAT);
+    assert_eq!(voters(&rig), (vec![1, 2], vec![1, 2, 3]));
 }
 
 /// Thesis §3.8: it is repaired when it has applied a committed membership with the number of its own loss; an earlier repair proves nothing.
@@ -519,8 +570,7 @@ fn amnesiac_is_repaired_by_its_own_number_only() {
 /// Thesis §3.8: nobody under repair is given a vote.
 #[test]
 fn amnesiac_is_not_promoted_by_request() {
-    let (mut rig, term) = leader();
-    rig.receive(3, term, answer(0, PENDING));
+    let (mut rig, _) = leader_that_knows_of_a_loss();
     rig.step(change(&[(3, VOTER), (4, LEARNER)]));
     assert_eq!(refused(&rig), ChangeError::Invalid(ChangeInvalid::UnderRepair(NodeId(3))));
     rig.step(Event::TransferLeadership { target: Some(NodeId(3)) });
