@@ -354,7 +354,8 @@ fn command_of(request: &Request) -> Option<Result<Write, Refused>> {
 /// How fresh a read is to be.
 fn level_of(ask: &Ask) -> ReadLevel {
     let freshness = ask.freshness().unwrap_or_default();
-    ReadLevel::of(freshness.level, freshness.age_ms_max).unwrap_or_else(|error| panic!("a good read is refused: {error:?}"))
+    ReadLevel::of(freshness.level, freshness.age_ms_max)
+        .unwrap_or_else(|error| panic!("a good read is refused: {error:?}"))
 }
 
 /// Serves a read from the state as it is.

@@ -109,7 +109,13 @@ impl Workload {
             59..=84 => {
                 let Freshness { level, age_ms_max, revision_min } = self.draw_freshness(random);
                 let (key, revision) = (self.key(random), self.old_revision(random));
-                Ask::Call(Request::Get(wire::GetRequest { key, revision, level: level.into(), age_ms_max, revision_min }))
+                Ask::Call(Request::Get(wire::GetRequest {
+                    key,
+                    revision,
+                    level: level.into(),
+                    age_ms_max,
+                    revision_min,
+                }))
             }
             85..=88 => self.read_transaction(random),
             _ => self.scan(random),
