@@ -58,7 +58,7 @@ pub(crate) struct Progress {
     pub(crate) repair: Option<RepairId>,
     /// Whether it refuses what it had acknowledged (`doubt.rs`).
     pub(crate) doubt: Doubt,
-    /// The last loss it has told of beside `repair`, and the read round begun then.
+    /// A loss that it has told of beside `repair`, perhaps one that is over, and the read round begun then to find out.
     pub(crate) reported: Option<(RepairId, u64)>,
     /// Entries that are being read from disk for it.
     pub(crate) load: Option<LogRange>,

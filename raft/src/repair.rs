@@ -25,7 +25,7 @@
 //! That it is repaired is said with the number too: an answer without one may be a late one of the node's former life, which tells of a log that
 //! is not there any more. A report may be a late one as well, of a loss from which the node has been repaired since; it would make a learner
 //! of a voter that knows nothing of it. So a leader believes a report only when it was said after the first one had come, which the echo of a
-//! read round tells (thesis §6.4).
+//! read round tells (thesis §6.4), and nothing else that was said since has come before it.
 //!
 //! Caveat: a loss that a node does not notice cannot be repaired. What notices it is storage and recovery, not the core.
 
@@ -69,8 +69,8 @@ impl Core {
 }
 
 impl Leader {
-    /// Whether an answer of `from` that carries `repair` and echoes `echoed` may be taken in. Forgets what a peer once held that has lost it;
-    /// `from_index` is the index the answer speaks of.
+    /// Whether an answer of `from` that carries `repair` and echoes `echoed` may be taken in. Asks about a loss that it did not know of, and forgets
+    /// what a peer once held that has lost it; `from_index` is the index the answer speaks of.
     pub(crate) fn note_repair(
         &mut self,
         core: &Core,
@@ -85,6 +85,13 @@ impl Leader {
             |id: RepairId| committed.repair_of(from).is_some_and(|repair| repair.id == id) && !committed.is_voter(from);
         let next_round = self.read_round + 1;
         let Some(progress) = self.progress_mut(from) else { return false };
+        // That loss is over, and what else the peer said in this round while it was not may still be on its way.
+        if progress.reported.is_some_and(|(id, round)| {
+            let is_repaired = repair == Some(RepairReport { id, done: true });
+            is_repaired || (echoed >= round && repair != Some(RepairReport { id, done: false }))
+        }) {
+            progress.reported = None;
+        }
         match (progress.repair, repair) {
             (None, None | Some(RepairReport { done: true, .. })) => true,
             // It can be repaired only after its vote was taken.

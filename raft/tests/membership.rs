@@ -529,6 +529,10 @@ fn late_report_of_an_earlier_loss_changes_nothing() {
     rig.receive(3, term, echo(0, PENDING, round - 1));
     assert!(rig.actions.send.is_empty(), "one question is enough: {:?}", rig.actions.send);
     rig.receive(3, term, echo(1, None, round));
+    // What it said in that round before it was repaired comes later still.
+    rig.receive(3, term, echo(0, PENDING, round));
+    let round = round_of_third(&rig);
+    rig.receive(3, term, echo(1, None, round));
     rig.wait(HEARTBEAT);
     assert_eq!(voters(&rig), (vec![1, 2, 3], vec![]));
     let progress = rig.node.peer_progress().find(|peer| peer.id == NodeId(3)).unwrap();
@@ -543,6 +547,34 @@ fn late_report_of_an_earlier_loss_changes_nothing() {
     rig.receive(3, term, echo(0, Some(RepairReport { id: RepairId(78), done: false }), round));
     rig.wait(HEARTBEAT);
     assert_eq!(voters(&rig), (vec![1, 2], vec![1, 2, 3]));
+}
+
+/// Thesis §3.8, §6.4: the same under a leader that did not take its vote, when the word that it is repaired overtakes the report.
+#[test]
+fn report_that_the_word_of_the_repair_overtakes_changes_nothing() {
+    let repairing = three().with_repair(NodeId(3), LOSS).unwrap().left();
+    let mut rig = Rig::with(small_config(NodeId(1)), Restored::new(repairing));
+    rig.campaign();
+    rig.receive(2, 1, Body::VoteReply { granted: true });
+    rig.durable();
+    rig.acknowledge(2, 1, 0);
+    let term = rig.term();
+    rig.receive(3, term, answer(1, PENDING));
+    let round = round_of_third(&rig);
+    rig.receive(3, term, echo(1, DONE, round));
+    rig.wait(HEARTBEAT);
+    assert_eq!(voters(&rig), (vec![1, 2, 3], vec![1, 2]));
+    rig.durable();
+    rig.acknowledge(2, 2, 0);
+    rig.durable();
+    rig.acknowledge(2, 3, 0);
+    assert_eq!(voters(&rig), (vec![1, 2, 3], vec![]));
+    rig.receive(3, term, echo(1, PENDING, round));
+    assert_eq!(rig.actions.dropped, Some(DropReason::Unexpected));
+    let round = round_of_third(&rig);
+    rig.receive(3, term, echo(3, None, round));
+    rig.wait(HEARTBEAT);
+    assert_eq!(voters(&rig), (vec![1, 2, 3], vec![]));
 }
 
 /// Thesis §3.8: it is repaired when it has applied a committed membership with the number of its own loss; an earlier repair proves nothing.
