@@ -85,11 +85,12 @@ impl Leader {
             |id: RepairId| committed.repair_of(from).is_some_and(|repair| repair.id == id) && !committed.is_voter(from);
         let next_round = self.read_round + 1;
         let Some(progress) = self.progress_mut(from) else { return false };
-        // That loss is over, and what else the peer said in this round while it was not may still be on its way.
-        if progress.reported.is_some_and(|(id, round)| {
-            let is_repaired = repair == Some(RepairReport { id, done: true });
-            is_repaired || (echoed >= round && repair != Some(RepairReport { id, done: false }))
-        }) {
+        let is_over = |(id, round)| {
+            repair == Some(RepairReport { id, done: true })
+                || (echoed >= round && repair != Some(RepairReport { id, done: false }))
+        };
+        if progress.reported.is_some_and(is_over) {
+            // What was said in this round before it was over may still be on its way.
             progress.reported = None;
         }
         match (progress.repair, repair) {
