@@ -102,7 +102,7 @@ pub enum Error {
     PreconditionFailed {
         /// Who said so.
         endpoint: String,
-        /// What the key holds; `None` when it does not exist.
+        /// What the key holds, its value only if [`Put::with_previous`](crate::Put::with_previous) asked for it; `None` when it does not exist.
         existing: Option<Box<KeyValue>>,
     },
     /// The members were not changed: the group could not go on afterwards.
@@ -330,7 +330,8 @@ pub(crate) struct Human(pub(crate) Duration);
 
 impl fmt::Display for Human {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let milliseconds = self.0.as_millis();
+        // Rounded up: nothing was waited for 0 s.
+        let milliseconds = self.0.as_micros().div_ceil(1000);
         if milliseconds.is_multiple_of(1000) {
             write!(f, "{} s", milliseconds / 1000)
         } else {

@@ -44,6 +44,8 @@
 //! | letting go of the past | [`Client::compact`] |
 //! | who is a member | [`Client::member_list`], [`Client::change_members`] |
 //!
+//! Programs that run and show each of them are in `client/examples/`.
+//!
 //! # Where requests go
 //!
 //! Writes go to the leader. Linearizable reads go to any node, which asks the leader for the right index: each client stays with one node

@@ -103,7 +103,7 @@ impl Put {
         self
     }
 
-    /// Let the key live for so long, in whole milliseconds and at least one: then it is deleted, unless it was put anew.
+    /// Let the key live for so long, in whole milliseconds, a second to a year: then it is deleted, unless it was put anew.
     ///
     /// ```no_run
     /// # async fn example(client: raftkv_client::Client) -> Result<(), raftkv_client::Error> {
@@ -163,7 +163,7 @@ impl Put {
         self.only_if(Condition::Value(value.into()))
     }
 
-    /// Answer with what the key held before.
+    /// Answer with what the key held before; when a condition does not hold, with the value that it holds.
     #[must_use]
     pub fn with_previous(mut self) -> Put {
         self.previous = true;

@@ -31,7 +31,13 @@ impl fmt::Display for Problem {
 /// Reads a transaction in either form.
 pub(crate) fn parse(input: &[u8]) -> Result<Transaction, Problem> {
     let input = std::str::from_utf8(input).map_err(|error| not_text(input, error.valid_up_to()))?;
-    if input.trim_start().starts_with('{') { json::parse(input) } else { text::parse(input) }
+    let transaction = if input.trim_start().starts_with('{') { json::parse(input) } else { text::parse(input) }?;
+    if transaction == Transaction::new() {
+        // Rather a file that was not written, or the wrong one, than what somebody wants to be carried out.
+        let message = "there is nothing to compare and nothing to do".to_owned();
+        return Err(Problem { line: 1, column: 1, message });
+    }
+    Ok(transaction)
 }
 
 fn not_text(input: &[u8], at: usize) -> Problem {
@@ -47,6 +53,7 @@ fn not_text(input: &[u8], at: usize) -> Problem {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
     use client::{Compare, Operation};
 
@@ -57,6 +64,14 @@ mod tests {
         let json = br#" {"if": [{"value": {"key": "k", "op": "=", "value": "v"}}], "then": [{"put": {"key": "k", "value": "w"}}]}"#;
         assert_eq!(parse(text), Ok(wanted.clone()));
         assert_eq!(parse(json), Ok(wanted));
+    }
+
+    #[test]
+    fn nothing_is_no_transaction() {
+        for nothing in ["", "# only a remark\n", "then { }", "{}", r#"{"if": [], "then": []}"#] {
+            let problem = parse(nothing.as_bytes()).unwrap_err();
+            assert_eq!(problem.to_string(), "line 1, column 1: there is nothing to compare and nothing to do");
+        }
     }
 
     #[test]
