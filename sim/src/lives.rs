@@ -201,7 +201,10 @@ impl World {
             self.nodes[node].disks.log.cut_power_after(after);
             let process = self.nodes[node].process.as_mut().expect("checked above");
             let work = process.log_work.take().expect("checked above");
+            // It may all be on the disk, a membership among it.
+            self.note_log_work(node, &work);
             // Whatever became of it, nobody hears of it.
+            let process = self.nodes[node].process.as_mut().expect("checked above");
             let _ = process.do_log_work(work);
         }
         self.interrupt_install(node);

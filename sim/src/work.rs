@@ -44,22 +44,9 @@ impl World {
     pub(crate) fn log_done(&mut self, node: usize) {
         let process = self.nodes[node].process.as_mut().expect("void in later lives");
         let work = process.log_work.take().expect("work is under way");
-        let mut replaces = false;
-        match &work {
-            LogWork::Write(gathered) => {
-                for entries in gathered.iter().map(|job| &job.entries).filter(|entries| !entries.is_empty()) {
-                    let (previous, replaced) = process.note_written(entries);
-                    self.checks.written(node, previous, entries);
-                    replaces |= replaced;
-                }
-            }
-            LogWork::Compact(position) => {
-                self.counters.count("log: compacted");
-                self.trace.line(self.schedule.now(), format_args!("node {}: log dropped up to {position}", node + 1));
-            }
-            LogWork::Install(install) => process.note_installed(install),
-        }
+        let replaces = self.note_log_work(node, &work);
         let installed = matches!(work, LogWork::Install(_));
+        let process = self.nodes[node].process.as_mut().expect("void in later lives");
         let done = process.do_log_work(work);
         if replaces {
             self.counters.count("log: entries replaced by a new leader");
@@ -74,6 +61,27 @@ impl World {
             }
             Err(error) => self.fail(node, &FatalError::Log(error)),
         }
+    }
+
+    /// Notes what is about to be on the disk. Says whether it replaces something.
+    pub(crate) fn note_log_work(&mut self, node: usize, work: &LogWork) -> bool {
+        let process = self.nodes[node].process.as_mut().expect("whoever works runs");
+        let mut replaces = false;
+        match work {
+            LogWork::Write(gathered) => {
+                for entries in gathered.iter().map(|job| &job.entries).filter(|entries| !entries.is_empty()) {
+                    let (previous, replaced) = process.note_written(entries);
+                    self.checks.written(node, previous, entries);
+                    replaces |= replaced;
+                }
+            }
+            LogWork::Compact(position) => {
+                self.counters.count("log: compacted");
+                self.trace.line(self.schedule.now(), format_args!("node {}: log dropped up to {position}", node + 1));
+            }
+            LogWork::Install(install) => process.note_installed(install),
+        }
+        replaces
     }
 
     fn note_install(&mut self, node: usize) {
