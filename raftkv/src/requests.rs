@@ -18,7 +18,8 @@ mod transactions;
 mod writes;
 
 pub use leases::{LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN};
-pub use ranges::{check_state, scan_replies};
+pub(crate) use ranges::is_sorted;
+pub use ranges::{ScanReplies, check_state};
 pub use sessions::{SESSION_TTL_MS_DEFAULT, SESSION_TTL_MS_MAX, SESSION_TTL_MS_MIN};
 pub use writes::{Asked, Write, write_reply};
 

@@ -1,18 +1,19 @@
 //! Streaming a range to a client.
 //!
-//! The state is read on a thread that may block, a piece at a time, and each piece waits until the client has taken the one
-//! before: memory on this side is two pieces, however large the range and however slow the client. Such a thread is taken for as long as the client takes, so
-//! there are only so many scans at a time, and a client that takes nothing for a long while loses its scan: the threads are also those of snapshots and of
-//! watches that read from disk.
+//! A piece is read, on a thread that may block, while the client takes the one before: memory on this side is two pieces and what the scan has read ahead,
+//! about a MiB, however large the range and however slow the client. Between two pieces a scan holds neither a thread nor a snapshot. One that is sorted by
+//! something else than the key holds all its pairs, up to 64 MiB. So there are only so many scans at a time, and a client that takes nothing for a long
+//! while loses its scan.
 
 use crate::failure::FailureReporter;
-use crate::requests::{error, scan_replies};
+use crate::requests::{ScanReplies, error, is_sorted};
 use crate::service::read_failed;
 use crate::shared_state::SharedState;
 use std::sync::Arc;
 use std::time::Duration;
 use storage::state::ReadError;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 use transport::ScanResponder;
 use transport::proto::client as wire;
 use wire::ErrorCode;
@@ -33,51 +34,54 @@ pub(crate) struct ScanJob {
 
 /// Scans at a time. More are refused, and their clients turn to another node.
 pub(crate) const SCANS_MAX: usize = 128;
+/// Places that a scan takes which holds all its pairs: there are 8 of these at a time, if there are no others.
+const SORTED_PLACES: u32 = 16;
 /// A client that takes nothing for this long loses its scan. Long enough for somebody who reads it page by page.
 const STALL_MAX: Duration = Duration::from_secs(600);
 
-type Piece = Result<wire::ScanReply, ReadError>;
+/// A scan, and its next piece if there is one.
+type Read = Result<Option<(ScanReplies, wire::ScanReply)>, ReadError>;
 
 /// Reads and sends until the range or the client's interest ends.
 pub(crate) async fn run_scan(job: ScanJob, mut responder: ScanResponder) {
-    let Ok(_place) = job.places.clone().try_acquire_owned() else {
-        let text = format!("this node serves {SCANS_MAX} scans already; try another one, or again in a moment");
+    let ScanJob { range, request, shared, failures, places } = job;
+    let weight = if is_sorted(&request) { SORTED_PLACES } else { 1 };
+    let Ok(_place) = places.try_acquire_many_owned(weight) else {
+        let text = format!(
+            "this node serves as many scans as it may: {SCANS_MAX}, of which each that is not sorted by key counts for \
+             {SORTED_PLACES}; try another one, or again in a moment"
+        );
         // A client that is gone does not need the error.
         return drop(responder.send_error(*error(ErrorCode::Unavailable, text)).await);
     };
-    let failures = job.failures.clone();
-    let (pieces, mut ready) = mpsc::channel::<Piece>(1);
-    let reading = tokio::task::spawn_blocking(move || read(&job, &pieces));
-    while let Some(piece) = ready.recv().await {
-        let is_sent = match piece {
-            Ok(reply) => match tokio::time::timeout(STALL_MAX, responder.send(reply)).await {
-                Ok(sent) => sent.is_ok(),
-                Err(_) => {
-                    tracing::warn!("a scan is given up: its client has taken nothing for {} s", STALL_MAX.as_secs());
-                    false
-                }
-            },
-            Err(cause) => {
-                // A client that is gone does not need the error.
-                let _ = responder.send_error(*read_failed(cause, &failures)).await;
-                return;
+    let mut reading = read(move || ScanReplies::new(&shared.reader(), &range, &request));
+    loop {
+        let piece = match reading.await {
+            Ok(Ok(Some((scan, piece)))) => {
+                reading = read(|| Ok(scan));
+                piece
             }
+            Ok(Ok(None)) => return,
+            // A client that is gone does not need the error.
+            Ok(Err(cause)) => return drop(responder.send_error(*read_failed(cause, &failures)).await),
+            Err(error) => return tracing::error!(%error, "a scan failed"),
         };
-        if !is_sent {
-            break;
+        match tokio::time::timeout(STALL_MAX, responder.send(piece)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_gone)) => return,
+            Err(_) => {
+                let seconds = STALL_MAX.as_secs();
+                return tracing::warn!("a scan is given up: its client has taken nothing for {seconds} s");
+            }
         }
-    }
-    drop(ready);
-    if let Err(error) = reading.await {
-        tracing::error!(%error, "a scan failed");
     }
 }
 
-fn read(job: &ScanJob, pieces: &mpsc::Sender<Piece>) {
-    let reader = job.shared.reader();
-    let outcome = scan_replies(&reader, &job.range, &job.request, &mut |reply| pieces.blocking_send(Ok(reply)).is_ok());
-    if let Err(cause) = outcome {
-        // Nobody waits any more.
-        let _ = pieces.blocking_send(Err(cause));
-    }
+/// Reads the next piece of a scan.
+fn read(scan: impl FnOnce() -> Result<ScanReplies, ReadError> + Send + 'static) -> JoinHandle<Read> {
+    tokio::task::spawn_blocking(|| {
+        let mut scan = scan()?;
+        let piece = scan.next().transpose()?;
+        Ok(piece.map(|piece| (scan, piece)))
+    })
 }

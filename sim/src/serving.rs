@@ -9,8 +9,8 @@ use client::Error;
 use client::policy::{Failure, Purpose, dial_timeout};
 use raftkv::driver::{Input, ReadRefusal, ReadWaiter, WriteRequest};
 use raftkv::requests::{
-    Question, QuestionError, ReadLevel, Refused, RequestLimits, Write, check_state, get_reply, read_failed,
-    read_refused, scan_replies, write_refused, write_reply,
+    Question, QuestionError, ReadLevel, Refused, RequestLimits, ScanReplies, Write, check_state, get_reply,
+    read_failed, read_refused, write_refused, write_reply,
 };
 use std::time::Duration;
 use transport::proto::client as wire;
@@ -374,13 +374,9 @@ fn read(process: &crate::node::Process, ask: &Ask) -> Reply {
     }
     if let Ask::Scan(scan) = ask {
         let range = scan.range.clone().unwrap_or_default();
-        let mut replies = Vec::new();
-        let read = scan_replies(&reader, &range, scan, &mut |reply| {
-            replies.push(reply);
-            true
-        });
+        let read = ScanReplies::new(&reader, &range, scan).and_then(Iterator::collect);
         return match read {
-            Ok(()) => Reply::Scan(replies),
+            Ok(replies) => Reply::Scan(replies),
             Err(cause) => Reply::Call(Response::Error(*read_failed(&cause))),
         };
     }

@@ -1,12 +1,15 @@
 //! Reading ranges for clients: what a scan's options mean, and its answer in pieces.
 //!
-//! In key order the range is streamed: a piece is read when the client has taken the one before, so neither side holds more than two of them. Any other order
-//! needs all pairs before the first can be given out. They are held in memory, with a limit no more than so many, and never
+//! In key order the range is read as the pieces are asked for, a part at a time (`storage::state::Scan`), and nothing is held open in between. Any other
+//! order needs all pairs before the first can be given out. They are held in memory, with a limit no more than so many, and never
 //! more than [`SORTED_BYTES_MAX`]: what would take more is refused, with the way round it.
 
 use super::{ReadLevel, Refused, error, key_value};
+use std::iter::FusedIterator;
 use storage::command::{KeyRange, RangeRead, SortBy};
-use storage::state::{Engine, KeyValue, ReadError, RevisionFilter, ScanOptions, StateReader};
+use storage::state::{
+    Engine, KeyValue, RangeOutcome, ReadError, RevisionFilter, RocksEngine, Scan, ScanOptions, StateReader,
+};
 use transport::proto::client as wire;
 use wire::ErrorCode;
 
@@ -40,40 +43,118 @@ pub fn check_state(level: ReadLevel, revision_min: Option<u64>, revision: u64) -
     }
 }
 
-/// The answers to a scan, piece by piece, once the state may be read. `send` takes each and says whether to go on.
-///
-/// # Errors
-/// When the revision cannot be read, or the engine fails; pieces may have been sent before. When pairs are to be sorted and are too many.
-pub fn scan_replies<E: Engine>(
-    reader: &StateReader<E>,
-    range: &wire::KeyRange,
-    request: &wire::ScanRequest,
-    send: &mut dyn FnMut(wire::ScanReply) -> bool,
-) -> Result<(), ReadError> {
-    let bounds = KeyRange { start: &range.start, end: range.end.as_deref() };
-    if request.count_only {
-        let revision = request.revision.unwrap_or_else(|| reader.revision());
-        let count = reader.count(bounds, Some(revision))?;
-        let total = request.count_total.then_some(count);
-        let mut pieces = Pieces::new(revision, send);
-        pieces.last(count, false, total);
-        return Ok(());
+/// Whether all pairs of a scan are held in memory until the last one is given out.
+pub(crate) fn is_sorted(request: &wire::ScanRequest) -> bool {
+    !request.count_only && sort_by(request.sort_by()) != SortBy::Key
+}
+
+/// The answers to a scan, piece by piece, once the state may be read. Ends after the first error: when the revision cannot be read any more, or the
+/// engine fails.
+#[derive(Debug)]
+pub struct ScanReplies<E: Engine = RocksEngine> {
+    reader: StateReader<E>,
+    range: wire::KeyRange,
+    revision: u64,
+    pairs: Pairs<E>,
+    /// Given out so far; of a scan that only counts, what it has counted.
+    count: u64,
+    count_total: bool,
+    ended: bool,
+}
+
+#[derive(Debug)]
+enum Pairs<E: Engine> {
+    None,
+    ByKey(Scan<E>),
+    Sorted { rest: std::vec::IntoIter<KeyValue>, more: bool, total: u64 },
+}
+
+impl<E: Engine> ScanReplies<E> {
+    /// Begins a scan.
+    ///
+    /// # Errors
+    /// When the revision cannot be read, or the engine fails. When pairs are to be sorted and are too many.
+    pub fn new(
+        reader: &StateReader<E>,
+        range: &wire::KeyRange,
+        request: &wire::ScanRequest,
+    ) -> Result<ScanReplies<E>, ReadError> {
+        let bounds = KeyRange { start: &range.start, end: range.end.as_deref() };
+        let (revision, pairs, count) = if request.count_only {
+            let revision = request.revision.unwrap_or_else(|| reader.revision());
+            (revision, Pairs::None, reader.count(bounds, Some(revision))?)
+        } else if is_sorted(request) {
+            let (revision, outcome) =
+                reader.range(&range_read(bounds, request), request.count_total, SORTED_BYTES_MAX)?;
+            let RangeOutcome { pairs, count, more } = outcome;
+            (revision, Pairs::Sorted { rest: pairs.into_iter(), more, total: count }, 0)
+        } else {
+            let scan = reader.scan(scan_options(range, request))?;
+            (scan.revision(), Pairs::ByKey(scan), 0)
+        };
+        let (reader, range, count_total) = (reader.clone(), range.clone(), request.count_total);
+        Ok(ScanReplies { reader, range, revision, pairs, count, count_total, ended: false })
     }
-    match sort_by(request.sort_by()) {
-        SortBy::Key => stream(reader, range, request, send),
-        sort_by @ (SortBy::Version | SortBy::CreateRevision | SortBy::ModRevision | SortBy::Value) => {
-            sorted(reader, bounds, sort_by, request, send)
+
+    /// The next piece, which may be the last.
+    fn piece(&mut self) -> Result<wire::ScanReply, ReadError> {
+        let (mut kvs, mut bytes) = (Vec::new(), 0);
+        while bytes < PIECE_BYTES && kvs.len() < PIECE_PAIRS_MAX {
+            let Some(kv) = self.pairs.next()? else { return self.last(kvs) };
+            bytes += kv.key.len() + kv.value.len() + PAIR_OVERHEAD_BYTES;
+            kvs.push(key_value(kv));
+        }
+        self.count += kvs.len() as u64;
+        Ok(wire::ScanReply { header: self.header(), kvs, last: false, count: 0, more: false, total: None })
+    }
+
+    fn last(&mut self, kvs: Vec<wire::KeyValue>) -> Result<wire::ScanReply, ReadError> {
+        self.ended = true;
+        let count = self.count + kvs.len() as u64;
+        let (more, total) = match &self.pairs {
+            Pairs::None => (false, count),
+            Pairs::Sorted { more, total, .. } => (*more, *total),
+            Pairs::ByKey(scan) => {
+                let bounds = KeyRange { start: &self.range.start, end: self.range.end.as_deref() };
+                (scan.limited(), if self.count_total { self.reader.count(bounds, Some(self.revision))? } else { 0 })
+            }
+        };
+        let total = self.count_total.then_some(total);
+        Ok(wire::ScanReply { header: self.header(), kvs, last: true, count, more, total })
+    }
+
+    fn header(&self) -> Option<wire::Header> {
+        Some(wire::Header { revision: self.revision, index: 0 })
+    }
+}
+
+impl<E: Engine> Iterator for ScanReplies<E> {
+    type Item = Result<wire::ScanReply, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let piece = self.piece();
+        self.ended |= piece.is_err();
+        Some(piece)
+    }
+}
+
+impl<E: Engine> FusedIterator for ScanReplies<E> {}
+
+impl<E: Engine> Pairs<E> {
+    fn next(&mut self) -> Result<Option<KeyValue>, ReadError> {
+        match self {
+            Pairs::None => Ok(None),
+            Pairs::ByKey(scan) => scan.next().transpose(),
+            Pairs::Sorted { rest, .. } => Ok(rest.next()),
         }
     }
 }
 
-fn stream<E: Engine>(
-    reader: &StateReader<E>,
-    range: &wire::KeyRange,
-    request: &wire::ScanRequest,
-    send: &mut dyn FnMut(wire::ScanReply) -> bool,
-) -> Result<(), ReadError> {
-    let mut scan = reader.scan(ScanOptions {
+fn scan_options(range: &wire::KeyRange, request: &wire::ScanRequest) -> ScanOptions {
+    ScanOptions {
         start: range.start.clone(),
         end: range.end.clone(),
         reverse: request.reverse || request.descending,
@@ -86,37 +167,14 @@ fn stream<E: Engine>(
             create_revision_min: request.create_revision_min,
             create_revision_max: request.create_revision_max,
         },
-    })?;
-    let revision = scan.revision();
-    let mut pieces = Pieces::new(revision, send);
-    let mut count = 0;
-    for kv in scan.by_ref() {
-        count += 1;
-        if !pieces.add(kv?) {
-            return Ok(());
-        }
     }
-    let total = if request.count_total {
-        let bounds = KeyRange { start: &range.start, end: range.end.as_deref() };
-        Some(reader.count(bounds, Some(revision))?)
-    } else {
-        None
-    };
-    pieces.last(count, scan.limited(), total);
-    Ok(())
 }
 
-fn sorted<E: Engine>(
-    reader: &StateReader<E>,
-    range: KeyRange<'_>,
-    sort_by: SortBy,
-    request: &wire::ScanRequest,
-    send: &mut dyn FnMut(wire::ScanReply) -> bool,
-) -> Result<(), ReadError> {
-    let read = RangeRead {
+fn range_read<'a>(range: KeyRange<'a>, request: &wire::ScanRequest) -> RangeRead<'a> {
+    RangeRead {
         revision: request.revision,
         limit: limit(request),
-        sort_by,
+        sort_by: sort_by(request.sort_by()),
         descending: request.descending || request.reverse,
         keys_only: request.keys_only,
         mod_revision_min: request.mod_revision_min,
@@ -124,17 +182,7 @@ fn sorted<E: Engine>(
         create_revision_min: request.create_revision_min,
         create_revision_max: request.create_revision_max,
         ..RangeRead::all_of(range)
-    };
-    let (revision, outcome) = reader.range(&read, request.count_total, SORTED_BYTES_MAX)?;
-    let mut pieces = Pieces::new(revision, send);
-    let count = outcome.pairs.len() as u64;
-    for kv in outcome.pairs {
-        if !pieces.add(kv) {
-            return Ok(());
-        }
     }
-    pieces.last(count, outcome.more, request.count_total.then_some(outcome.count));
-    Ok(())
 }
 
 fn limit(request: &wire::ScanRequest) -> Option<u64> {
@@ -148,38 +196,6 @@ fn sort_by(wire: wire::SortBy) -> SortBy {
         wire::SortBy::CreateRevision => SortBy::CreateRevision,
         wire::SortBy::ModRevision => SortBy::ModRevision,
         wire::SortBy::Value => SortBy::Value,
-    }
-}
-
-/// Gathers pairs into pieces and sends them.
-struct Pieces<'a> {
-    header: Option<wire::Header>,
-    send: &'a mut dyn FnMut(wire::ScanReply) -> bool,
-    piece: Vec<wire::KeyValue>,
-    bytes: usize,
-}
-
-impl<'a> Pieces<'a> {
-    fn new(revision: u64, send: &'a mut dyn FnMut(wire::ScanReply) -> bool) -> Pieces<'a> {
-        Pieces { header: Some(wire::Header { revision, index: 0 }), send, piece: Vec::new(), bytes: 0 }
-    }
-
-    /// Says whether there is still somebody who wants more.
-    fn add(&mut self, kv: KeyValue) -> bool {
-        self.bytes += kv.key.len() + kv.value.len() + PAIR_OVERHEAD_BYTES;
-        self.piece.push(key_value(kv));
-        if self.bytes < PIECE_BYTES && self.piece.len() < PIECE_PAIRS_MAX {
-            return true;
-        }
-        self.bytes = 0;
-        let kvs = std::mem::take(&mut self.piece);
-        (self.send)(wire::ScanReply { header: self.header, kvs, last: false, count: 0, more: false, total: None })
-    }
-
-    fn last(&mut self, count: u64, more: bool, total: Option<u64>) {
-        let kvs = std::mem::take(&mut self.piece);
-        // Whoever asked may have gone.
-        let _ = (self.send)(wire::ScanReply { header: self.header, kvs, last: true, count, more, total });
     }
 }
 
@@ -209,13 +225,9 @@ mod tests {
     }
 
     fn scan(request: wire::ScanRequest) -> (Vec<String>, wire::ScanReply) {
-        let mut replies = Vec::new();
         let range = wire::KeyRange { start: Bytes::new(), end: None };
-        let mut send = |reply| {
-            replies.push(reply);
-            true
-        };
-        scan_replies(&state(), &range, &request, &mut send).unwrap();
+        let replies = ScanReplies::new(&state(), &range, &request).unwrap();
+        let mut replies = replies.collect::<Result<Vec<wire::ScanReply>, ReadError>>().unwrap();
         let keys = replies.iter().flat_map(|reply: &wire::ScanReply| &reply.kvs);
         let keys = keys.map(|kv| String::from_utf8(kv.key.to_vec()).unwrap()).collect();
         (keys, replies.pop().unwrap())
