@@ -40,7 +40,7 @@ sim: toolchain ## Run the simulator on SEEDS seeds from SEED on, or from a rando
 	cargo build --locked --release --workspace --bin raftkv-sim
 	$(CARGO_TARGET_DIR)/release/raftkv-sim $(if $(SEED),--seed $(SEED)) $(if $(and $(SEED),$(filter file default,$(origin SEEDS))),--trace,--seeds $(SEEDS))
 
-mutants: toolchain ## Plant bugs in a copy of the tree, one at a time; each must be caught (takes about half an hour)
+mutants: toolchain ## Plant bugs in a copy of the tree, one at a time; each must be caught (takes about twenty minutes)
 	scripts/mutants
 
 model: toolchain ## Go through every state of the core in small configurations (docs/model.md; about eight minutes, up to 12 GiB)

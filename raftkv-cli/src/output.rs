@@ -71,7 +71,11 @@ impl Output {
 }
 
 fn failed(cause: &io::Error) -> Failure {
-    Failure::io("standard output", cause)
+    let failure = Failure::io("standard output", cause);
+    if cause.kind() == io::ErrorKind::BrokenPipe {
+        return failure;
+    }
+    failure.with_next("see to where the output goes; a write was done all the same, so look at the key before doing it again")
 }
 
 /// A table without lines: it can be read, and cut into columns.
