@@ -74,7 +74,7 @@ pub enum Offered {
 /// What is kept of a range would take more memory than it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error(
-    "what is read would take more than {bytes_max} bytes of memory; set a limit, ask for keys only, or sort by key"
+    "what is read would take more than {bytes_max} bytes of memory; set a limit, sort by key, or ask for keys only if it is not sorted by value"
 )]
 pub struct SelectionTooLarge {
     /// Bytes of keys and values that it may take, what each pair takes beside them included.

@@ -12,7 +12,7 @@
 //! holes where it believes it can read. Then readers refuse what is before it, and look at it again after they have read. Only then may rows be
 //! dropped ([`Engine::let_go`]). A snapshot of RocksDB does not protect dead rows, which is why readers look twice.
 //!
-//! **What makes it harmless** is that each step is small, that the caller rests in between, a second or three times what the step took, that a step is not begun while
+//! **What makes it harmless** is that each step is small, that the caller rests in between, half a second or three times what the step took, that a step is not begun while
 //! RocksDB is behind with what it has to do anyway, and that files are small and handed to the disk evenly (`rocks`): what the writes that go on would feel is not the
 //! processor's time but an fsync of the log that waits for the disk. So 16 MiB go in a second, and more only where that would take over half an hour. Manual compactions run beside the automatic ones, in the same few threads.
 //!
@@ -42,8 +42,6 @@ const REST: u32 = 3;
 const STEP_INTERVAL: Duration = Duration::from_millis(500);
 /// What the rests of all steps that are planned together come to, at most, but for [`REST`].
 const RESTS_MAX: Duration = Duration::from_secs(1800);
-/// A step that took less has found nothing to do.
-const STEP_MIN: Duration = Duration::from_millis(1);
 /// A table of up to this size is gone through whenever anything in it may be dead.
 const SMALL_TABLE_BYTES: u64 = 64 << 20;
 /// The least time between two flushes for the sake of compaction.
@@ -92,17 +90,18 @@ pub(super) struct DeadRowFilters {
     pub(super) horizon: Horizon,
 }
 
-/// Leaves dead rows out of what one compaction writes.
+/// Leaves dead rows out of what one compaction writes. It looks at the horizon anew for each row: what makes a compaction durable is a flush, and
+/// that often begins a merge, which would write out once more all that is dead a moment later.
 pub(super) struct DeadRowFilter {
     table: Table,
-    compacted: u64,
+    horizon: Horizon,
 }
 
 impl CompactionFilterFactory for DeadRowFilters {
     type Filter = DeadRowFilter;
 
     fn create(&mut self, _context: CompactionFilterContext) -> DeadRowFilter {
-        DeadRowFilter { table: self.table, compacted: self.horizon.get() }
+        DeadRowFilter { table: self.table, horizon: self.horizon.clone() }
     }
 
     fn name(&self) -> &CStr {
@@ -112,7 +111,7 @@ impl CompactionFilterFactory for DeadRowFilters {
 
 impl CompactionFilter for DeadRowFilter {
     fn filter(&mut self, _level: u32, key: &[u8], _value: &[u8]) -> CompactionDecision {
-        if is_dead(self.table, key, self.compacted) { CompactionDecision::Remove } else { CompactionDecision::Keep }
+        if is_dead(self.table, key, self.horizon.get()) { CompactionDecision::Remove } else { CompactionDecision::Keep }
     }
 
     fn name(&self) -> &CStr {
@@ -243,7 +242,7 @@ impl Reclaimer {
         if compacted > self.changes_given_back {
             self.changes_given_back = compacted;
             let dead = last_dead_change(compacted);
-            let ends = engine.spans(Table::Changes, STEP_BYTES)?.into_iter().filter_map(|span| span.last);
+            let ends = engine.spans(Table::Changes, STEP_BYTES)?.into_iter().map(|span| span.last);
             let dead_ends = ends.filter(|end| dead.is_some_and(|dead| end[..] <= dead[..]));
             self.steps.extend(dead_ends.map(Step::DropChanges));
             self.steps.push_back(Step::Changes);
@@ -275,9 +274,9 @@ fn spacing_of(steps: usize) -> Duration {
     u32::try_from(steps).map_or(Duration::ZERO, |steps| RESTS_MAX / steps.max(1)).min(STEP_INTERVAL)
 }
 
-/// How long to rest after a step.
+/// How long to rest after a step. One that found nothing to do may have had its span done by the one before, which was the larger for it.
 fn rest_after(took: Duration, spacing: Duration) -> Duration {
-    if took < STEP_MIN { Duration::ZERO } else { spacing.max(took * REST) }
+    spacing.max(took * REST)
 }
 
 impl<E: Engine> StateReader<E> {
@@ -307,7 +306,7 @@ impl RocksEngine {
     fn drop_dead_changes(&self) -> Result<(), EngineError> {
         let Some(last) = last_dead_change(self.let_go_before()) else { return Ok(()) };
         self.delete_files(Table::Changes, &last)?;
-        self.rewrite(Table::Changes, &KeySpan { first: None, last: Some(last.to_vec()) });
+        self.rewrite(Table::Changes, &KeySpan { first: Vec::new(), last: last.to_vec() });
         Ok(())
     }
 }
@@ -332,6 +331,17 @@ mod tests {
     }
 
     #[test]
+    fn a_merge_under_way_drops_what_is_dead_from_a_moment_on() {
+        let horizon = Horizon::default();
+        let context = CompactionFilterContext { is_full_compaction: false, is_manual_compaction: false };
+        let mut filter = DeadRowFilters { table: Table::History, horizon: horizon.clone() }.create(context);
+        let mut is_dropped = || matches!(filter.filter(0, &history(7), b""), CompactionDecision::Remove);
+        assert!(!is_dropped());
+        horizon.advance(7);
+        assert!(is_dropped());
+    }
+
+    #[test]
     fn a_row_that_is_laid_out_wrongly_is_kept() {
         assert!(!is_dead(Table::History, b"short", u64::MAX));
         assert!(!is_dead(Table::Changes, b"short", u64::MAX));
@@ -346,7 +356,7 @@ mod tests {
         assert!(many < STEP_INTERVAL && many * 12_800 <= RESTS_MAX && many > Duration::from_millis(100), "{many:?}");
         assert_eq!(rest_after(Duration::from_millis(100), STEP_INTERVAL), STEP_INTERVAL);
         assert_eq!(rest_after(Duration::from_secs(1), STEP_INTERVAL), Duration::from_secs(3));
-        assert_eq!(rest_after(Duration::from_micros(200), STEP_INTERVAL), Duration::ZERO, "it found nothing");
+        assert_eq!(rest_after(Duration::ZERO, STEP_INTERVAL), STEP_INTERVAL);
     }
 
     #[test]

@@ -45,6 +45,9 @@ const SYNC_STRICTLY: &str = "strict_bytes_per_sync=true";
 /// Merging cuts files at this size. Removing a file holds up the log's fsync for as long as it takes to free its blocks, by ext4 with `discard` a
 /// millisecond for each 6 MiB.
 const FILE_BYTES: u64 = 8 << 20;
+/// A file is cut earlier where it would lie above more than this of the next level: it is merged with all of that at once. Where compaction has dropped
+/// most of the upper level, a file of full size would lie above the whole of the lower one. By RocksDB's own default it is 25 files.
+const MERGE_BYTES: u64 = 4 * FILE_BYTES;
 const INFO_LOG_BYTES_MAX: usize = 8 << 20;
 const INFO_LOG_FILES_MAX: usize = 3;
 
@@ -106,11 +109,11 @@ pub struct RocksEngine {
     horizon: Horizon,
 }
 
-/// A span of keys, both ends inclusive; `None`: from the first key, to the last.
+/// A span of keys, both ends inclusive. It has two ends because RocksDB flushes all tables before it rewrites a span that has not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct KeySpan {
-    pub(super) first: Option<Vec<u8>>,
-    pub(super) last: Option<Vec<u8>>,
+    pub(super) first: Vec<u8>,
+    pub(super) last: Vec<u8>,
 }
 
 struct Retirement {
@@ -210,24 +213,27 @@ impl RocksEngine {
         Ok(self.live_files(table)?.fold(TableFiles::default(), sum))
     }
 
-    /// The table in spans of about so many bytes, cut between files. Together they are all of it. Files of level 0 do not count: they
-    /// overlap, and there are few.
+    /// What there is of a table in files, in spans of about so many bytes, cut between files. Files of level 0 do not count: they overlap, and there
+    /// are few.
     pub(super) fn spans(&self, table: Table, bytes: u64) -> Result<Vec<KeySpan>, EngineError> {
-        let mut files: Vec<LiveFile> = self.live_files(table)?.filter(|file| file.level > 0).collect();
+        let mut files: Vec<LiveFile> = self.live_files(table)?.collect();
         files.sort_by(|a, b| a.end_key.cmp(&b.end_key));
+        let Some(end) = files.last().and_then(|file| file.end_key.clone()) else { return Ok(Vec::new()) };
         let mut spans = Vec::new();
-        let (mut first, mut gathered) = (None, 0);
-        for file in &files {
+        let (mut first, mut gathered) = (Vec::new(), 0);
+        for file in files.iter().filter(|file| file.level > 0) {
             gathered += file.size as u64;
             if let Some(last) = &file.end_key
                 && gathered >= bytes
             {
                 gathered = 0;
-                spans.push(KeySpan { first, last: Some(last.clone()) });
-                first = Some([last, &[0][..]].concat());
+                let next = [last, &[0][..]].concat();
+                spans.push(KeySpan { first: std::mem::replace(&mut first, next), last: last.clone() });
             }
         }
-        spans.push(KeySpan { first, last: None });
+        if first <= end {
+            spans.push(KeySpan { first, last: end });
+        }
         Ok(spans)
     }
 
@@ -253,7 +259,7 @@ impl RocksEngine {
             Table::Meta | Table::Current => BottommostLevelCompaction::IfHaveCompactionFilter,
         });
         let KeySpan { first, last } = span;
-        self.db.compact_range_cf_opt(self.family(table), first.as_deref(), last.as_deref(), &options);
+        self.db.compact_range_cf_opt(self.family(table), Some(first), Some(last), &options);
     }
 
     fn open_as(directory: &Path, options: &RocksOptions, access: &Access) -> Result<RocksEngine, EngineError> {
@@ -352,6 +358,7 @@ fn table_options(table: Table, options: &RocksOptions, cache: &Cache, horizon: H
     family.set_write_buffer_size(options.write_buffer_bytes.clamp(1 << 20, 1 << 30));
     family.set_max_write_buffer_number(WRITE_BUFFERS_MAX);
     family.set_target_file_size_base(FILE_BYTES);
+    family.set_max_compaction_bytes(MERGE_BYTES);
     let [compact, slow_down, stop] = LEVEL0_FILES;
     family.set_level_zero_file_num_compaction_trigger(compact);
     family.set_level_zero_slowdown_writes_trigger(slow_down);
@@ -526,8 +533,45 @@ mod tests {
         let names = std::fs::read_dir(engine.directory()).unwrap().map(|entry| entry.unwrap().path());
         let options = names.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("OPTIONS"));
         let text = std::fs::read_to_string(options.max().unwrap()).unwrap();
-        for line in ["strict_bytes_per_sync=true", "bytes_per_sync=1048576", "target_file_size_base=8388608"] {
+        let lines = [
+            "strict_bytes_per_sync=true",
+            "bytes_per_sync=1048576",
+            "target_file_size_base=8388608",
+            "max_compaction_bytes=33554432",
+        ];
+        for line in lines {
             assert!(text.lines().any(|found| found.trim() == line), "{line} is not among\n{text}");
         }
+    }
+
+    fn put(engine: &RocksEngine, key: &str) {
+        let mut batch = engine.batch(64);
+        batch.put(Table::Current, key.as_bytes(), b"value");
+        engine.write(batch).unwrap();
+    }
+
+    #[test]
+    fn what_is_not_in_files_is_left_alone_when_the_rest_is_rewritten() {
+        let parent = tempfile::tempdir().unwrap();
+        let engine = RocksEngine::create(&parent.path().join("state"), &RocksOptions::default()).unwrap();
+        assert_eq!(engine.spans(Table::Current, 1).unwrap(), []);
+        for round in 0..3 {
+            for key in ["a", "b", "c"] {
+                put(&engine, &format!("{key}{round}"));
+            }
+            engine.flush(true).unwrap();
+        }
+        let whole = KeySpan { first: Vec::new(), last: b"c2".to_vec() };
+        assert_eq!(engine.spans(Table::Current, 1).unwrap(), [whole.clone()], "files of level 0 do not count");
+        put(&engine, "d");
+        engine.rewrite(Table::Current, &whole);
+        assert_eq!(engine.files(Table::Current).unwrap().rows, 9);
+        assert_eq!(engine.load_durable(Table::Current, b"d").unwrap(), None, "it was flushed");
+        // In files below level 0 now; the last span ends where the last file does.
+        assert_eq!(engine.spans(Table::Current, 1).unwrap(), [KeySpan { first: Vec::new(), last: b"c2".to_vec() }]);
+        put(&engine, "e");
+        engine.flush(true).unwrap();
+        let after = KeySpan { first: b"c2\0".to_vec(), last: b"e".to_vec() };
+        assert_eq!(engine.spans(Table::Current, 1).unwrap(), [whole, after]);
     }
 }
