@@ -75,7 +75,9 @@ fn failed(cause: &io::Error) -> Failure {
     if cause.kind() == io::ErrorKind::BrokenPipe {
         return failure;
     }
-    failure.with_next("see to where the output goes; a write was done all the same, so look at the key before doing it again")
+    failure.with_next(
+        "see to where the output goes; a write was done all the same, so look at the key before doing it again",
+    )
 }
 
 /// A table without lines: it can be read, and cut into columns.
