@@ -408,11 +408,11 @@ fn echo(match_index: u64, repair: Option<RepairReport>, read_round: u64) -> Body
 
 /// The round in which node 3 was asked last.
 fn round_of_third(rig: &Rig) -> u64 {
-    let rounds = rig.sent_to(3).into_iter().map(|body| match body {
+    let mut rounds = rig.sent_to(3).into_iter().map(|body| match body {
         Body::Append { read_round, .. } => *read_round,
         other => panic!("{other:?}"),
     });
-    rounds.last().expect("something was sent")
+    rounds.next_back().expect("something was sent")
 }
 
 /// A leader to which node 3 has told of its loss, and told again when it was asked.

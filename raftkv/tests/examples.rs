@@ -1,6 +1,7 @@
 //! The examples of the client library, as they stand in `client/examples/`, with a cluster of real processes.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::duplicate_mod, reason = "every example has the same module to begin with")]
 
 extern crate client as raftkv_client;
 

@@ -562,7 +562,11 @@ mod tests {
             engine.flush(true).unwrap();
         }
         let whole = KeySpan { first: Vec::new(), last: b"c2".to_vec() };
-        assert_eq!(engine.spans(Table::Current, 1).unwrap(), [whole.clone()], "files of level 0 do not count");
+        assert_eq!(
+            engine.spans(Table::Current, 1).unwrap(),
+            std::slice::from_ref(&whole),
+            "files of level 0 do not count"
+        );
         put(&engine, "d");
         engine.rewrite(Table::Current, &whole);
         assert_eq!(engine.files(Table::Current).unwrap().rows, 9);
