@@ -38,7 +38,7 @@ impl Leader {
         }
         self.may_change(core)?;
         for (node, role) in &change.roles {
-            let under_repair = self.progress(*node).is_some_and(|progress| progress.repair.is_some());
+            let under_repair = self.progress(*node).is_some_and(Progress::tells_of_a_loss);
             if *role == MemberRole::Voter && under_repair {
                 return Err(ChangeError::Invalid(ChangeInvalid::UnderRepair(*node)));
             }
@@ -122,7 +122,7 @@ impl Leader {
     /// Whether a member under repair has answered as a repaired one and is about as far as the others.
     fn has_the_log_again(&self, core: &Core, node: NodeId) -> bool {
         self.progress(node).is_some_and(|progress| {
-            progress.repair.is_none()
+            !progress.tells_of_a_loss()
                 && progress.replication() == Replication::Replicate
                 && progress.matched >= core.configurations.effective_index()
                 && progress.matched.0 + PROMOTION_LAG_MAX >= core.commit.0

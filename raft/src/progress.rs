@@ -93,6 +93,11 @@ impl Progress {
         *self = Progress { repair: Some(id), ..Progress::new(next, now, config) };
     }
 
+    /// Whether it has lost what it had promised, or may have: it is no time to give it a vote.
+    pub(crate) fn tells_of_a_loss(&self) -> bool {
+        self.repair.is_some() || self.reported.is_some()
+    }
+
     /// Whether what it says, and once said, counts towards majorities.
     pub(crate) fn counts(&self) -> bool {
         self.repair.is_none() && !self.doubt.is_lost()

@@ -14,8 +14,9 @@
 //! gets a new number, also one found while an earlier one is being repaired. Nothing is deleted: what is damaged goes to
 //! `damaged-<n>`, for whoever wants to look at it, and is limited in number.
 //!
-//! An empty data directory is a loss too, unless it holds the file [`FIRST_START`], which provisioning puts there once and the first
-//! start takes away. Caveat: whoever restores an old copy of a data directory brings back a state that no longer promises what it
+//! An empty data directory is a loss too, unless it holds the file [`FIRST_START`], which `raftkv init` puts there once and the first
+//! start takes away. A node that joins has no such file: its directory can be written twice, and the second time it would have forgotten what it
+//! promised the first time; so it is let in by way of a repair. Caveat: whoever restores an old copy of a data directory brings back a state that no longer promises what it
 //! did, and nothing in the copy tells. A node whose directory is to be restored is removed from the group and added anew.
 
 use crate::error::StartError;

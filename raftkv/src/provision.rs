@@ -301,10 +301,7 @@ pub fn joining_files(
         logging: LoggingConfig::default(),
     };
     config.check().map_err(|(key, problem)| anyhow::anyhow!("{key}: {problem}"))?;
-    Ok(vec![
-        (FILE_NAME.to_owned(), config_text(&config)?),
-        (format!("data/{FIRST_START}"), FIRST_START_TEXT.to_owned()),
-    ])
+    Ok(vec![(FILE_NAME.to_owned(), config_text(&config)?)])
 }
 
 /// Loopback hosts listen on loopback only; others on every address of the machine.

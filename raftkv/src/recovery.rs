@@ -179,12 +179,20 @@ impl<P: Premises> Recovery<'_, P> {
         if !self.has_peers(Loss::LogAndState) {
             return Err(StartError::NeverStarted { path: self.premises.path().to_owned() });
         }
+        self.repair.begin(number()).map_err(|source| self.unusable(source))?;
+        if self.provisioned.joining {
+            tracing::warn!(
+                data_dir = %self.premises.path().display(),
+                "the data directory is empty: this node does not vote until the others have let it in, whether it ran before or not"
+            );
+            return Ok(());
+        }
         tracing::error!(
             data_dir = %self.premises.path().display(),
             "the data directory is empty, and no file FIRST_START in it says that this node is new: it neither votes nor acknowledges until its peers have repaired it; \
              `raftkv init` writes that file to NODE/data: if this node has never run, stop it, remove REPAIRING, copy FIRST_START here, and start it again"
         );
-        self.repair.begin(number()).map_err(|source| self.unusable(source))
+        Ok(())
     }
 
     /// Whether there is a log, whole or not.

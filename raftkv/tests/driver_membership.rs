@@ -140,7 +140,6 @@ fn changes_that_make_no_sense_are_refused_with_the_reason() {
         (vec![promote(1)], "node 1 votes already"),
         (vec![MemberEdit::Demote(NodeId(4))], "node 4 is a learner already"),
         (vec![promote(4), remove(4)], "names node 4 twice"),
-        (vec![remove(1), remove(2), remove(3)], "no voter"),
     ];
     for (changes, reason) in cases {
         for dry_run in [true, false] {
@@ -178,6 +177,13 @@ fn a_change_that_would_lose_the_quorum_is_refused_and_its_opposite_is_not() {
         assert_eq!(report.index, None);
         assert!(reason.contains(&format!("node {} first", number(dead))), "{reason}");
     }
+    for dry_run in [true, false] {
+        let all = [remove(1), remove(2), remove(3)];
+        let outcome = world.change_request(leader, &all, dry_run).try_recv().unwrap();
+        let Err(ChangeRefusal::Unsafe { report, reason }) = outcome else { panic!("{outcome:?}") };
+        assert_eq!((report.before.voters.len(), report.after), (3, quorum(&[], &[], 1, &[])));
+        assert!(reason.contains("no voter would be left"), "{reason}");
+    }
     assert_eq!(changed(&mut world, leader, &[remove(number(dead))]).after.voters.len(), 2);
 }
 
@@ -189,6 +195,9 @@ fn a_learner_that_does_not_answer_is_not_promoted() {
     world.pass(Duration::from_millis(1500));
     let refused = world.change(leader, &[promote(4)]).try_recv().unwrap();
     assert_eq!(refused, Err(ChangeRefusal::Lagging { node: NodeId(4), behind: None }));
+    // A dry run only shows it: three of four will do.
+    let shown = world.change_request(leader, &[promote(4)], true).try_recv().unwrap().unwrap();
+    assert_eq!(shown.after, quorum(&[1, 2, 3, 4], &[], 3, &[1, 2, 3]));
     world.cut_off.clear();
     world.until("it has caught up", |world| world.nodes[3].applied == world.nodes[leader].applied);
     changed(&mut world, leader, &[promote(4)]);

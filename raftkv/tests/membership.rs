@@ -21,10 +21,9 @@ fn json(output: &Output) -> serde_json::Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stdout)))
 }
 
-/// Adds a member with the CA at hand and starts its node from the directory that the command writes.
-async fn add_and_start(cluster: &mut Cluster, name: &str) {
-    let port = free_runs_of_three(1).unwrap()[0];
-    let out = cluster.out().join(name);
+/// Adds a member with the CA at hand; returns its node, which starts from the directory that the command writes.
+fn add(cluster: &Cluster, name: &str, port: u16, directory: &str) -> TestNode {
+    let out = cluster.out().join(directory);
     let added = cluster
         .cli_at(&cluster.endpoints())
         .args(["--timeout", "20s", "member", "add", name])
@@ -38,7 +37,11 @@ async fn add_and_start(cluster: &mut Cluster, name: &str) {
     assert!(added.status.success(), "{}", stderr(&added));
     assert!(stderr(&added).contains(&format!("raftkv-cli member promote {name}")), "{}", stderr(&added));
     let config = Config::load(&out.join(FILE_NAME)).unwrap();
-    let mut node = TestNode { name: name.to_owned(), folder: out, config, child: None };
+    TestNode { name: name.to_owned(), folder: out, config, child: None }
+}
+
+async fn add_and_start(cluster: &mut Cluster, name: &str) {
+    let mut node = add(cluster, name, free_runs_of_three(1).unwrap()[0], name);
     node.start();
     cluster.nodes.push(node);
 }
@@ -293,6 +296,63 @@ async fn a_change_that_would_lose_the_quorum_is_refused_and_shown() {
     }
     assert_eq!(leader(&cluster).await, led);
     voters_are(&cluster, &[&led, &others[0]]).await;
+}
+
+/// A learner that was never started would be one of two that decide.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promotion_that_would_lose_the_quorum_is_refused_and_shown() {
+    let cluster = Cluster::start(1).await;
+    add(&cluster, "n2", free_runs_of_three(1).unwrap()[0], "n2");
+    let promote = |more: &[&str]| cluster.cli(&[&["-o", "plain", "member", "promote", "n2"], more].concat());
+    let dry = eventually("the leader misses the node that is not there", || async {
+        let tried = promote(&["--dry-run"]);
+        (tried.status.code() == Some(8)).then_some(tried)
+    })
+    .await;
+    for refused in [dry, promote(&["--timeout", "2s"])] {
+        assert_eq!(refused.status.code(), Some(8), "{}", stderr(&refused));
+        let shown = String::from_utf8(refused.stdout.clone()).unwrap();
+        assert_eq!(shown, "before\tn1\tn2\t1 of 1\tn1\nafter\tn1 n2\t-\t2 of 2\tn1\n");
+    }
+    let refused = cluster.cli(&["-o", "plain", "member", "remove", "n1"]);
+    assert_eq!(refused.status.code(), Some(8), "{}", stderr(&refused));
+    let shown = String::from_utf8(refused.stdout.clone()).unwrap();
+    assert_eq!(shown, "before\tn1\tn2\t1 of 1\tn1\nafter\t-\tn2\t1 of 0\t-\n");
+    assert!(stderr(&refused).contains("promote another member first"), "{}", stderr(&refused));
+}
+
+/// Scenario 35: a directory can be had a second time, and what was promised from the first is not forgotten.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_started_from_a_second_directory_does_not_vote() {
+    let mut cluster = Cluster::start(1).await;
+    let port = free_runs_of_three(1).unwrap()[0];
+    let mut first = add(&cluster, "n2", port, "n2");
+    first.start();
+    cluster.nodes.push(first);
+    let mut second = add(&cluster, "n2", port, "n2-again");
+    promote(&cluster, "n2");
+    cluster.client().put(("color", "green")).await.unwrap();
+    // Both decide, and one of them comes back without what it had promised.
+    assert!(cluster.nodes[1].stop().success(), "{}", cluster.nodes[1].log());
+    cluster.nodes[0].kill();
+    second.start();
+    eventually("it is under repair", || async { second.log().contains("does not vote").then_some(()) }).await;
+    cluster.nodes[0].start();
+    eventually("it asks for votes", || async {
+        let status = cluster.nodes[0].status().await?;
+        assert_ne!(status.leader, Some(1), "it leads by the vote of a node without its memory");
+        (status.role == "pre-candidate").then_some(())
+    })
+    .await;
+    let refused = cluster.cli(&["put", "color", "red", "--timeout", "5s"]);
+    assert_eq!(refused.status.code(), Some(5), "{}", stderr(&refused));
+    assert!(second.stop().success(), "{}", second.log());
+    cluster.nodes[1].start();
+    eventually("what was written", || async {
+        let found = cluster.client().get("color").await.ok()?.kv?;
+        Some(assert_eq!(found.value, "green"))
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -225,15 +225,19 @@ pub(crate) fn index_of(id: NodeId) -> usize {
 impl Node {
     pub(crate) fn new(index: usize, founders: usize, random: &mut Random) -> Node {
         let (log, data) = (SimDisk::new(random.next()), SimDisk::new(random.next()));
-        let provisioned = data.create(FIRST_START).and_then(|file| file.sync()).and_then(|()| data.sync_directory());
-        provisioned.expect("a new disk works");
+        if index < founders {
+            let provisioned =
+                data.create(FIRST_START).and_then(|file| file.sync()).and_then(|()| data.sync_directory());
+            provisioned.expect("a new disk works");
+        }
         Node {
             id: NodeId(index as u64 + 1),
             disks: Disks { log, data, engine: MemoryEngine::new(), has_log_folder: false, has_state: false },
             presence: if index < founders { Presence::Here } else { Presence::Spare },
             told_to_join: false,
             format_max: STATE_FORMAT,
-            damage: Damage::default(),
+            // An empty directory that nobody vouches for passes for a lost one.
+            damage: Damage { lost: index >= founders, ..Damage::default() },
             life: 0,
             process: None,
             clock: Clock::new(Time::START, 0),

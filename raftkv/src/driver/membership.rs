@@ -15,8 +15,8 @@ use super::{Driver, Host, ORPHAN_TIMEOUT};
 use crate::config::{check_address, is_new_node_name};
 use crate::directory::{DirectoryMember, MemberDirectory};
 use raft::{
-    ChangeError, Event, Instant, LogIndex, LogPosition, MemberRole, Membership, MembershipChange, NodeId, Replication,
-    Role, TransferError,
+    ChangeError, ChangeInvalid, Event, Instant, LogIndex, LogPosition, MemberRole, Membership, MembershipChange,
+    NodeId, Replication, Role, TransferError,
 };
 
 /// A learner that lacks more entries than this of what is committed is not made a voter.
@@ -266,7 +266,7 @@ struct Plan {
 impl<H: Host> Driver<H> {
     pub(super) fn on_change_request(&mut self, now: Instant, request: ChangeRequest) {
         let ChangeRequest { changes, dry_run, waiter } = request;
-        match self.plan(&changes) {
+        match self.plan(&changes, dry_run) {
             Err(refusal) => waiter(Err(refusal)),
             Ok(plan) if dry_run => waiter(Ok(plan.report)),
             Ok(Plan { change, proposed, report }) => {
@@ -286,8 +286,8 @@ impl<H: Host> Driver<H> {
         assert!(self.desk.transfer_asked.is_none(), "a transfer is answered in the step that asks for it");
     }
 
-    /// What the change comes to, and whether the group can go on with it.
-    fn plan(&self, edits: &[MemberEdit]) -> Result<Plan, ChangeRefusal> {
+    /// What the change comes to, and whether the group can go on with it. A dry run does not ask whether a learner has caught up: that passes.
+    fn plan(&self, edits: &[MemberEdit], dry_run: bool) -> Result<Plan, ChangeRefusal> {
         let status = self.node.status();
         if status.role != Role::Leader {
             return Err(ChangeRefusal::NotLeader { leader: status.leader });
@@ -302,14 +302,21 @@ impl<H: Host> Driver<H> {
         let mut draft = Draft { membership, directory, roles: Vec::new(), added: Vec::new() };
         for edit in edits {
             draft.edit(edit).map_err(ChangeRefusal::Invalid)?;
-            if let MemberEdit::Promote(node) = edit {
+            if let MemberEdit::Promote(node) = edit
+                && !dry_run
+            {
                 self.refuse_laggard(*node)?;
             }
         }
         let Draft { roles, directory, added, .. } = draft;
         let change = MembershipChange { roles, context: Some(directory.to_context()) };
-        let proposed = membership.changed(&change).map_err(|error| ChangeRefusal::Invalid(error.to_string()))?;
-        let (before, after) = (self.quorum(membership), self.quorum(&proposed));
+        let before = self.quorum(membership);
+        let proposed = match membership.changed(&change) {
+            Ok(proposed) => proposed,
+            Err(ChangeInvalid::NoVoters) => return Err(without_voters(before, &change, added)),
+            Err(error) => return Err(ChangeRefusal::Invalid(error.to_string())),
+        };
+        let after = self.quorum(&proposed);
         let report = ChangeReport { before, after, index: None, added };
         refuse_unsafe(&report)?;
         Ok(Plan { change, proposed, report })
@@ -537,6 +544,20 @@ impl Draft<'_> {
 }
 
 /// A change needs those who decide before it, to be made, and those who decide after it, to go on.
+/// The last voter is not removed: there is no membership without one to show, and nobody would decide.
+fn without_voters(before: Quorum, change: &MembershipChange, added: Vec<NodeId>) -> ChangeRefusal {
+    let role_of = |node: &NodeId| change.roles.iter().find(|(changed, _)| changed == node).map(|(_, role)| *role);
+    let members = before.voters.iter().chain(&before.learners).chain(&added);
+    let stays = |node: &&NodeId| role_of(node).is_none_or(|role| role != MemberRole::Removed);
+    let mut learners: Vec<NodeId> = members.filter(stays).copied().collect();
+    learners.sort_unstable();
+    let after = Quorum { voters: Vec::new(), learners, needed: 1, reachable: Vec::new() };
+    ChangeRefusal::Unsafe {
+        report: Box::new(ChangeReport { before, after, index: None, added }),
+        reason: "no voter would be left, and nobody could decide anything; promote another member first".to_owned(),
+    }
+}
+
 fn refuse_unsafe(report: &ChangeReport) -> Result<(), ChangeRefusal> {
     let describe = |quorum: &Quorum| {
         format!(

@@ -39,7 +39,15 @@ pub(super) async fn apply(
     dry_run: bool,
     globals: &Globals,
 ) -> Result<MemberChange, Failure> {
-    match client.change_members(edits, dry_run).await {
+    let mut outcome = client.change_members(edits.clone(), dry_run).await;
+    // Something was waited for, a learner that has to catch up for instance. If nothing that comes of waiting would make it safe, say that.
+    if matches!(outcome, Err(Error::Unavailable { .. }))
+        && !dry_run
+        && let Err(refused @ Error::Unsafe { .. }) = client.change_members(edits, true).await
+    {
+        outcome = Err(refused);
+    }
+    match outcome {
         Ok(change) => Ok(change),
         Err(Error::Unsafe { endpoint, cause, change }) => {
             show(&change, names, globals)?;
