@@ -1,10 +1,13 @@
 //! The rules of Raft, one test each, named and cited: the paper (Ongaro and Ousterhout, "In Search of an Understandable
-//! Consensus Algorithm", extended version) and the thesis (Ongaro, "Consensus: Bridging Theory and Practice").
+//! Consensus Algorithm", extended version) and the thesis (Ongaro, "Consensus: Bridging Theory and Practice"). Those of membership are in
+//! `paper/membership.rs`.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 #![allow(clippy::wildcard_enum_match_arm, reason = "tests look for one kind of message among many")]
 
 mod common;
+#[path = "paper/membership.rs"]
+mod membership;
 
 use common::rig::{HEARTBEAT, Rig, TIMEOUT, entries, position};
 use raftkv_raft::{
@@ -846,7 +849,7 @@ fn snapshot_behind_the_commit_index_is_not_installed() {
 
 // Limits (design: bounded).
 
-/// Beyond the limit of uncommitted bytes proposals are refused; one is always taken when nothing waits (scenario 58).
+/// Raft §5.3: beyond the limit of uncommitted bytes proposals are refused; one is always taken when nothing waits (scenario 58).
 #[test]
 fn overload_is_refused() {
     let (mut rig, _) = Rig::leader(3, &[]);
@@ -958,7 +961,7 @@ fn late_refusal_is_ignored() {
     assert_eq!((progress.matched, progress.next), (LogIndex(3), LogIndex(4)));
 }
 
-/// A peer's message never panics a node, whatever numbers it holds; only one that contradicts what is committed, or the same
+/// Raft §5.1, Figure 2: a peer's message never panics a node, whatever numbers it holds; only one that contradicts what is committed, or the same
 /// leader's own earlier word, may halt it.
 #[test]
 fn forged_numbers_are_harmless() {

@@ -1,13 +1,7 @@
-//! The rules of membership changes, repair and leases, one test each, named and cited as in `paper.rs`: Raft §6, thesis §4 and
-//! §6.4.1.
+//! The rules of membership changes, repair and leases: Raft §6, thesis §4 and §6.4.1.
 
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-#![allow(clippy::wildcard_enum_match_arm, reason = "tests look for one kind of message among many")]
-
-mod common;
-
-use common::rig::{HEARTBEAT, Rig, TIMEOUT, position};
-use common::small_config;
+use super::common::rig::{HEARTBEAT, Rig, TIMEOUT, entries as log_entries, position};
+use super::common::small_config;
 use raftkv_raft::{
     AppendOutcome, Body, ChangeError, ChangeInvalid, Config, DropReason, Entry, EntryKind, Event, HardState, LogIndex,
     MemberRole, Membership, MembershipChange, NodeId, ReadReady, RepairId, RepairReport, Replication, Restored, Role,
@@ -199,9 +193,9 @@ fn snapshot_does_not_take_back_a_membership_committed_after_it() {
     rig.receive(2, 2, Body::SnapshotOffer { position: position(3, 1) });
     assert!(rig.actions.fetch_snapshot.is_some());
     // The next leader has the log, and does not know yet what of it is committed. That the entry at 5 is, the one at 8 says.
-    let mut entries = common::rig::entries(1, &[1, 1, 1]);
+    let mut entries = log_entries(1, &[1, 1, 1]);
     entries.extend([membership_entry(4, 1, &joint), membership_entry(5, 1, &moved)]);
-    entries.extend(common::rig::entries(6, &[1, 1]));
+    entries.extend(log_entries(6, &[1, 1]));
     entries.push(membership_entry(8, 2, &moved.clone().with_context("learners to come".into())));
     rig.receive(3, 3, Body::Append { previous: position(0, 0), commit: LogIndex(0), read_round: 0, entries });
     rig.durable();
