@@ -110,7 +110,7 @@ pub struct Persist {
     pub mark: Option<LogMark>,
 }
 
-/// One message to send.
+/// One message to send (Raft §5.1).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Send {
     /// The receiver.

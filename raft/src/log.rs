@@ -245,7 +245,7 @@ fn cached_bytes(entry: &Entry) -> usize {
     entry.payload.len() + ENTRY_OVERHEAD_BYTES
 }
 
-/// A look at the log, for carrying out [`Actions`](crate::Actions).
+/// A look at the log (Raft §5.3), for carrying out [`Actions`](crate::Actions).
 #[derive(Debug, Clone, Copy)]
 pub struct LogView<'a> {
     log: &'a Log,

@@ -29,11 +29,12 @@ pub const CONTEXT_BYTES_MAX: usize = 256 << 10;
 /// The version of the encoding.
 const FORMAT: u8 = 1;
 
-/// The number of one loss of one node: random, chosen by the node when it notices the loss, kept until it is repaired.
+/// The number of one loss of one node: random, chosen by the node when it notices the loss, kept until it is repaired. The papers have no such thing: they
+/// take a disk that was written for kept (thesis §3.8; scenario 35).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RepairId(pub u64);
 
-/// What a member that has lost what it had promised says of that loss.
+/// What a member that has lost what it had promised (thesis §3.8) says of that loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RepairReport {
     /// The number of the loss.

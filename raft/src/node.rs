@@ -37,7 +37,7 @@ pub(crate) enum RoleState {
 }
 
 impl Node {
-    /// A node as its disk has it. `seed` must differ from life to life: it spreads election timeouts and keeps the read
+    /// A node as its disk has it (Raft Figure 2, persistent state). `seed` must differ from life to life: it spreads election timeouts and keeps the read
     /// requests of two lives apart. Panics if `restored` contradicts itself.
     #[must_use]
     pub fn new(config: Config, restored: Restored, now: Instant, seed: u64) -> Node {

@@ -112,7 +112,8 @@ pub struct LogPosition {
 ///
 /// Ordered lexicographically. An index alone would not do: after a truncation the same index is written again, and a late
 /// acknowledgement of the first write would be taken for one of the second. A later leader's append always carries a higher
-/// `leader_term`, so acknowledgements of different lives of one index never compare equal.
+/// `leader_term`, so acknowledgements of different lives of one index never compare equal (thesis §10.2.1, which lets a log be written beside
+/// replication; scenarios 17 and 18).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct LogMark {
     /// The term of the leader that asked for the append (not the term of the entry).
