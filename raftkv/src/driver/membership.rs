@@ -154,8 +154,8 @@ pub enum ChangeBusy {
     /// The leader has committed nothing in its term yet.
     #[error("the leader was elected only now")]
     TooEarly,
-    /// A member that is to vote has lost its log, and its peers are repairing it.
-    #[error("node {node} has lost its log and is being repaired")]
+    /// A member that is to vote has lost its log, or has only just joined, and its peers are repairing it.
+    #[error("node {node} has lost its log, or has only just joined, and is being repaired")]
     UnderRepair {
         /// The member.
         node: NodeId,
