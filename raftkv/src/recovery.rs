@@ -389,3 +389,28 @@ fn holds(found: &RecoveredLog, applied: LogPosition) -> bool {
     }
     found.term_runs.iter().rev().find(|(first, _)| *first <= index).is_some_and(|(_, found)| *found == term)
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+    use raft::Term;
+    use storage::wal::disk::RealDisk;
+    use storage::wal::{LogConfig, SegmentedLog};
+
+    /// Scenario 22: entries between the two were acknowledged, and are nowhere.
+    #[test]
+    fn a_log_that_starts_after_what_the_state_holds_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut log, found) = SegmentedLog::open(&folder.path().join("wal"), LogConfig::default()).unwrap();
+        let intent = InstallIntent::new(Arc::new(RealDisk::create(folder.path()).unwrap()));
+        let at = |index| LogPosition { term: Term(3), index: LogIndex(index) };
+        let found = RecoveredLog { start: at(5), last: LogIndex(5), ..found };
+        let membership = Membership::new([NodeId(1), NodeId(2), NodeId(3)]);
+        let mut start = |applied| reconcile(&intent, &mut log, found.clone(), applied, membership.clone(), None);
+        assert_eq!(start(at(5)).unwrap().applied, LogIndex(5));
+        let Err(StartError::Gap { applied, log_start }) = start(at(4)) else { panic!("the entry at 5 is nowhere") };
+        assert_eq!((applied, log_start), (at(4), at(5)));
+    }
+}
