@@ -130,7 +130,7 @@ impl Leader {
             return;
         }
         let progress = self.progress_mut(from).expect("a repair is noted of a peer only");
-        progress.heard_at = core.now;
+        (progress.heard, progress.heard_at) = (true, core.now);
         progress.read_round = progress.read_round.max(read_round);
         match outcome {
             AppendOutcome::Durable { match_index } => {

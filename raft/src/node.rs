@@ -116,6 +116,7 @@ impl Node {
                 next: peer.progress.next,
                 inflight_messages,
                 inflight_bytes,
+                heard: peer.progress.heard,
                 silent_for: self.core.now.since(peer.progress.heard_at),
                 repair: peer.progress.repair,
                 lost: peer.progress.doubt.is_lost(),

@@ -48,8 +48,10 @@ pub(crate) struct Progress {
     flights_bytes: usize,
     /// When the oldest append under way last got closer to being answered.
     advanced_at: Instant,
-    /// When it last said anything in this term.
+    /// When it last said anything in this term; at first, when this began.
     pub(crate) heard_at: Instant,
+    /// Whether it has said anything in this term.
+    pub(crate) heard: bool,
     /// The newest read round it has echoed (thesis §6.4).
     pub(crate) read_round: u64,
     /// The highest commit index it was told in an append that covers it, so that it could take it.
@@ -78,6 +80,7 @@ impl Progress {
             flights_bytes: 0,
             advanced_at: now,
             heard_at: now,
+            heard: false,
             read_round: 0,
             commit_told: LogIndex::ZERO,
             repair: None,

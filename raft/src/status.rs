@@ -53,7 +53,9 @@ pub struct PeerProgress {
     pub inflight_messages: usize,
     /// Their payload bytes.
     pub inflight_bytes: usize,
-    /// Time since it was last heard in this term.
+    /// Whether it has answered this leader in this term.
+    pub heard: bool,
+    /// Time since it last did; if it has not, since it was first spoken to.
     pub silent_for: core::time::Duration,
     /// It has lost what it had promised and is not repaired yet: it does not count.
     pub repair: Option<RepairId>,

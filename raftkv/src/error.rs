@@ -79,7 +79,7 @@ pub enum StartError {
     },
     /// The data directory is empty, this node has no peers, and nothing says that it is new.
     #[error(
-        "{} is empty, and by its configuration this node is the only voter: its data is gone, or it has never run here; bring the data directory back; or, if others have become members since and can repair this node, write `joining = true` under [cluster] in its configuration; or, to start with nothing, create the empty file {}; then start again",
+        "{} is empty, and by its configuration this node is the only voter: its data is gone, or it has never run here; bring the data directory back; or, if others have become members since and can repair this node, write `joining = true` under [cluster] in its configuration; or, only if it never had another member and all that it held may be forgotten, create the empty file {}; then start again",
         path.display(), path.join(FIRST_START).display()
     )]
     NeverStarted {

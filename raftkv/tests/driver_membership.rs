@@ -187,6 +187,31 @@ fn a_change_that_would_lose_the_quorum_is_refused_and_its_opposite_is_not() {
     assert_eq!(changed(&mut world, leader, &[remove(number(dead))]).after.voters.len(), 2);
 }
 
+/// A leader that was elected a moment ago knows as little of a node that is down as of one that will answer at once.
+#[test]
+fn a_new_leader_relies_on_nobody_who_has_not_answered_it() {
+    let (mut world, leader) = world_with(0);
+    let (next, dead) = ((leader + 1) % 3, (leader + 2) % 3);
+    world.cut_off.insert(dead);
+    world.pass(Duration::from_secs(6));
+    let _outcome = world.transfer(leader, Some(number(next)));
+    world.until("the other leads", |world| world.leader() == Some(next));
+    for _ in 0..400 {
+        for dry_run in [true, false] {
+            match world.change_request(next, &[remove(number(leader))], dry_run).try_recv().unwrap() {
+                Err(ChangeRefusal::Busy(ChangeBusy::Unheard { node })) => assert_eq!(node, NodeId(number(dead))),
+                Err(ChangeRefusal::Unsafe { report, .. }) => {
+                    assert_eq!(report.after.reachable, ids(&[number(next)]));
+                    return;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        world.pass(Duration::from_millis(10));
+    }
+    panic!("it is never known that node {} does not answer", number(dead));
+}
+
 #[test]
 fn a_learner_that_does_not_answer_is_not_promoted() {
     let (mut world, leader) = world_with(1);

@@ -1,7 +1,8 @@
 //! Changes of the membership, and leadership handed over, as an operator asks for them.
 //!
 //! The core knows how a change is made safely; what it cannot know is whether the group can go on afterwards. So the driver first looks at
-//! who is *reachable*: voters heard from within an election timeout. A change after which fewer of the voters are reachable than decide is
+//! who is *reachable*: voters that have answered this leader, and within an election timeout. One that was spoken to only now, by a leader
+//! that was elected only now for instance, may do so yet: until that is known, what depends on it has to wait. A change after which fewer of the voters are reachable than decide is
 //! refused, with the quorum before and after, and a *dry run* gives the same verdict without the change. A learner far behind does not become a voter:
 //! until it has caught up it would count among those that decide and could not help to.
 //!
@@ -154,6 +155,12 @@ pub enum ChangeBusy {
     /// The leader has committed nothing in its term yet.
     #[error("the leader was elected only now")]
     TooEarly,
+    /// A voter on which it depends has not answered yet, and may.
+    #[error("node {node} has not answered this leader yet")]
+    Unheard {
+        /// The voter.
+        node: NodeId,
+    },
     /// A member that is to vote has lost its log, or has only just joined, and its peers are repairing it.
     #[error("node {node} has lost its log, or has only just joined, and is being repaired")]
     UnderRepair {
@@ -302,10 +309,11 @@ impl<H: Host> Driver<H> {
         let mut draft = Draft { membership, directory, roles: Vec::new(), added: Vec::new() };
         for edit in edits {
             draft.edit(edit).map_err(ChangeRefusal::Invalid)?;
-            if let MemberEdit::Promote(node) = edit
-                && !dry_run
-            {
-                self.refuse_laggard(*node)?;
+            if let MemberEdit::Promote(node) = edit {
+                self.refuse_repaired(*node)?;
+                if !dry_run {
+                    self.refuse_laggard(*node)?;
+                }
             }
         }
         let Draft { roles, directory, added, .. } = draft;
@@ -318,15 +326,31 @@ impl<H: Host> Driver<H> {
         };
         let after = self.quorum(&proposed);
         let report = ChangeReport { before, after, index: None, added };
-        refuse_unsafe(&report)?;
+        refuse_unsafe(&report).map_err(|refusal| self.unheard_voter(&report).map_or(refusal, ChangeRefusal::Busy))?;
         Ok(Plan { change, proposed, report })
+    }
+
+    /// A voter that this leader has said its first word to, and that may still answer: it is soon known whether it is reachable.
+    fn unheard_voter(&self, report: &ChangeReport) -> Option<ChangeBusy> {
+        let voters = report.before.voters.iter().chain(&report.after.voters);
+        let is_unheard = |node: &NodeId| {
+            self.node
+                .peer_progress()
+                .any(|peer| peer.id == *node && !peer.heard && peer.silent_for < self.config.election_timeout)
+        };
+        voters.copied().find(is_unheard).map(|node| ChangeBusy::Unheard { node })
+    }
+
+    fn refuse_repaired(&self, node: NodeId) -> Result<(), ChangeRefusal> {
+        let tells_of_a_loss = self.node.peer_progress().any(|peer| peer.id == node && peer.repair.is_some());
+        if tells_of_a_loss || self.node.status().membership.repair_of(node).is_some() {
+            return Err(ChangeRefusal::Busy(ChangeBusy::UnderRepair { node }));
+        }
+        Ok(())
     }
 
     fn refuse_laggard(&self, node: NodeId) -> Result<(), ChangeRefusal> {
         let Some(progress) = self.node.peer_progress().find(|peer| peer.id == node) else { return Ok(()) };
-        if progress.repair.is_some() || self.node.status().membership.repair_of(node).is_some() {
-            return Err(ChangeRefusal::Busy(ChangeBusy::UnderRepair { node }));
-        }
         let answers = progress.silent_for < self.config.election_timeout;
         let behind = self.node.status().commit.0.saturating_sub(progress.matched.0);
         match (answers, progress.replication) {
@@ -342,7 +366,8 @@ impl<H: Host> Driver<H> {
         let is_reachable = |id: &NodeId| {
             *id == own
                 || self.node.peer_progress().any(|peer| {
-                    peer.id == *id && peer.repair.is_none() && peer.silent_for < self.config.election_timeout
+                    let answers = peer.heard && peer.silent_for < self.config.election_timeout;
+                    peer.id == *id && peer.repair.is_none() && answers
                 })
         };
         let voters = membership.voters().to_vec();
@@ -543,7 +568,6 @@ impl Draft<'_> {
     }
 }
 
-/// A change needs those who decide before it, to be made, and those who decide after it, to go on.
 /// The last voter is not removed: there is no membership without one to show, and nobody would decide.
 fn without_voters(before: Quorum, change: &MembershipChange, added: Vec<NodeId>) -> ChangeRefusal {
     let role_of = |node: &NodeId| change.roles.iter().find(|(changed, _)| changed == node).map(|(_, role)| *role);
@@ -558,6 +582,7 @@ fn without_voters(before: Quorum, change: &MembershipChange, added: Vec<NodeId>)
     }
 }
 
+/// A change needs those who decide before it, to be made, and those who decide after it, to go on.
 fn refuse_unsafe(report: &ChangeReport) -> Result<(), ChangeRefusal> {
     let describe = |quorum: &Quorum| {
         format!(

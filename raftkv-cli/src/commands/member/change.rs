@@ -9,6 +9,10 @@ use client::{Client, Error, MemberChange, MemberEdit, Quorum};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::time::Duration;
+
+/// What it may take beyond the deadline to find out why a change was waited for. A leader answers at once.
+const GRACE: Duration = Duration::from_millis(500);
 
 pub(super) async fn run(
     arguments: TargetArguments,
@@ -43,7 +47,8 @@ pub(super) async fn apply(
     // Something was waited for, a learner that has to catch up for instance. If nothing that comes of waiting would make it safe, say that.
     if matches!(outcome, Err(Error::Unavailable { .. }))
         && !dry_run
-        && let Err(refused @ Error::Unsafe { .. }) = client.change_members(edits, true).await
+        && let Ok(Err(refused @ Error::Unsafe { .. })) =
+            tokio::time::timeout(GRACE, client.change_members(edits, true)).await
     {
         outcome = Err(refused);
     }
