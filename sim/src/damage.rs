@@ -10,7 +10,7 @@
 //! # Caveats
 //!
 //! A loss that the node has not noticed yet is *hidden*: a rotten bit, a write gone elsewhere. Before its next start the node does not also
-//! lose power. The high-water mark is exact after the end of a process and a lower bound after a power cut; rot in the very last
+//! lose power, and what lost power does not also rot before it has started. The high-water mark is exact after the end of a process and a lower bound after a power cut; rot in the very last
 //! writes together with a power cut is two faults of one disk at once and may pass for a torn write.
 //! What passes for flushed and is not (scenario 53) is the other way round: the process ends by itself, and then the power goes.
 
@@ -88,7 +88,7 @@ impl World {
 
     /// A bit flips, or the next write goes elsewhere. Found out at the next start at the latest.
     pub(crate) fn rot(&mut self, node: usize) {
-        if !self.may_lose(node) {
+        if !self.may_lose(node) || self.nodes[node].damage.dark {
             return;
         }
         let state = &mut self.nodes[node];
@@ -159,6 +159,7 @@ impl World {
         let suspected = state.damage.lost;
         state.damage.hidden = false;
         state.damage.forgotten = false;
+        state.damage.dark = false;
         state.damage.lost = found.under_repair;
         if found.lost.is_some() {
             self.counters.count("repair: a damaged log was set aside");

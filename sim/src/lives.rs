@@ -243,6 +243,7 @@ impl World {
     pub(crate) fn end(&mut self, node: usize, power: bool) {
         let process = self.nodes[node].process.take();
         let state = &mut self.nodes[node];
+        state.damage.dark |= power;
         for disk in [&state.disks.log, &state.disks.data] {
             if power {
                 disk.crash(&mut self.random);

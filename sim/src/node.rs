@@ -86,6 +86,8 @@ pub(crate) struct Damage {
     pub(crate) hidden: bool,
     /// What passes for flushed and is not is only lost when the power goes.
     pub(crate) forgotten: bool,
+    /// The power went, and it has not started since: its high-water mark is a lower bound.
+    pub(crate) dark: bool,
     /// No room.
     pub(crate) full: bool,
 }
