@@ -24,14 +24,19 @@ fn print(out: &mut dyn Write, members: &[Member], format: Format) -> io::Result<
     match format {
         Format::Table => {
             let mut rows = table(&["ID", "NAME", "KIND", "PEER ADDRESS", "CLIENT ADDRESS"]);
-            rows.add_rows(members.iter().map(fields));
+            for member in members {
+                let [id, name, kind, peer_address, client_address] = fields(member);
+                let kind = if member.under_repair { format!("{kind}, under repair") } else { kind };
+                rows.add_row([id, name, kind, peer_address, client_address]);
+            }
             write_table(out, &rows)
         }
         Format::Plain => members.iter().try_for_each(|member| writeln!(out, "{}", fields(member).join("\t"))),
         Format::Json => members.iter().try_for_each(|member| {
-            let Member { id, name, kind, peer_address, client_address, .. } = member;
+            let Member { id, name, kind, peer_address, client_address, under_repair } = member;
             let object = json!({
-                "id": id, "name": name, "kind": kind, "peer_address": peer_address, "client_address": client_address
+                "id": id, "name": name, "kind": kind, "peer_address": peer_address, "client_address": client_address,
+                "under_repair": under_repair
             });
             writeln!(out, "{object}")
         }),
@@ -60,6 +65,13 @@ mod tests {
             for field in ["2", "n2", "voter", "10.0.0.2:7421", "10.0.0.2:7420"] {
                 assert!(text.contains(field), "{format:?} lacks {field}: {text}");
             }
+        }
+        let member = Member { kind: "learner".into(), under_repair: true, ..member };
+        for (format, shown) in [(Format::Table, "learner, under repair"), (Format::Json, "\"under_repair\":true")] {
+            let mut out = Vec::new();
+            print(&mut out, std::slice::from_ref(&member), format).unwrap();
+            let text = String::from_utf8(out).unwrap();
+            assert!(text.contains(shown), "{text}");
         }
     }
 }
