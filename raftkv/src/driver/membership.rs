@@ -17,7 +17,7 @@ use crate::config::{check_address, is_new_node_name};
 use crate::directory::{DirectoryMember, MemberDirectory};
 use raft::{
     ChangeError, ChangeInvalid, Event, Instant, LogIndex, LogPosition, MemberRole, Membership, MembershipChange,
-    NodeId, Replication, Role, TransferError,
+    NodeId, PeerProgress, Replication, Role, TransferError,
 };
 
 /// A learner that lacks more entries than this of what is committed is not made a voter.
@@ -334,15 +334,21 @@ impl<H: Host> Driver<H> {
     fn unheard_voter(&self, report: &ChangeReport) -> Option<ChangeBusy> {
         let voters = report.before.voters.iter().chain(&report.after.voters);
         let is_unheard = |node: &NodeId| {
-            self.node
-                .peer_progress()
-                .any(|peer| peer.id == *node && !peer.heard && peer.silent_for < self.config.election_timeout)
+            self.peer(*node).is_some_and(|peer| !peer.heard && peer.silent_for < self.config.election_timeout)
         };
         voters.copied().find(is_unheard).map(|node| ChangeBusy::Unheard { node })
     }
 
+    fn peer(&self, node: NodeId) -> Option<PeerProgress> {
+        self.node.peer_progress().find(|peer| peer.id == node)
+    }
+
+    fn answers(&self, peer: &PeerProgress) -> bool {
+        peer.heard && peer.silent_for < self.config.election_timeout
+    }
+
     fn refuse_repaired(&self, node: NodeId) -> Result<(), ChangeRefusal> {
-        let tells_of_a_loss = self.node.peer_progress().any(|peer| peer.id == node && peer.repair.is_some());
+        let tells_of_a_loss = self.peer(node).is_some_and(|peer| peer.repair.is_some());
         if tells_of_a_loss || self.node.status().membership.repair_of(node).is_some() {
             return Err(ChangeRefusal::Busy(ChangeBusy::UnderRepair { node }));
         }
@@ -350,10 +356,9 @@ impl<H: Host> Driver<H> {
     }
 
     fn refuse_laggard(&self, node: NodeId) -> Result<(), ChangeRefusal> {
-        let Some(progress) = self.node.peer_progress().find(|peer| peer.id == node) else { return Ok(()) };
-        let answers = progress.silent_for < self.config.election_timeout;
+        let Some(progress) = self.peer(node) else { return Ok(()) };
         let behind = self.node.status().commit.0.saturating_sub(progress.matched.0);
-        match (answers, progress.replication) {
+        match (self.answers(&progress), progress.replication) {
             (true, Replication::Replicate) if behind <= LAG_MAX => Ok(()),
             (true, _) => Err(ChangeRefusal::Lagging { node, behind: Some(behind) }),
             (false, _) => Err(ChangeRefusal::Lagging { node, behind: None }),
@@ -363,13 +368,8 @@ impl<H: Host> Driver<H> {
     /// Who decides under the voters of `membership`, not counting those that are on their way out.
     fn quorum(&self, membership: &Membership) -> Quorum {
         let own = self.node.status().id;
-        let is_reachable = |id: &NodeId| {
-            *id == own
-                || self.node.peer_progress().any(|peer| {
-                    let answers = peer.heard && peer.silent_for < self.config.election_timeout;
-                    peer.id == *id && peer.repair.is_none() && answers
-                })
-        };
+        let is_reachable =
+            |id: &NodeId| *id == own || self.peer(*id).is_some_and(|peer| peer.repair.is_none() && self.answers(&peer));
         let voters = membership.voters().to_vec();
         Quorum {
             needed: voters.len() / 2 + 1,
