@@ -129,9 +129,10 @@ impl Leader {
         })
     }
 
-    /// Whether this leader has no vote any more and that is committed.
+    /// Whether this leader has no vote and that is committed. One that was elected without a vote has to commit an entry of its own first:
+    /// before, no other could be elected (thesis §4.2.2).
     pub(crate) fn is_removed(&self, core: &Core) -> bool {
-        !core.configurations.is_pending() && !core.membership().is_voter(core.id())
+        core.knows_commit() && !core.configurations.is_pending() && !core.membership().is_voter(core.id())
     }
 
     /// The last word of a removed leader: the voter that is furthest along should lead.

@@ -6,7 +6,8 @@
 //! (thesis §9.6).
 //!
 //! A node that has lost what it had promised grants nothing until it is repaired (`repair.rs`). Learners answer like voters: a
-//! candidate may know of a membership in which they vote (thesis §4.2.2).
+//! candidate may know of a membership in which they vote (thesis §4.2.2). Whoever has to refuse because its own log is newer may be the
+//! only one that can be elected, and stands itself when nobody leads, voter or not by its own log.
 //!
 //! A node with a higher term than everybody else must not stay stuck. Three answers free it: a refused pre-vote, a refused
 //! vote and the answer to an append or offer of an older term carry the receiver's own term, and whoever learns of a higher
@@ -17,10 +18,12 @@ use crate::{Actions, AppendOutcome, Body, DropReason, LogIndex, LogPosition, Nod
 
 impl Core {
     /// "Would you vote for me in `term`?"
-    pub(crate) fn on_pre_vote(&self, from: NodeId, term: Term, last: LogPosition, actions: &mut Actions) {
+    pub(crate) fn on_pre_vote(&mut self, from: NodeId, term: Term, last: LogPosition, actions: &mut Actions) {
         let free_to_vote = term > self.term()
             || (term == self.term() && self.leader.is_none() && self.hard_state.vote.is_none_or(|vote| vote == from));
-        let granted = free_to_vote && !self.is_in_lease() && !self.is_amnesiac() && last >= self.log.last();
+        let could_vote = free_to_vote && !self.is_in_lease() && !self.is_amnesiac();
+        let granted = could_vote && last >= self.log.last();
+        self.is_needed |= could_vote && !granted;
         let reply_term = if granted { term } else { self.term() };
         self.send_in_term(from, reply_term, Body::PreVoteReply { granted }, actions);
     }

@@ -45,7 +45,7 @@ pub(crate) fn check(before: &Before, node: &Node) {
             assert_eq!(core.leader, Some(core.id()), "the leader of term {term} follows another");
             assert_eq!(core.hard_state.vote, Some(core.id()), "the leader of term {term} did not vote for itself");
             assert!(
-                core.membership().is_voter(core.id()) || core.configurations.is_pending(),
+                core.membership().is_voter(core.id()) || core.configurations.is_pending() || !core.knows_commit(),
                 "the leader of term {term} has no vote in the committed membership {:?}",
                 core.membership()
             );

@@ -39,6 +39,9 @@ pub(crate) struct Core {
     pub(crate) snapshot: SnapshotReceiver,
     /// Granted, and to be said once the vote is durable.
     pub(crate) vote_owed: Option<NodeId>,
+    /// Since a leader was last heard, this node has refused a pre-vote only because its own log is newer. So others take it for a
+    /// voter and cannot be elected without it, whatever it is in its own membership: see [`Core::may_campaign`].
+    pub(crate) is_needed: bool,
     /// When a node that hears no leader campaigns.
     pub(crate) election_at: Instant,
     /// When the leader was last heard: until an election timeout later, others' elections are ignored (thesis §4.2.3).
@@ -82,6 +85,7 @@ impl Core {
             reads: Reads::new(&mut random),
             snapshot: SnapshotReceiver::default(),
             vote_owed: None,
+            is_needed: false,
             election_at: now,
             leader_heard_at: now,
             now,
@@ -140,12 +144,13 @@ impl Core {
     }
 
     /// Whether this node may stand for election now. Not while a snapshot replaces its log: what it would stand for is
-    /// about to change. A membership counts from when it is in the log, so none has to be applied first (scenario 10). A voter whose
-    /// removal is not committed may have to lead once more: the others may lack the entry that removes it, and could not
-    /// be elected with its vote, which they need (thesis §4.2.2).
+    /// about to change. A membership counts from when it is in the log, so none has to be applied first (scenario 10).
+    ///
+    /// Who is no voter in its own membership stands as well when it is needed: others count on its vote, by a membership that it has not
+    /// got or has got beyond, and it cannot give it, because its log is newer than theirs (thesis §4.2.2). A quorum of the
+    /// voters that it knows elects it, so it is as safe a leader as any; it does not count itself.
     pub(crate) fn may_campaign(&self) -> bool {
-        let is_removal_open = self.configurations.is_pending() && self.configurations.committed().is_voter(self.id());
-        (self.membership().is_voter(self.id()) || is_removal_open)
+        (self.membership().is_voter(self.id()) || self.is_needed)
             && !self.is_amnesiac()
             && !self.snapshot.is_installing()
             && !self.disk_hangs()
@@ -172,8 +177,10 @@ impl Core {
         self.writes.hard_state_changed();
     }
 
-    /// Learns who leads, or that nobody is known to. Reads that relied on another leader are refused.
+    /// Learns who leads, or that nobody is known to. Reads that relied on another leader are refused. Where somebody leads, nobody else is
+    /// needed to.
     pub(crate) fn set_leader(&mut self, leader: Option<NodeId>, actions: &mut Actions) {
+        self.is_needed &= leader.is_none();
         if self.leader != leader {
             self.reads.refuse_all(self.hard_state.term, actions);
             self.leader = leader;

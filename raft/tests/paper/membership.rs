@@ -286,6 +286,10 @@ fn voter_may_campaign_until_its_removal_is_committed() {
     };
     let mut rig = Rig::with(small_config(NodeId(1)), restored);
     rig.time_out();
+    assert_eq!(rig.role(), Role::Follower, "nobody is known to need it");
+    rig.receive(2, 3, Body::PreVote { last: position(1, 2) });
+    assert!(rig.sent_to(2).contains(&&Body::PreVoteReply { granted: false }));
+    rig.time_out();
     assert_eq!(rig.role(), Role::PreCandidate);
     rig.receive(2, 3, Body::PreVoteReply { granted: true });
     rig.durable();
@@ -293,6 +297,63 @@ fn voter_may_campaign_until_its_removal_is_committed() {
     rig.durable();
     rig.acknowledge(2, 3, 0);
     assert_eq!((rig.commit(), rig.role()), (3, Role::Follower));
+}
+
+/// Thesis §4.2.2: a node that others need leads although it is no voter by its own log; only once it knows what is committed, by an
+/// entry of its own that it does not count itself for, it hands over.
+#[test]
+fn learner_that_is_needed_leads_until_its_own_entry_is_committed() {
+    let membership = with(&three(), &[(4, LEARNER)]);
+    let restored = Restored {
+        hard_state: HardState { term: Term(2), vote: None },
+        log_last: LogIndex(2),
+        term_runs: vec![(LogIndex(1), Term(1)), (LogIndex(2), Term(2))],
+        memberships: vec![(LogIndex(1), membership)],
+        ..Restored::new(three())
+    };
+    let mut rig = Rig::with(small_config(NodeId(4)), restored);
+    rig.receive(1, 3, Body::PreVote { last: position(2, 1) });
+    rig.time_out();
+    assert_eq!(rig.role(), Role::PreCandidate);
+    rig.receive(1, 3, Body::PreVoteReply { granted: true });
+    assert_eq!(rig.role(), Role::PreCandidate, "its own vote does not count");
+    rig.receive(3, 3, Body::PreVoteReply { granted: true });
+    rig.durable();
+    rig.receive(1, 3, Body::VoteReply { granted: true });
+    rig.receive(3, 3, Body::VoteReply { granted: true });
+    rig.durable();
+    assert_eq!(rig.role(), Role::Leader);
+    rig.acknowledge(1, 3, 0);
+    assert_eq!((rig.commit(), rig.role()), (0, Role::Leader), "its own log does not count");
+    rig.acknowledge(3, 3, 0);
+    assert_eq!((rig.commit(), rig.role()), (3, Role::Follower));
+    let told = [1, 2, 3].map(|id| rig.sent_to(id).contains(&&Body::TimeoutNow));
+    assert_eq!(told.iter().filter(|told| **told).count(), 1, "{told:?}");
+}
+
+/// Thesis §4.2.2, §4.2.3: a node that is needed is so only while nobody leads.
+#[test]
+fn learner_is_needed_only_while_nobody_leads() {
+    let membership = with(&three(), &[(4, LEARNER)]);
+    let restored = Restored {
+        hard_state: HardState { term: Term(2), vote: None },
+        log_last: LogIndex(1),
+        term_runs: vec![(LogIndex(1), Term(2))],
+        memberships: vec![(LogIndex(1), membership)],
+        ..Restored::new(three())
+    };
+    let mut rig = Rig::with(small_config(NodeId(4)), restored.clone());
+    rig.receive(1, 3, Body::PreVote { last: position(1, 1) });
+    rig.receive(2, 3, Body::Append { previous: position(1, 2), commit: LogIndex(0), read_round: 0, entries: vec![] });
+    rig.durable();
+    rig.receive(1, 4, Body::PreVote { last: position(1, 1) });
+    rig.time_out();
+    assert_eq!(rig.role(), Role::Follower, "a leader was heard after it was asked, and before it was asked again");
+
+    let mut rig = Rig::with(small_config(NodeId(4)), restored);
+    rig.receive(1, 3, Body::PreVote { last: position(1, 2) });
+    rig.time_out();
+    assert_eq!(rig.role(), Role::Follower, "it granted what it was asked for");
 }
 
 /// Thesis §4.2.3: who is removed is sent to until the removal is committed and for an election timeout after, so that it usually learns of it.
