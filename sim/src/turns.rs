@@ -206,7 +206,7 @@ impl World {
     }
 
     pub(crate) fn deliver(&mut self, node: usize, from: usize, lives: (u64, u64), parcel: Parcel, late: bool) {
-        if !late && self.network.is_cut(from, node) {
+        if !self.network.arrives(from, node, late) {
             return;
         }
         let (from_life, to_life) = lives;
