@@ -130,7 +130,7 @@ impl Leader {
     }
 
     /// Whether this leader has no vote and that is committed. One that was elected without a vote has to commit an entry of its own first:
-    /// before, no other could be elected (thesis §4.2.2).
+    /// before, it may be that no other can be elected (thesis §4.2.2).
     pub(crate) fn is_removed(&self, core: &Core) -> bool {
         core.knows_commit() && !core.configurations.is_pending() && !core.membership().is_voter(core.id())
     }

@@ -40,7 +40,7 @@ pub(crate) struct Core {
     /// Granted, and to be said once the vote is durable.
     pub(crate) vote_owed: Option<NodeId>,
     /// Since a leader was last heard, this node has refused a pre-vote only because its own log is newer. So others take it for a
-    /// voter and cannot be elected without it, whatever it is in its own membership: see [`Core::may_campaign`].
+    /// voter, whatever it is in its own membership, and perhaps cannot be elected without it: see [`Core::may_campaign`].
     pub(crate) is_needed: bool,
     /// When a node that hears no leader campaigns.
     pub(crate) election_at: Instant,
@@ -146,8 +146,8 @@ impl Core {
     /// Whether this node may stand for election now. Not while a snapshot replaces its log: what it would stand for is
     /// about to change. A membership counts from when it is in the log, so none has to be applied first (scenario 10).
     ///
-    /// Who is no voter in its own membership stands as well when it is needed: others count on its vote, by a membership that it has not
-    /// got or has got beyond, and it cannot give it, because its log is newer than theirs (thesis §4.2.2). A quorum of the
+    /// Who is no voter in its own membership stands as well when it is needed: others count it among the voters, by a membership that it has
+    /// not got or has got beyond, and it cannot vote for them, because its log is newer than theirs (thesis §4.2.2). A quorum of the
     /// voters that it knows elects it, so it is as safe a leader as any; it does not count itself.
     pub(crate) fn may_campaign(&self) -> bool {
         (self.membership().is_voter(self.id()) || self.is_needed)

@@ -99,6 +99,45 @@ fn run_schedule(seed: u64) -> [u64; 8] {
     [entries, checks.reads_served, elections, installs, loads, truncations, memberships, checks.repairs]
 }
 
+/// Members change while links are cut; then some nodes are gone for good, and the others are a quorum of every membership that they know
+/// of. Says how many are gone.
+fn lose_nodes_for_good(seed: u64) -> usize {
+    let size = [2, 3, 3, 4, 5][usize::try_from(seed % 5).unwrap()];
+    let mut cluster = Cluster::with_spares(size, 2, seed % 7 == 3, seed);
+    cluster.changes = true;
+    cluster.elect_if_possible();
+    for _ in 0..40 {
+        let ids = cluster.ids();
+        let [id, other] = [0, 1].map(|_| ids[usize::try_from(cluster.dice.below(ids.len() as u64)).unwrap()]);
+        match cluster.dice.below(10) {
+            0..=2 => {
+                let leader = cluster.leader().unwrap_or(id);
+                cluster.change_membership(leader);
+            }
+            3..=5 => {
+                cluster.cut.insert((id, other));
+                cluster.cut.insert((other, id));
+            }
+            6 => cluster.cut.clear(),
+            7 => {
+                let leader = cluster.leader().unwrap_or(id);
+                cluster.step(leader, Event::TransferLeadership { target: None });
+            }
+            _ => disturb(&mut cluster),
+        }
+        let micros = cluster.dice.below(60_000);
+        cluster.run(Duration::from_micros(micros));
+    }
+    // What is under way arrives before anybody is lost.
+    let ids = cluster.ids();
+    cluster.cut.extend(ids.iter().flat_map(|from| ids.iter().map(|to| (*from, *to))));
+    cluster.run(Duration::from_millis(900));
+    cluster.heal();
+    let gone = cluster.lose_a_minority();
+    cluster.commit_another(|_, _| true);
+    gone
+}
+
 /// In peace every node serves reads.
 fn assert_reads_are_served(cluster: &mut Cluster) {
     let served = cluster.checks.reads_served;
@@ -117,22 +156,26 @@ impl Cluster {
     }
 }
 
+/// Runs each, and says with which command one that fails is repeated.
+fn run_each<T>(seeds: impl Iterator<Item = u64>, test: &str, run: impl Fn(u64) -> T) -> Vec<T> {
+    let repeat = |seed| format!("RAFT_SEED={seed} cargo test --release -p raftkv-raft --test schedules {test}");
+    seeds
+        .map(|seed| {
+            catch_unwind(AssertUnwindSafe(|| run(seed))).unwrap_or_else(|panic| {
+                let note = format!("failed: {}\n", repeat(seed));
+                std::io::Write::write_all(&mut std::io::stderr(), note.as_bytes()).unwrap();
+                resume_unwind(panic);
+            })
+        })
+        .collect()
+}
+
 fn run_seeds(seeds: impl Iterator<Item = u64>) {
     let (mut schedules, mut totals) = (0_u64, [0_u64; 8]);
-    for seed in seeds {
-        match catch_unwind(AssertUnwindSafe(|| run_schedule(seed))) {
-            Ok(counts) => {
-                schedules += 1;
-                for (total, count) in totals.iter_mut().zip(counts) {
-                    *total += count;
-                }
-            }
-            Err(panic) => {
-                let command = format!("RAFT_SEED={seed} cargo test --release -p raftkv-raft --test schedules");
-                let note = std::io::Write::write_all(&mut std::io::stderr(), format!("failed: {command}\n").as_bytes());
-                note.unwrap();
-                resume_unwind(panic);
-            }
+    for counts in run_each(seeds, "random_schedules", run_schedule) {
+        schedules += 1;
+        for (total, count) in totals.iter_mut().zip(counts) {
+            *total += count;
         }
     }
     // The schedules must do something: faults that stop all work, or that never happen, would find nothing.
@@ -152,6 +195,13 @@ fn seeds(half: u64) -> Vec<u64> {
             (0..count).filter(|seed| seed % 2 == half).collect()
         }
     }
+}
+
+#[test]
+fn whoever_is_left_when_nodes_are_gone_for_good_goes_on() {
+    let gone = run_each(seeds(0).into_iter(), "whoever_is_left", lose_nodes_for_good);
+    let schedules_with_losses = gone.iter().filter(|gone| **gone > 0).count();
+    assert!(schedules_with_losses * 2 > gone.len(), "nobody was gone in more than half of the schedules");
 }
 
 #[test]

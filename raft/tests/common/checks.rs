@@ -25,6 +25,8 @@ pub struct Checks {
     pub loads: u64,
     pub truncations: u64,
     pub repairs: u64,
+    /// Who leads, and in which term.
+    leading: BTreeMap<NodeId, Term>,
     steps: u64,
 }
 
@@ -91,11 +93,13 @@ impl Checks {
         }
     }
 
-    /// Learns what a node knows to be committed.
-    pub fn committed_somewhere(&mut self, node: &Node) {
+    /// Learns what a node knows to be committed. A leader may commit and hand over in one step: what it commits is its own term's all the same.
+    pub fn committed_somewhere(&mut self, id: NodeId, node: &Node) {
         let status = node.status();
         self.commit_known = self.commit_known.max(status.commit);
-        if status.role != Role::Leader {
+        if status.role == Role::Leader {
+            self.leading.insert(id, status.term);
+        } else if self.leading.remove(&id) != Some(status.term) {
             return;
         }
         for index in (self.committed_by.len() as u64 + 1..=status.commit.0).map(LogIndex) {
@@ -131,6 +135,7 @@ impl Checks {
     /// Its reads died with it.
     pub fn crashed(&mut self, id: NodeId) {
         self.reads.retain(|(of, _), _| *of != id);
+        self.leading.remove(&id);
     }
 
     /// What a node finds on its disk agrees with what is committed.

@@ -264,7 +264,7 @@ impl Machine {
         {
             checks.elected(id, changed.term, node);
         }
-        checks.committed_somewhere(node);
+        checks.committed_somewhere(id, node);
         for ready in &self.actions.reads {
             checks.read_ready(id, *ready);
         }

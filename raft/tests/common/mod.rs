@@ -405,6 +405,31 @@ impl Cluster {
         }
     }
 
+    /// Stops nodes for good, as many at random as the others can do without: they are a quorum of every membership that is committed, and of those
+    /// that are in effect on one of them. Says how many. All must be up.
+    pub fn lose_a_minority(&mut self) -> usize {
+        let mut live = self.ids();
+        let mut candidates = live.clone();
+        while !candidates.is_empty() {
+            let drawn = usize::try_from(self.dice.below(candidates.len() as u64)).unwrap();
+            let without = candidates.swap_remove(drawn);
+            let rest: Vec<NodeId> = live.iter().copied().filter(|id| *id != without).collect();
+            let statuses = self.machines.values().filter_map(|it| Some(it.node.as_ref()?.status()));
+            let mut memberships = statuses.flat_map(|status| {
+                let in_effect = rest.contains(&status.id).then_some(status.membership);
+                [Some(status.membership_committed), in_effect].into_iter().flatten()
+            });
+            if memberships.all(|it| it.is_empty() || it.has_quorum(|voter| rest.contains(&voter))) {
+                live = rest;
+            }
+        }
+        let dead: Vec<NodeId> = self.ids().into_iter().filter(|id| !live.contains(id)).collect();
+        for id in &dead {
+            self.crash(*id);
+        }
+        dead.len()
+    }
+
     /// Runs until some node leads.
     pub fn elect(&mut self) -> NodeId {
         assert!(self.run_until(Duration::from_secs(5), |cluster| cluster.leader().is_some()), "nobody was elected");
@@ -413,6 +438,13 @@ impl Cluster {
 
     /// Runs until every member has applied everything that is committed anywhere, a fresh proposal included.
     pub fn settle(&mut self) {
+        self.commit_another(|cluster, index| {
+            cluster.checks.membership().members().all(|id| cluster.machines[&id].applied >= index)
+        });
+    }
+
+    /// Runs until a fresh proposal is committed, and `and` holds of its index.
+    pub fn commit_another(&mut self, and: impl Fn(&Cluster, LogIndex) -> bool) {
         let mut proposed = None;
         for _ in 0..100 {
             if let Some(leader) = self.leader()
@@ -420,8 +452,7 @@ impl Cluster {
             {
                 proposed = Some(position);
                 let done = |cluster: &Cluster| {
-                    cluster.checks.membership().members().all(|id| cluster.machines[&id].applied >= position.index)
-                        && cluster.checks.committed_at(position.index) == Some(position.term)
+                    and(cluster, position.index) && cluster.checks.committed_at(position.index) == Some(position.term)
                 };
                 if self.run_until(Duration::from_millis(1500), done) {
                     return;
