@@ -177,7 +177,8 @@ impl Server {
         spawn("log", Box::new(move || log_thread::run(log, &log_jobs, &to_driver, &reporter)))?;
         let (to_driver, reporter) = (inbox.clone(), failures.clone());
         let (space, space_stop) = unbounded();
-        spawn("space", Box::new(move || space::run(&to_reclaim, &space_stop, &to_driver, &reporter)))?;
+        let turn = space::turn_of(config.node.id);
+        spawn("space", Box::new(move || space::run(&to_reclaim, turn, &space_stop, &to_driver, &reporter)))?;
         let (to_driver, reporter) = (inbox.clone(), failures.clone());
         spawn("loader", Box::new(move || run_loader(&reader, &load_jobs, &to_driver, &reporter)))?;
         for _ in 0..READ_THREADS {

@@ -16,9 +16,25 @@ use storage::state::{Reclaimed, Reclaimer, StateError, StateReader};
 /// How often the driver is told. Also the longest rest.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Runs until the other end of `stop` is gone.
-pub(crate) fn run(shared: &Arc<SharedState>, stop: &Receiver<Infallible>, driver: &Inbox, failures: &FailureReporter) {
-    let mut reclaimer = Reclaimer::new(Instant::now());
+/// By how much the turns of two nodes with neighbouring numbers are apart: about the time that a flush takes, and some.
+const TURN: Duration = Duration::from_secs(1);
+/// After so many the turns begin again.
+const TURNS: u64 = 8;
+
+/// When the node of that number begins to give back what a compaction has made dead, counted from then.
+pub(crate) fn turn_of(node: u64) -> Duration {
+    TURN * u32::try_from(node % TURNS).unwrap_or(0)
+}
+
+/// Runs until the other end of `stop` is gone. `turn`: see [`Reclaimer::new`].
+pub(crate) fn run(
+    shared: &Arc<SharedState>,
+    turn: Duration,
+    stop: &Receiver<Infallible>,
+    driver: &Inbox,
+    failures: &FailureReporter,
+) {
+    let mut reclaimer = Reclaimer::new(Instant::now(), turn);
     loop {
         // Taken anew each time: a snapshot may have replaced the state.
         let reader = shared.reader();

@@ -82,7 +82,7 @@ fn what_is_compacted_is_refused_and_what_is_not_reads_as_before() {
     compact(&reader, 20);
     reader.flush(true).unwrap();
     assert_eq!(reader.compacted_revision(), 20);
-    reclaim_all(&reader, &mut Reclaimer::new(Instant::now()));
+    reclaim_all(&reader, &mut Reclaimer::new(Instant::now(), Duration::ZERO));
     for (revision, expected) in &before {
         assert_eq!(&pairs(&reader, *revision).unwrap(), expected, "revision {revision}");
     }
@@ -108,9 +108,9 @@ fn nodes_agree_whatever_they_have_dropped() {
     compact(&on_disk.reader(), 30);
     compact(&in_memory.reader(), 30);
     compact(&keeps_all.reader(), 30);
-    reclaim_all(&on_disk.reader(), &mut Reclaimer::new(Instant::now()));
+    reclaim_all(&on_disk.reader(), &mut Reclaimer::new(Instant::now(), Duration::ZERO));
     on_disk.flush(true).unwrap();
-    reclaim_all(&on_disk.reader(), &mut Reclaimer::new(Instant::now()));
+    reclaim_all(&on_disk.reader(), &mut Reclaimer::new(Instant::now(), Duration::ZERO));
     in_memory.flush(true).unwrap();
 
     assert_eq!(rows(&keeps_all.reader(), Table::Changes), 40);
@@ -134,7 +134,7 @@ fn nothing_is_dropped_before_the_compaction_is_durable() {
     assert_eq!(reader.release().unwrap(), 0);
     assert_eq!(reader.engine().let_go_before(), 0);
     // Nobody was told of the compaction, so there is nothing to flush for.
-    reclaim_all(&reader, &mut Reclaimer::new(Instant::now()));
+    reclaim_all(&reader, &mut Reclaimer::new(Instant::now(), Duration::ZERO));
 
     let crashed = directory.path().join("crashed");
     copy_directory(&live, &crashed);
@@ -188,7 +188,7 @@ fn what_was_deleted_gives_its_space_back_too() {
     }
     machine.flush(true).unwrap();
     let reader = machine.reader();
-    let mut reclaimer = Reclaimer::new(Instant::now());
+    let mut reclaimer = Reclaimer::new(Instant::now(), Duration::ZERO);
     let full = directory_bytes(&path);
     apply(&mut machine, &[vec![delete_range(b"", None, NO_LIMITS)]]);
     machine.flush(true).unwrap();
@@ -255,7 +255,7 @@ fn the_directory_shrinks_while_reads_and_writes_go_on() {
     write_up_to(&mut machine, REVISIONS);
     machine.flush(true).unwrap();
     let reader = machine.reader();
-    let mut reclaimer = Reclaimer::new(Instant::now());
+    let mut reclaimer = Reclaimer::new(Instant::now(), Duration::ZERO);
     assert_eq!(reclaim_all(&reader, &mut reclaimer), 0, "nothing is compacted yet");
     let full = directory_bytes(&path);
     let compacted = REVISIONS - 10_000;

@@ -12,9 +12,10 @@
 //! holes where it believes it can read. Then readers refuse what is before it, and look at it again after they have read. Only then may rows be
 //! dropped ([`Engine::let_go`]). A snapshot of RocksDB does not protect dead rows, which is why readers look twice.
 //!
-//! **What makes it harmless** is that each step is small, that the caller rests in between, half a second or three times what the step took, that a step is not begun while
-//! RocksDB is behind with what it has to do anyway, and that files are small and handed to the disk evenly (`rocks`): what the writes that go on would feel is not the
-//! processor's time but an fsync of the log that waits for the disk. So 16 MiB go in a second, and more only where that would take over half an hour. Manual compactions run beside the automatic ones, in the same few threads.
+//! **What makes it harmless** is that merges rest. Every row of one passes through the filter, and there it sleeps for seven eighths of the time, so that it never
+//! holds a processor for long, RocksDB's own merges no less than those that are asked for here; not so while RocksDB is behind with what it has to do. Besides, each step is small, the caller
+//! rests in between, half a second or three times what the step took, files are small and handed to the disk evenly (`rocks`), since an fsync of the log waits for what else the disk does, and each node
+//! waits for its turn before it begins. So 16 MiB go in a second, and more only where that would take over half an hour. Manual compactions run beside the automatic ones, in the same few threads.
 //!
 //! Absent: a bound on how long dead rows stay in files that nothing is written to, other than the hour; knowledge of which spans have dead rows, so
 //! a pass rewrites those without any too.
@@ -31,7 +32,7 @@ use std::collections::VecDeque;
 use std::ffi::CStr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Bytes that one step rewrites or drops, about: some tenths of a second of one thread.
@@ -48,6 +49,16 @@ const SMALL_TABLE_BYTES: u64 = 64 << 20;
 const FLUSH_INTERVAL: Duration = Duration::from_secs(5);
 /// The most time that dead rows stay at the bottom of `history`, plus the time of a pass.
 const PASS_INTERVAL_MAX: Duration = Duration::from_secs(3600);
+/// A merge that works gently looks at the clock after so many rows.
+const ROWS_PER_LOOK: u32 = 128;
+/// And rests after so much work.
+const WORK_TIME: Duration = Duration::from_micros(500);
+/// So many times as long as it worked: it takes an eighth of a processor.
+const GENTLE_REST: u32 = 7;
+/// But not longer than this, whatever held it up.
+const GENTLE_REST_MAX: Duration = Duration::from_millis(20);
+/// Files of level 0 up to which merges work gently: at 4 RocksDB begins one, and those that come meanwhile wait for it.
+const LEVEL0_FILES_GENTLE: u64 = 6;
 /// Files of level 0 from which on RocksDB has enough to do. It starts to merge them at 4, and slows writers down at 24.
 const LEVEL0_FILES_BUSY: u64 = 10;
 /// The share of deletes among the rows of `current`, as a divisor, from which on they are brought to the bottom, where the deleted rows are.
@@ -84,10 +95,58 @@ impl Horizon {
     }
 }
 
+/// How hard merges work, shared with the filters: each row of a merge passes through one. At first as hard as they can.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Pace(Arc<AtomicBool>);
+
+impl Pace {
+    /// From now on merges rest most of the time, or none.
+    pub(super) fn set_gentle(&self, gentle: bool) {
+        self.0.store(gentle, Ordering::Relaxed);
+    }
+
+    /// How long a merge rests that has worked for so long.
+    fn rest_after(&self, worked: Duration) -> Duration {
+        if self.0.load(Ordering::Relaxed) { (worked * GENTLE_REST).min(GENTLE_REST_MAX) } else { Duration::ZERO }
+    }
+}
+
+/// One merge that rests now and then.
+#[derive(Debug)]
+struct PacedWork {
+    pace: Pace,
+    rows: u32,
+    since: Instant,
+}
+
+impl PacedWork {
+    fn new(pace: Pace) -> PacedWork {
+        PacedWork { pace, rows: 0, since: Instant::now() }
+    }
+
+    /// Called for each row; sleeps when it is time to.
+    fn row(&mut self) {
+        self.rows = self.rows.wrapping_add(1);
+        if !self.rows.is_multiple_of(ROWS_PER_LOOK) {
+            return;
+        }
+        let worked = self.since.elapsed();
+        if worked < WORK_TIME {
+            return;
+        }
+        let rest = self.pace.rest_after(worked);
+        if !rest.is_zero() {
+            std::thread::sleep(rest);
+        }
+        self.since = Instant::now();
+    }
+}
+
 /// Makes one filter for each compaction of a table.
 pub(super) struct DeadRowFilters {
     pub(super) table: Table,
     pub(super) horizon: Horizon,
+    pub(super) pace: Pace,
 }
 
 /// Leaves dead rows out of what one compaction writes. It looks at the horizon anew for each row: what makes a compaction durable is a flush, and
@@ -95,13 +154,15 @@ pub(super) struct DeadRowFilters {
 pub(super) struct DeadRowFilter {
     table: Table,
     horizon: Horizon,
+    work: PacedWork,
 }
 
 impl CompactionFilterFactory for DeadRowFilters {
     type Filter = DeadRowFilter;
 
     fn create(&mut self, _context: CompactionFilterContext) -> DeadRowFilter {
-        DeadRowFilter { table: self.table, horizon: self.horizon.clone() }
+        let work = PacedWork::new(self.pace.clone());
+        DeadRowFilter { table: self.table, horizon: self.horizon.clone(), work }
     }
 
     fn name(&self) -> &CStr {
@@ -111,6 +172,7 @@ impl CompactionFilterFactory for DeadRowFilters {
 
 impl CompactionFilter for DeadRowFilter {
     fn filter(&mut self, _level: u32, key: &[u8], _value: &[u8]) -> CompactionDecision {
+        self.work.row();
         if is_dead(self.table, key, self.horizon.get()) { CompactionDecision::Remove } else { CompactionDecision::Keep }
     }
 
@@ -152,7 +214,11 @@ pub struct Reclaimer {
     steps: VecDeque<Step>,
     /// How long to rest after each of them.
     spacing: Duration,
-    /// When it last made compaction durable.
+    /// How long after a compaction it begins.
+    turn: Duration,
+    /// When it makes the newest compaction durable.
+    flush_at: Option<Instant>,
+    /// When it last did.
     flushed_at: Option<Instant>,
     /// Up to where `changes` is given back.
     changes_given_back: u64,
@@ -184,13 +250,16 @@ impl Pass {
 }
 
 impl Reclaimer {
-    /// A reclaimer that knows of nothing it did before.
+    /// A reclaimer that knows of nothing it did before. It begins `turn` after it notices a compaction: all nodes compact at the same moment, and where
+    /// each has a turn of its own they do not all work for it at once, so that a write finds a quorum that is free.
     #[must_use]
-    pub fn new(now: Instant) -> Reclaimer {
+    pub fn new(now: Instant, turn: Duration) -> Reclaimer {
         Reclaimer {
             directory: PathBuf::new(),
             steps: VecDeque::new(),
             spacing: STEP_INTERVAL,
+            turn,
+            flush_at: None,
             flushed_at: None,
             changes_given_back: 0,
             pass: Pass { compacted: 0, began_at: now, leaves_some: true },
@@ -204,18 +273,16 @@ impl Reclaimer {
     /// When the engine fails, or a row of the state's description is damaged.
     pub fn step(&mut self, reader: &StateReader<RocksEngine>, now: Instant) -> Result<Reclaimed, StateError> {
         let engine = reader.engine();
+        let statistics = engine.statistics()?;
+        engine.set_gentle_merges(statistics.level0_files_max <= LEVEL0_FILES_GENTLE && !statistics.is_behind());
         if self.directory != engine.directory() {
-            *self = Reclaimer { directory: engine.directory().to_owned(), ..Reclaimer::new(now) };
+            *self = Reclaimer { directory: engine.directory().to_owned(), ..Reclaimer::new(now, self.turn) };
             self.pass.compacted = reader.compacted_revision();
         }
         if self.steps.is_empty() && !self.plan(reader, now)? {
             return Ok(Reclaimed::Nothing);
         }
-        let statistics = engine.statistics()?;
-        if statistics.level0_files_max >= LEVEL0_FILES_BUSY
-            || statistics.delayed_write_bytes_per_second > 0
-            || statistics.write_stopped
-        {
+        if statistics.level0_files_max >= LEVEL0_FILES_BUSY || statistics.is_behind() {
             return Ok(Reclaimed::Later);
         }
         let started = Instant::now();
@@ -232,12 +299,16 @@ impl Reclaimer {
     fn plan(&mut self, reader: &StateReader<RocksEngine>, now: Instant) -> Result<bool, StateError> {
         let engine = reader.engine();
         let mut compacted = reader.release()?;
-        let rested = self.flushed_at.is_none_or(|at| now.saturating_duration_since(at) >= FLUSH_INTERVAL);
-        if reader.compacted_revision() > compacted && rested {
-            self.flushed_at = Some(now);
+        if reader.compacted_revision() > compacted {
             // A row may only be dropped for good once it is known for good that it is dead.
-            reader.flush(true)?;
-            compacted = reader.release()?;
+            let earliest = self.flushed_at.map_or(now, |at| at + FLUSH_INTERVAL).max(now + self.turn);
+            if now >= *self.flush_at.get_or_insert(earliest) {
+                (self.flush_at, self.flushed_at) = (None, Some(now));
+                reader.flush(true)?;
+                compacted = reader.release()?;
+            }
+        } else {
+            self.flush_at = None;
         }
         if compacted > self.changes_given_back {
             self.changes_given_back = compacted;
@@ -334,11 +405,30 @@ mod tests {
     fn a_merge_under_way_drops_what_is_dead_from_a_moment_on() {
         let horizon = Horizon::default();
         let context = CompactionFilterContext { is_full_compaction: false, is_manual_compaction: false };
-        let mut filter = DeadRowFilters { table: Table::History, horizon: horizon.clone() }.create(context);
+        let mut filters = DeadRowFilters { table: Table::History, horizon: horizon.clone(), pace: Pace::default() };
+        let mut filter = filters.create(context);
         let mut is_dropped = || matches!(filter.filter(0, &history(7), b""), CompactionDecision::Remove);
         assert!(!is_dropped());
         horizon.advance(7);
         assert!(is_dropped());
+    }
+
+    #[test]
+    fn a_gentle_merge_rests_most_of_the_time() {
+        let pace = Pace::default();
+        assert_eq!(pace.rest_after(WORK_TIME), Duration::ZERO, "until it is told to");
+        pace.set_gentle(true);
+        assert_eq!(pace.rest_after(WORK_TIME), WORK_TIME * GENTLE_REST);
+        assert_eq!(pace.rest_after(Duration::from_secs(1)), GENTLE_REST_MAX, "it waited for the disk, or for a processor");
+        let mut work = PacedWork::new(pace.clone());
+        let begun = Instant::now();
+        for _ in 0..ROWS_PER_LOOK {
+            work.since = begun.checked_sub(WORK_TIME).unwrap_or(begun);
+            work.row();
+        }
+        assert!(begun.elapsed() >= WORK_TIME * GENTLE_REST, "a row in so many is its rest");
+        pace.set_gentle(false);
+        assert_eq!(pace.rest_after(WORK_TIME), Duration::ZERO);
     }
 
     #[test]

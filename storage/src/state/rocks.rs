@@ -18,7 +18,7 @@
 //! stay. [`RocksEngine::retire`] therefore only marks it; it is removed when the last user drops the engine.
 
 use super::engine::{Batch, Cursor, Engine, EngineError, Snapshot, Table};
-use super::reclaim::{DeadRowFilters, Horizon, TableFiles};
+use super::reclaim::{DeadRowFilters, Horizon, Pace, TableFiles};
 use bytes::Bytes;
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
@@ -97,6 +97,14 @@ pub struct RocksStatistics {
     pub background_errors: u64,
 }
 
+impl RocksStatistics {
+    /// Whether writers are held up because merges have not kept up.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.delayed_write_bytes_per_second > 0 || self.write_stopped
+    }
+}
+
 /// RocksDB behind the [`Engine`] trait.
 pub struct RocksEngine {
     // Dropped before `retirement`, which may remove its directory.
@@ -107,6 +115,8 @@ pub struct RocksEngine {
     write: WriteOptions,
     /// What may be dropped.
     horizon: Horizon,
+    /// How hard merges work.
+    pace: Pace,
 }
 
 /// A span of keys, both ends inclusive. It has two ends because RocksDB flushes all tables before it rewrites a span that has not.
@@ -203,6 +213,11 @@ impl RocksEngine {
         })
     }
 
+    /// From now on merges of `history` and `changes` rest most of the time, or none.
+    pub(super) fn set_gentle_merges(&self, gentle: bool) {
+        self.pace.set_gentle(gentle);
+    }
+
     /// What there is of a table in files.
     pub(super) fn files(&self, table: Table) -> Result<TableFiles, EngineError> {
         let sum = |files: TableFiles, file: LiveFile| TableFiles {
@@ -264,9 +279,14 @@ impl RocksEngine {
 
     fn open_as(directory: &Path, options: &RocksOptions, access: &Access) -> Result<RocksEngine, EngineError> {
         let cache = Cache::new_lru_cache(options.block_cache_bytes.max(8 << 20));
-        let horizon = Horizon::default();
+        let (horizon, pace) = (Horizon::default(), Pace::default());
         let families = Table::ALL.map(|table| {
-            ColumnFamilyDescriptor::new(name(table), table_options(table, options, &cache, horizon.clone()))
+            let mut family = table_options(table, options, &cache);
+            if matches!(table, Table::History | Table::Changes) {
+                let (horizon, pace) = (horizon.clone(), pace.clone());
+                family.set_compaction_filter_factory(DeadRowFilters { table, horizon, pace });
+            }
+            ColumnFamilyDescriptor::new(name(table), family)
         });
         let mut database = database_options(options);
         let opened = match access {
@@ -295,7 +315,7 @@ impl RocksEngine {
         let mut write = WriteOptions::default();
         write.disable_wal(true);
         let retirement = Retirement { directory, retired: AtomicBool::new(false) };
-        Ok(RocksEngine { db, retirement, read: ReadOptions::default(), read_durable, write, horizon })
+        Ok(RocksEngine { db, retirement, read: ReadOptions::default(), read_durable, write, horizon, pace })
     }
 
     fn family(&self, table: Table) -> &ColumnFamily {
@@ -334,7 +354,7 @@ fn database_options(options: &RocksOptions) -> Options {
     database
 }
 
-fn table_options(table: Table, options: &RocksOptions, cache: &Cache, horizon: Horizon) -> Options {
+fn table_options(table: Table, options: &RocksOptions, cache: &Cache) -> Options {
     let mut blocks = BlockBasedOptions::default();
     blocks.set_block_cache(cache);
     blocks.set_block_size(BLOCK_BYTES);
@@ -347,9 +367,6 @@ fn table_options(table: Table, options: &RocksOptions, cache: &Cache, horizon: H
         blocks.set_optimize_filters_for_memory(true);
         family.set_memtable_whole_key_filtering(true);
         family.set_memtable_prefix_bloom_ratio(MEMTABLE_BLOOM_SHARE);
-    }
-    if matches!(table, Table::History | Table::Changes) {
-        family.set_compaction_filter_factory(DeadRowFilters { table, horizon });
     }
     family.set_block_based_table_factory(&blocks);
     family.set_compression_type(DBCompressionType::Lz4);
