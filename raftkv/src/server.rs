@@ -16,7 +16,7 @@
 //!                 └────────── serve ────────┘
 //! ```
 //!
-//! Beside them the space thread tells the driver how large the state is, and gives back what compaction has made dead.
+//! Beside them the space thread tells the driver how large the state is, and the reclaim thread gives back what compaction has made dead.
 //!
 //! Each box that is a thread owns what it works on; they speak through channels. The driver never waits for any of them.
 
@@ -77,7 +77,7 @@ pub struct Server {
     links: Arc<PeerLinks>,
     listener: ClientListener,
     http: Option<oneshot::Sender<()>>,
-    /// Ends the space thread when it is dropped.
+    /// Ends the space and the reclaim thread when it is dropped.
     space: Sender<Infallible>,
     reporter: Arc<StatusReporter>,
     members: Arc<Members>,
@@ -175,10 +175,12 @@ impl Server {
         spawn("apply", Box::new(move || apply.run(&state_jobs)))?;
         let (to_driver, reporter) = (inbox.clone(), failures.clone());
         spawn("log", Box::new(move || log_thread::run(log, &log_jobs, &to_driver, &reporter)))?;
-        let (to_driver, reporter) = (inbox.clone(), failures.clone());
         let (space, space_stop) = unbounded();
-        let turn = space::turn_of(config.node.id);
-        spawn("space", Box::new(move || space::run(&to_reclaim, turn, &space_stop, &to_driver, &reporter)))?;
+        let (turn, to_sample, reclaim_stop) = (space::turn_of(config.node.id), to_reclaim.clone(), space_stop.clone());
+        let (to_driver, reporter) = (inbox.clone(), failures.clone());
+        spawn("space", Box::new(move || space::run(&to_sample, &space_stop, &to_driver, &reporter)))?;
+        let reporter = failures.clone();
+        spawn("reclaim", Box::new(move || space::reclaim(&to_reclaim, turn, &reclaim_stop, &reporter)))?;
         let (to_driver, reporter) = (inbox.clone(), failures.clone());
         spawn("loader", Box::new(move || run_loader(&reader, &load_jobs, &to_driver, &reporter)))?;
         for _ in 0..READ_THREADS {

@@ -1,7 +1,7 @@
-//! The space thread: how much room the state takes, and giving back what compaction has made dead.
+//! How much room the state takes, and giving back what compaction has made dead: two threads, because a step of the reclaimer can take long.
 //!
-//! It tells the driver once a second (`driver/quota.rs`, `driver/compaction.rs`), and takes the next step of the reclaimer, which may take some
-//! tenths of a second, and rests as long as that says.
+//! The space thread looks once a second. It tells the driver (`driver/quota.rs`, `driver/compaction.rs`), and RocksDB whether its merges may rest. The
+//! reclaim thread takes the next step of the reclaimer, and rests as long as that says.
 
 use crate::driver::{Input, SpaceSample};
 use crate::failure::{FailureReporter, FatalError};
@@ -11,11 +11,10 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use storage::state::{Reclaimed, Reclaimer, StateError, StateReader};
+use storage::state::{Reclaimed, Reclaimer, StateError};
 
-/// How often the driver is told. Also the longest rest.
+/// How often the space thread looks. Also the longest rest of the reclaim thread.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
-
 /// By how much the turns of two nodes with neighbouring numbers are apart: about the time that a flush takes, and some.
 const TURN: Duration = Duration::from_secs(1);
 /// After so many the turns begin again.
@@ -26,38 +25,65 @@ pub(crate) fn turn_of(node: u64) -> Duration {
     TURN * u32::try_from(node % TURNS).unwrap_or(0)
 }
 
-/// Runs until the other end of `stop` is gone. `turn`: see [`Reclaimer::new`].
-pub(crate) fn run(
-    shared: &Arc<SharedState>,
-    turn: Duration,
-    stop: &Receiver<Infallible>,
-    driver: &Inbox,
-    failures: &FailureReporter,
-) {
-    let mut reclaimer = Reclaimer::new(Instant::now(), turn);
+/// The space thread. Runs until the other end of `stop` is gone; merges do not rest any more then, so that a step under way ends soon.
+pub(crate) fn run(shared: &Arc<SharedState>, stop: &Receiver<Infallible>, driver: &Inbox, failures: &FailureReporter) {
     loop {
-        // Taken anew each time: a snapshot may have replaced the state.
-        let reader = shared.reader();
-        let stepped = sample(&reader).and_then(|sample| {
-            driver.push(Input::Space(sample));
-            reclaimer.step(&reader, Instant::now())
-        });
-        drop(reader);
-        let rest = match stepped {
-            Ok(Reclaimed::Nothing | Reclaimed::Later) => SAMPLE_INTERVAL,
-            Ok(Reclaimed::Step { rest }) => rest.min(SAMPLE_INTERVAL),
+        match sample(shared) {
+            Ok(sample) => driver.push(Input::Space(sample)),
             Err(error) => return failures.report(FatalError::State(error)),
-        };
-        match stop.recv_timeout(rest) {
-            Ok(never) => match never {},
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        if is_stopped(stop, SAMPLE_INTERVAL) {
+            return shared.reader().hurry_merges();
         }
     }
 }
 
-fn sample(reader: &StateReader) -> Result<SpaceSample, StateError> {
+/// The reclaim thread. Runs until the other end of `stop` is gone. `turn`: see [`Reclaimer::new`].
+pub(crate) fn reclaim(
+    shared: &Arc<SharedState>,
+    turn: Duration,
+    stop: &Receiver<Infallible>,
+    failures: &FailureReporter,
+) {
+    let mut reclaimer = Reclaimer::new(Instant::now(), turn);
+    loop {
+        // Taken anew each time, and let go of before the rest: a snapshot may replace the state.
+        let rest = match reclaimer.step(&shared.reader(), Instant::now()) {
+            Ok(Reclaimed::Nothing | Reclaimed::Later) => SAMPLE_INTERVAL,
+            Ok(Reclaimed::Step { rest }) => rest.min(SAMPLE_INTERVAL),
+            Err(error) => return failures.report(FatalError::State(error)),
+        };
+        if is_stopped(stop, rest) {
+            return;
+        }
+    }
+}
+
+/// Waits, and says whether the other end of `stop` is gone.
+fn is_stopped(stop: &Receiver<Infallible>, wait: Duration) -> bool {
+    match stop.recv_timeout(wait) {
+        Ok(never) => match never {},
+        Err(RecvTimeoutError::Timeout) => false,
+        Err(RecvTimeoutError::Disconnected) => true,
+    }
+}
+
+fn sample(shared: &SharedState) -> Result<SpaceSample, StateError> {
+    let reader = shared.reader();
     let statistics = reader.statistics()?;
+    reader.pace_merges(&statistics);
     let bytes = statistics.disk_bytes + statistics.memtable_bytes;
     Ok(SpaceSample { bytes, revision: reader.revision(), compacted: reader.compacted_revision() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_have_turns_of_their_own() {
+        let turns: Vec<Duration> = (1..=7).map(turn_of).collect();
+        assert!(turns.windows(2).all(|pair| pair[1] - pair[0] == TURN), "{turns:?}");
+        assert_eq!((turn_of(8), turn_of(u64::MAX)), (Duration::ZERO, 7 * TURN));
+    }
 }

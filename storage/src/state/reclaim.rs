@@ -24,7 +24,7 @@ use super::engine::{Engine, EngineError, Table};
 use super::error::StateError;
 use super::layout;
 use super::reader::StateReader;
-use super::rocks::{KeySpan, RocksEngine};
+use super::rocks::{KeySpan, RocksEngine, RocksStatistics};
 use rocksdb::CompactionDecision;
 use rocksdb::compaction_filter::CompactionFilter;
 use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory};
@@ -266,15 +266,13 @@ impl Reclaimer {
         }
     }
 
-    /// Does the next thing that there is to do, if any. Blocks for some tenths of a second when it rewrites, and while RocksDB flushes: not for a thread that
-    /// anybody waits for. `now` is the caller's monotonic clock.
+    /// Does the next thing that there is to do, if any. Blocks while RocksDB flushes, and when it rewrites: for some tenths of a second of work and seven times that of rest, and for longer
+    /// where a step meets what lies above its span. Not for a thread that anybody waits for. `now` is the caller's monotonic clock.
     ///
     /// # Errors
     /// When the engine fails, or a row of the state's description is damaged.
     pub fn step(&mut self, reader: &StateReader<RocksEngine>, now: Instant) -> Result<Reclaimed, StateError> {
         let engine = reader.engine();
-        let statistics = engine.statistics()?;
-        engine.set_gentle_merges(statistics.level0_files_max <= LEVEL0_FILES_GENTLE && !statistics.is_behind());
         if self.directory != engine.directory() {
             *self = Reclaimer { directory: engine.directory().to_owned(), ..Reclaimer::new(now, self.turn) };
             self.pass.compacted = reader.compacted_revision();
@@ -282,6 +280,7 @@ impl Reclaimer {
         if self.steps.is_empty() && !self.plan(reader, now)? {
             return Ok(Reclaimed::Nothing);
         }
+        let statistics = engine.statistics()?;
         if statistics.level0_files_max >= LEVEL0_FILES_BUSY || statistics.is_behind() {
             return Ok(Reclaimed::Later);
         }
@@ -364,6 +363,24 @@ impl<E: Engine> StateReader<E> {
     }
 }
 
+impl StateReader<RocksEngine> {
+    /// Lets merges of `history` and `changes` rest most of the time, unless RocksDB is behind. To be called about once a second, with what the engine
+    /// says then; before the first time they do not rest.
+    pub fn pace_merges(&self, statistics: &RocksStatistics) {
+        self.engine().set_gentle_merges(may_rest(statistics));
+    }
+
+    /// From now on merges do not rest.
+    pub fn hurry_merges(&self) {
+        self.engine().set_gentle_merges(false);
+    }
+}
+
+/// Whether merges have the time to rest.
+fn may_rest(statistics: &RocksStatistics) -> bool {
+    statistics.level0_files_max <= LEVEL0_FILES_GENTLE && !statistics.is_behind()
+}
+
 /// What there is of a table in files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct TableFiles {
@@ -419,7 +436,11 @@ mod tests {
         assert_eq!(pace.rest_after(WORK_TIME), Duration::ZERO, "until it is told to");
         pace.set_gentle(true);
         assert_eq!(pace.rest_after(WORK_TIME), WORK_TIME * GENTLE_REST);
-        assert_eq!(pace.rest_after(Duration::from_secs(1)), GENTLE_REST_MAX, "it waited for the disk, or for a processor");
+        assert_eq!(
+            pace.rest_after(Duration::from_secs(1)),
+            GENTLE_REST_MAX,
+            "it waited for the disk, or for a processor"
+        );
         let mut work = PacedWork::new(pace.clone());
         let begun = Instant::now();
         for _ in 0..ROWS_PER_LOOK {
@@ -429,6 +450,15 @@ mod tests {
         assert!(begun.elapsed() >= WORK_TIME * GENTLE_REST, "a row in so many is its rest");
         pace.set_gentle(false);
         assert_eq!(pace.rest_after(WORK_TIME), Duration::ZERO);
+    }
+
+    #[test]
+    fn merges_rest_unless_they_fall_behind() {
+        let calm = RocksStatistics { level0_files_max: LEVEL0_FILES_GENTLE, ..RocksStatistics::default() };
+        assert!(may_rest(&calm));
+        assert!(!may_rest(&RocksStatistics { level0_files_max: LEVEL0_FILES_GENTLE + 1, ..calm }));
+        assert!(!may_rest(&RocksStatistics { delayed_write_bytes_per_second: 1, ..calm }));
+        assert!(!may_rest(&RocksStatistics { write_stopped: true, ..calm }));
     }
 
     #[test]
