@@ -69,6 +69,9 @@ pub struct Status {
     pub state_bytes: u64,
     /// Bytes of log on disk.
     pub log_bytes: u64,
+    /// It has lost what it had promised, and neither votes nor acknowledges until its peers have repaired it. False from a node that is too old to
+    /// say so.
+    pub under_repair: bool,
 }
 
 /// A member and what it answered.
@@ -110,6 +113,7 @@ impl From<wire::StatusReply> for Status {
             uptime: Duration::from_millis(reply.uptime_ms),
             state_bytes: reply.state_bytes,
             log_bytes: reply.log_bytes,
+            under_repair: reply.under_repair,
         }
     }
 }

@@ -186,6 +186,7 @@ impl NodeStatus {
             uptime_ms: self.uptime_ms,
             state_bytes: self.state_bytes,
             log_bytes: self.log_bytes,
+            under_repair: self.under_repair,
         }
     }
 }

@@ -86,23 +86,33 @@ fn title(line: &MemberStatus) -> String {
     }
 }
 
-/// Whether the cluster can take a write: a leader is known in the newest term, and a majority of the voters answers.
+/// Whether the nodes agree, and the cluster can take a write: a leader is known in the newest term, and a majority of the voters answers and holds what it
+/// has promised.
 fn health(lines: &[MemberStatus]) -> Result<(), Failure> {
+    let endpoints = lines.iter().map(|line| line.address.as_str()).collect::<Vec<_>>().join(",");
+    if let Some(cause) = disagreement(lines) {
+        let next = "stop the node whose hash the others do not share, set its data directory aside, and start it with an empty one, so that the others \
+                    repair it (docs/operations.md, \"A damaged node\")";
+        return Err(Failure::new(Code::Corruption, cause).at(endpoints).with_next(next));
+    }
     let answers = || lines.iter().filter_map(|line| line.status.as_ref().ok());
     let voters = lines.iter().filter(|line| line.member.as_ref().is_some_and(|member| member.kind == "voter"));
-    let (mut all, mut reachable) = (0_usize, 0_usize);
+    let (mut all, mut reachable, mut whole) = (0_usize, 0_usize, 0_usize);
     for voter in voters {
         all += 1;
         reachable += usize::from(voter.status.is_ok());
+        whole += usize::from(voter.status.as_ref().is_ok_and(|status| !status.under_repair));
     }
     let newest = answers().map(|status| status.term).max();
     let leader = answers().filter(|status| Some(status.term) == newest).find_map(|status| status.leader);
-    let endpoints = lines.iter().map(|line| line.address.as_str()).collect::<Vec<_>>().join(",");
     let mut cause = String::new();
     if newest.is_none() {
         cause.push_str("no node answers");
     } else if reachable * 2 <= all {
         write!(cause, "{reachable} of {all} voters answer: no majority, so nothing can be written")
+            .expect("a string takes everything");
+    } else if whole * 2 <= all {
+        write!(cause, "{reachable} of {all} voters answer, and {whole} of them can vote: the others have lost what they had promised, and are repaired once there is a majority without them")
             .expect("a string takes everything");
     } else if leader.is_none() {
         cause.push_str("no leader is known: an election is under way");
@@ -111,6 +121,20 @@ fn health(lines: &[MemberStatus]) -> Result<(), Failure> {
     }
     let next = "raftkv-cli status again in a second; if it stays, see the log of the nodes that do not answer";
     Err(Failure::new(Code::Unavailable, cause).at(endpoints).with_next(next))
+}
+
+/// Two nodes that have applied the same entries and hold different states, if there are such.
+fn disagreement(lines: &[MemberStatus]) -> Option<String> {
+    let answers = lines.iter().filter_map(|line| Some((line, line.status.as_ref().ok()?)));
+    let states: Vec<_> = answers.filter(|(_, status)| !status.state_hash.is_empty()).collect();
+    states.iter().enumerate().find_map(|(at, (one, state))| {
+        let differs = |(_, other): &&(&MemberStatus, &Status)| {
+            other.applied == state.applied && other.state_hash != state.state_hash
+        };
+        let (other, _) = states[at + 1..].iter().find(differs)?;
+        let (one, other, applied) = (title(one), title(other), state.applied);
+        Some(format!("{one} and {other} have both applied the log up to {applied} and hold different states: one of them is damaged"))
+    })
 }
 
 fn print(out: &mut dyn Write, lines: &[MemberStatus], format: Format, width: Option<usize>) -> io::Result<()> {
@@ -165,7 +189,7 @@ fn row(line: &MemberStatus, size: impl Fn(u64) -> String) -> Vec<String> {
     let mut row = vec![id.unwrap_or_else(dash), name.unwrap_or_else(dash), line.address.clone()];
     match &line.status {
         Ok(status) => row.extend([
-            status.role.clone(),
+            if status.under_repair { "under repair".to_owned() } else { status.role.clone() },
             status.term.to_string(),
             status.leader.map_or_else(dash, |leader| leader.to_string()),
             status.applied.to_string(),
@@ -210,6 +234,7 @@ fn object(line: &MemberStatus) -> serde_json::Value {
             "log_bytes": status.log_bytes,
             "state_bytes": status.state_bytes,
             "version": status.version,
+            "under_repair": status.under_repair,
             "uptime_ms": u64::try_from(status.uptime.as_millis()).unwrap_or(u64::MAX),
         });
         let (Some(all), serde_json::Value::Object(more)) = (object.as_object_mut(), more) else {
@@ -267,6 +292,7 @@ mod tests {
             uptime: Duration::from_millis(1234),
             state_bytes: 2048,
             log_bytes: 4096,
+            under_repair: false,
         })
     }
 
@@ -292,6 +318,30 @@ mod tests {
             assert_eq!(failure.code, Code::Unavailable);
             assert!(failure.cause.contains(wanted), "{failure} lacks {wanted}");
         }
+    }
+
+    #[test]
+    fn nodes_that_hold_different_states_after_the_same_entries_are_damage() {
+        let with = |id, applied, hash: u8| {
+            line(id, Ok(Status { applied, state_hash: vec![hash; 8], ..up(2, Some(1)).unwrap() }))
+        };
+        assert!(health(&[with(1, 7, 1), with(2, 8, 2), with(3, 7, 1)]).is_ok());
+        let failure = health(&[with(1, 7, 1), with(2, 8, 2), with(3, 8, 3)]).unwrap_err();
+        assert_eq!(failure.code, Code::Corruption);
+        for wanted in ["node 2 n2 and node 3 n3", "up to 8", "set its data directory aside"] {
+            assert!(failure.to_string().contains(wanted), "{failure} lacks {wanted}");
+        }
+    }
+
+    #[test]
+    fn voters_under_repair_do_not_count_and_are_shown_as_such() {
+        let repaired = |id| line(id, Ok(Status { under_repair: true, ..up(2, None).unwrap() }));
+        let failure = health(&[line(1, up(2, None)), repaired(2)]).unwrap_err();
+        assert_eq!(failure.code, Code::Unavailable);
+        assert!(failure.cause.contains("2 of 2 voters answer, and 1 of them can vote"), "{failure}");
+        assert!(health(&[line(1, up(2, Some(1))), line(2, up(2, Some(1))), repaired(3)]).is_ok());
+        assert_eq!(row(&repaired(2), human_bytes)[3], "under repair");
+        assert_eq!(object(&repaired(2))["role"], "follower");
     }
 
     fn shown(lines: &[MemberStatus], width: Option<usize>) -> String {
@@ -364,6 +414,7 @@ mod tests {
             "state_bytes",
             "version",
             "uptime_ms",
+            "under_repair",
         ] {
             assert!(object.get(field).is_some(), "{field} is missing: {object}");
         }

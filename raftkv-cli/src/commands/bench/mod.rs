@@ -432,6 +432,7 @@ mod tests {
             uptime: Duration::ZERO,
             state_bytes: 0,
             log_bytes: 0,
+            under_repair: false,
         };
         MemberStatus { member: None, address: format!("n{node}:7420"), status: Ok(status) }
     }
