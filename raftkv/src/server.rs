@@ -176,9 +176,10 @@ impl Server {
         let (to_driver, reporter) = (inbox.clone(), failures.clone());
         spawn("log", Box::new(move || log_thread::run(log, &log_jobs, &to_driver, &reporter)))?;
         let (space, space_stop) = unbounded();
-        let (turn, to_sample, reclaim_stop) = (space::turn_of(config.node.id), to_reclaim.clone(), space_stop.clone());
+        let (turn, quota_bytes) = (space::turn_of(config.node.id), config.cluster.space_limits().quota_bytes);
+        let (to_sample, reclaim_stop) = (to_reclaim.clone(), space_stop.clone());
         let (to_driver, reporter) = (inbox.clone(), failures.clone());
-        spawn("space", Box::new(move || space::run(&to_sample, &space_stop, &to_driver, &reporter)))?;
+        spawn("space", Box::new(move || space::run(&to_sample, quota_bytes, &space_stop, &to_driver, &reporter)))?;
         let reporter = failures.clone();
         spawn("reclaim", Box::new(move || space::reclaim(&to_reclaim, turn, &reclaim_stop, &reporter)))?;
         let (to_driver, reporter) = (inbox.clone(), failures.clone());

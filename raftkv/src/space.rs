@@ -15,8 +15,8 @@ use storage::state::{Reclaimed, Reclaimer, StateError};
 
 /// How often the space thread looks. Also the longest rest of the reclaim thread.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
-/// By how much the turns of two nodes with neighbouring numbers are apart: about the time that a flush takes, and some.
-const TURN: Duration = Duration::from_secs(1);
+/// By how much the turns of two nodes with neighbouring numbers are apart. Each notices within a second of the other, and a flush takes less.
+const TURN: Duration = Duration::from_secs(2);
 /// After so many the turns begin again.
 const TURNS: u64 = 8;
 
@@ -26,9 +26,15 @@ pub(crate) fn turn_of(node: u64) -> Duration {
 }
 
 /// The space thread. Runs until the other end of `stop` is gone; merges do not rest any more then, so that a step under way ends soon.
-pub(crate) fn run(shared: &Arc<SharedState>, stop: &Receiver<Infallible>, driver: &Inbox, failures: &FailureReporter) {
+pub(crate) fn run(
+    shared: &Arc<SharedState>,
+    quota_bytes: Option<u64>,
+    stop: &Receiver<Infallible>,
+    driver: &Inbox,
+    failures: &FailureReporter,
+) {
     loop {
-        match sample(shared) {
+        match sample(shared, quota_bytes) {
             Ok(sample) => driver.push(Input::Space(sample)),
             Err(error) => return failures.report(FatalError::State(error)),
         }
@@ -68,17 +74,33 @@ fn is_stopped(stop: &Receiver<Infallible>, wait: Duration) -> bool {
     }
 }
 
-fn sample(shared: &SharedState) -> Result<SpaceSample, StateError> {
+fn sample(shared: &SharedState, quota_bytes: Option<u64>) -> Result<SpaceSample, StateError> {
     let reader = shared.reader();
     let statistics = reader.statistics()?;
-    reader.pace_merges(&statistics);
     let bytes = statistics.disk_bytes + statistics.memtable_bytes;
+    if is_short_of_room(bytes, quota_bytes) {
+        reader.hurry_merges();
+    } else {
+        reader.pace_merges(&statistics);
+    }
     Ok(SpaceSample { bytes, revision: reader.revision(), compacted: reader.compacted_revision() })
+}
+
+/// Whether writes are refused for want of room, or will be soon: at nine tenths of the quota.
+fn is_short_of_room(bytes: u64, quota_bytes: Option<u64>) -> bool {
+    quota_bytes.is_some_and(|quota| bytes >= quota - quota / 10)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn room_is_short_at_nine_tenths_of_the_quota() {
+        assert!(!is_short_of_room(u64::MAX, None));
+        assert!(!is_short_of_room(899, Some(1000)) && is_short_of_room(900, Some(1000)));
+        assert!(is_short_of_room(0, Some(0)));
+    }
 
     #[test]
     fn neighbours_have_turns_of_their_own() {

@@ -9,11 +9,11 @@ mod state_support;
 use raft::{Entry, EntryKind, Term};
 use raftkv_storage::command::{BatchEncoder, Command, KeyRange, Put};
 use raftkv_storage::state::{
-    Batch, Cursor, Engine, MemoryEngine, ReadError, Reclaimed, Reclaimer, RocksEngine, ScanOptions, Snapshot,
-    StateMachine, StateReader, Table,
+    Batch, CommandOutcome, Cursor, Engine, MemoryEngine, ReadError, Reclaimed, Reclaimer, RocksEngine, ScanOptions,
+    Snapshot, StateMachine, StateReader, Table,
 };
 use state_support::{
-    NO_LIMITS, apply, apply_in_runs, copy_directory, delete_range, entries, open, put, rocks, small_options,
+    NO_LIMITS, apply, apply_in_runs, copy_directory, delete_range, entries, one_at, open, put, rocks, small_options,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -120,6 +120,36 @@ fn nodes_agree_whatever_they_have_dropped() {
     assert_ne!(hash, hash_before, "what can be read is another thing");
     assert_eq!(in_memory.reader().content_hash().unwrap(), hash);
     assert_eq!(on_disk.reader().content_hash().unwrap(), hash);
+}
+
+#[test]
+fn a_compaction_is_made_durable_in_its_turn() {
+    const TURN: Duration = Duration::from_secs(6);
+    let directory = tempfile::tempdir().unwrap();
+    let mut machine = rocks(&directory.path().join("db"));
+    apply_in_runs(&mut machine, &small_log(), &[7]);
+    let reader = machine.reader();
+    let start = Instant::now();
+    let mut reclaimer = Reclaimer::new(start, TURN);
+    let mut durable_at = |seconds: u64| {
+        let now = start + Duration::from_secs(seconds);
+        while let Reclaimed::Step { .. } = reclaimer.step(&reader, now).unwrap() {}
+        reader.release().unwrap()
+    };
+    let mut compact = |revision| {
+        let outcome = one_at(&mut machine, 0, Command::Compact { revision });
+        assert_eq!(outcome, CommandOutcome::Compacted { revision });
+    };
+    compact(10);
+    assert_eq!(durable_at(1), 0, "its turn begins when it is noticed");
+    compact(20);
+    assert_eq!((durable_at(6), durable_at(7)), (0, 20), "what comes meanwhile goes along");
+    compact(25);
+    assert_eq!(durable_at(8), 20);
+    reader.flush(true).unwrap();
+    compact(30);
+    assert_eq!((durable_at(15), durable_at(20)), (25, 25), "a flush came by itself, and the turn begins again");
+    assert_eq!(durable_at(21), 30);
 }
 
 #[test]

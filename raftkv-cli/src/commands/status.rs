@@ -7,6 +7,7 @@ use crate::output::{Format, Output, PADDING, columns_of, human_bytes, printable,
 use clap::Args;
 use client::{MemberStatus, Status};
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::time::Duration;
@@ -90,51 +91,75 @@ fn title(line: &MemberStatus) -> String {
 /// has promised.
 fn health(lines: &[MemberStatus]) -> Result<(), Failure> {
     let endpoints = lines.iter().map(|line| line.address.as_str()).collect::<Vec<_>>().join(",");
-    if let Some(cause) = disagreement(lines) {
-        let next = "stop the node whose hash the others do not share, set its data directory aside, and start it with an empty one, so that the others \
-                    repair it (docs/operations.md, \"A damaged node\")";
+    if let Some((cause, next)) = disagreement(lines) {
         return Err(Failure::new(Code::Corruption, cause).at(endpoints).with_next(next));
     }
     let answers = || lines.iter().filter_map(|line| line.status.as_ref().ok());
-    let voters = lines.iter().filter(|line| line.member.as_ref().is_some_and(|member| member.kind == "voter"));
     let (mut all, mut reachable, mut whole) = (0_usize, 0_usize, 0_usize);
-    for voter in voters {
+    for voter in lines.iter().filter(|line| is_voter(line)) {
         all += 1;
         reachable += usize::from(voter.status.is_ok());
-        whole += usize::from(voter.status.as_ref().is_ok_and(|status| !status.under_repair));
+        whole += usize::from(voter.status.is_ok() && !is_under_repair(voter));
     }
     let newest = answers().map(|status| status.term).max();
     let leader = answers().filter(|status| Some(status.term) == newest).find_map(|status| status.leader);
-    let mut cause = String::new();
-    if newest.is_none() {
-        cause.push_str("no node answers");
+    let mut next = "raftkv-cli status again in a second; if it stays, see the log of the nodes that do not answer";
+    let cause = if newest.is_none() {
+        "no node answers".to_owned()
     } else if reachable * 2 <= all {
-        write!(cause, "{reachable} of {all} voters answer: no majority, so nothing can be written")
-            .expect("a string takes everything");
+        format!("{reachable} of {all} voters answer: no majority, so nothing can be written")
     } else if whole * 2 <= all {
-        write!(cause, "{reachable} of {all} voters answer, and {whole} of them can vote: the others have lost what they had promised, and are repaired once there is a majority without them")
-            .expect("a string takes everything");
+        next = "start the voters that are down: those under repair get their votes back from a majority of the others. Where there can be none, see docs/operations.md, \
+                \"A damaged node\"";
+        format!(
+            "{reachable} of {all} voters answer, and only {whole} of them can vote: the rest is under repair, having lost what it had promised"
+        )
     } else if leader.is_none() {
-        cause.push_str("no leader is known: an election is under way");
+        "no leader is known: an election is under way".to_owned()
     } else {
         return Ok(());
-    }
-    let next = "raftkv-cli status again in a second; if it stays, see the log of the nodes that do not answer";
+    };
     Err(Failure::new(Code::Unavailable, cause).at(endpoints).with_next(next))
 }
 
-/// Two nodes that have applied the same entries and hold different states, if there are such.
-fn disagreement(lines: &[MemberStatus]) -> Option<String> {
-    let answers = lines.iter().filter_map(|line| Some((line, line.status.as_ref().ok()?)));
-    let states: Vec<_> = answers.filter(|(_, status)| !status.state_hash.is_empty()).collect();
-    states.iter().enumerate().find_map(|(at, (one, state))| {
-        let differs = |(_, other): &&(&MemberStatus, &Status)| {
-            other.applied == state.applied && other.state_hash != state.state_hash
-        };
-        let (other, _) = states[at + 1..].iter().find(differs)?;
-        let (one, other, applied) = (title(one), title(other), state.applied);
-        Some(format!("{one} and {other} have both applied the log up to {applied} and hold different states: one of them is damaged"))
-    })
+/// Nodes that have applied the same entries and hold different states, if there are such, and what to do then.
+fn disagreement(lines: &[MemberStatus]) -> Option<(String, &'static str)> {
+    let mut states: BTreeMap<u64, BTreeMap<String, Vec<&MemberStatus>>> = BTreeMap::new();
+    for line in lines {
+        if let Ok(status) = &line.status
+            && !status.state_hash.is_empty()
+        {
+            states.entry(status.applied).or_default().entry(hex(&status.state_hash)).or_default().push(line);
+        }
+    }
+    let (applied, hashes) = states.into_iter().find(|(_, hashes)| hashes.len() > 1)?;
+    let holders = |(hash, nodes): (&String, &Vec<&MemberStatus>)| {
+        format!("{} ({hash})", nodes.iter().map(|line| title(line)).collect::<Vec<_>>().join(", "))
+    };
+    let text: Vec<String> = hashes.iter().map(holders).collect();
+    let cause = format!("the same log up to {applied} has led to different states: {}", text.join("; "));
+    // A majority of all voters, not of those that happen to be as far as each other.
+    let voters = lines.iter().filter(|line| is_voter(line)).count();
+    let most = hashes.values().map(Vec::len).max().unwrap_or(0);
+    let compared: usize = hashes.values().map(Vec::len).sum();
+    let is_alone = most * 2 > voters && compared == most + 1;
+    let next = if is_alone {
+        "see \"Nodes that hold different states\" in docs/operations.md: the node that is alone is the one to repair, if none of the others was \
+         repaired or added since the last time they all agreed"
+    } else {
+        "change nothing yet, and take an export: it cannot be told which of them is right (docs/operations.md, \"Nodes that hold different states\")"
+    };
+    Some((cause, next))
+}
+
+fn is_voter(line: &MemberStatus) -> bool {
+    line.member.as_ref().is_some_and(|member| member.kind == "voter")
+}
+
+/// Whether a node has lost what it had promised and has not got its vote back: by its own word, or by the membership.
+fn is_under_repair(line: &MemberStatus) -> bool {
+    line.status.as_ref().is_ok_and(|status| status.under_repair)
+        || line.member.as_ref().is_some_and(|member| member.under_repair)
 }
 
 fn print(out: &mut dyn Write, lines: &[MemberStatus], format: Format, width: Option<usize>) -> io::Result<()> {
@@ -189,7 +214,7 @@ fn row(line: &MemberStatus, size: impl Fn(u64) -> String) -> Vec<String> {
     let mut row = vec![id.unwrap_or_else(dash), name.unwrap_or_else(dash), line.address.clone()];
     match &line.status {
         Ok(status) => row.extend([
-            if status.under_repair { "under repair".to_owned() } else { status.role.clone() },
+            if is_under_repair(line) { "under-repair".to_owned() } else { status.role.clone() },
             status.term.to_string(),
             status.leader.map_or_else(dash, |leader| leader.to_string()),
             status.applied.to_string(),
@@ -234,7 +259,7 @@ fn object(line: &MemberStatus) -> serde_json::Value {
             "log_bytes": status.log_bytes,
             "state_bytes": status.state_bytes,
             "version": status.version,
-            "under_repair": status.under_repair,
+            "under_repair": is_under_repair(line),
             "uptime_ms": u64::try_from(status.uptime.as_millis()).unwrap_or(u64::MAX),
         });
         let (Some(all), serde_json::Value::Object(more)) = (object.as_object_mut(), more) else {
@@ -323,13 +348,24 @@ mod tests {
     #[test]
     fn nodes_that_hold_different_states_after_the_same_entries_are_damage() {
         let with = |id, applied, hash: u8| {
-            line(id, Ok(Status { applied, state_hash: vec![hash; 8], ..up(2, Some(1)).unwrap() }))
+            line(id, Ok(Status { applied, state_hash: vec![hash; 2], ..up(2, Some(1)).unwrap() }))
         };
         assert!(health(&[with(1, 7, 1), with(2, 8, 2), with(3, 7, 1)]).is_ok());
-        let failure = health(&[with(1, 7, 1), with(2, 8, 2), with(3, 8, 3)]).unwrap_err();
-        assert_eq!(failure.code, Code::Corruption);
-        for wanted in ["node 2 n2 and node 3 n3", "up to 8", "set its data directory aside"] {
-            assert!(failure.to_string().contains(wanted), "{failure} lacks {wanted}");
+        let unclear = "it cannot be told which of them is right";
+        for (lines, wanted) in [
+            (
+                vec![with(1, 8, 2), with(2, 8, 2), with(3, 8, 3)],
+                ["node 1 n1, node 2 n2 (0202); node 3 n3 (0303)", "is the one to repair"],
+            ),
+            (vec![with(1, 7, 1), with(2, 8, 2), with(3, 8, 3)], ["up to 8", unclear]),
+            (vec![with(1, 8, 2), with(2, 8, 3)], ["node 1 n1 (0202); node 2 n2 (0303)", unclear]),
+            (vec![with(1, 8, 2), with(2, 8, 2), with(3, 8, 2), with(4, 8, 3), with(5, 8, 4)], ["up to 8", unclear]),
+        ] {
+            let failure = health(&lines).unwrap_err();
+            assert_eq!(failure.code, Code::Corruption);
+            for wanted in wanted {
+                assert!(failure.to_string().contains(wanted), "{failure} lacks {wanted}");
+            }
         }
     }
 
@@ -338,10 +374,13 @@ mod tests {
         let repaired = |id| line(id, Ok(Status { under_repair: true, ..up(2, None).unwrap() }));
         let failure = health(&[line(1, up(2, None)), repaired(2)]).unwrap_err();
         assert_eq!(failure.code, Code::Unavailable);
-        assert!(failure.cause.contains("2 of 2 voters answer, and 1 of them can vote"), "{failure}");
+        assert!(failure.cause.contains("2 of 2 voters answer, and only 1 of them can vote"), "{failure}");
         assert!(health(&[line(1, up(2, Some(1))), line(2, up(2, Some(1))), repaired(3)]).is_ok());
-        assert_eq!(row(&repaired(2), human_bytes)[3], "under repair");
+        assert_eq!(row(&repaired(2), human_bytes)[3], "under-repair");
         assert_eq!(object(&repaired(2))["role"], "follower");
+        let mut learner = line(3, up(2, Some(1)));
+        learner.member.as_mut().unwrap().under_repair = true;
+        assert_eq!(row(&learner, human_bytes)[3], "under-repair", "by the membership, until it has its vote back");
     }
 
     fn shown(lines: &[MemberStatus], width: Option<usize>) -> String {

@@ -12,10 +12,12 @@
 //! holes where it believes it can read. Then readers refuse what is before it, and look at it again after they have read. Only then may rows be
 //! dropped ([`Engine::let_go`]). A snapshot of RocksDB does not protect dead rows, which is why readers look twice.
 //!
-//! **What makes it harmless** is that merges rest. Every row of one passes through the filter, and there it sleeps for seven eighths of the time, so that it never
-//! holds a processor for long, RocksDB's own merges no less than those that are asked for here; not so while RocksDB is behind with what it has to do. Besides, each step is small, the caller
-//! rests in between, half a second or three times what the step took, files are small and handed to the disk evenly (`rocks`), since an fsync of the log waits for what else the disk does, and each node
-//! waits for its turn before it begins. So 16 MiB go in a second, and more only where that would take over half an hour. Manual compactions run beside the automatic ones, in the same few threads.
+//! **What makes it harmless** is that merges rest. Every row of `history` and `changes` that one meets passes through the filter, and there it sleeps for seven eighths of the time, so that it never
+//! holds a processor for long, RocksDB's own merges no less than those that are asked for here; not so while RocksDB is behind, or the store short of room ([`StateReader::pace_merges`]). Besides, each step is
+//! small, the caller rests in between, files are small and handed to the disk evenly (`rocks`), since an fsync of the log waits for what else the disk does, and each node
+//! waits for its turn before it begins. Manual compactions run beside the automatic ones, in the same few threads.
+//!
+//! All databases of a process share RocksDB's threads, so a merge of one that rests keeps others waiting: a database that is replaced does not rest.
 //!
 //! Absent: a bound on how long dead rows stay in files that nothing is written to, other than the hour; knowledge of which spans have dead rows, so
 //! a pass rewrites those without any too.
@@ -35,13 +37,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Bytes that one step rewrites or drops, about: some tenths of a second of one thread.
+/// Bytes that one step rewrites or drops, about: a tenth of a second of one thread's work, and seven times that if merges rest.
 const STEP_BYTES: u64 = 8 << 20;
-/// The rest after a step, in times of what the step took, at least.
-const REST: u32 = 3;
-/// From one step to the next, unless there are too many: then less.
+/// From the end of one step to the next, unless there are too many: then less.
 const STEP_INTERVAL: Duration = Duration::from_millis(500);
-/// What the rests of all steps that are planned together come to, at most, but for [`REST`].
+/// What the rests between all steps that are planned together come to, at most.
 const RESTS_MAX: Duration = Duration::from_secs(1800);
 /// A table of up to this size is gone through whenever anything in it may be dead.
 const SMALL_TABLE_BYTES: u64 = 64 << 20;
@@ -49,16 +49,19 @@ const SMALL_TABLE_BYTES: u64 = 64 << 20;
 const FLUSH_INTERVAL: Duration = Duration::from_secs(5);
 /// The most time that dead rows stay at the bottom of `history`, plus the time of a pass.
 const PASS_INTERVAL_MAX: Duration = Duration::from_secs(3600);
-/// A merge that works gently looks at the clock after so many rows.
+/// A merge that works gently looks at the clock after so many rows, or bytes of them.
 const ROWS_PER_LOOK: u32 = 128;
+const BYTES_PER_LOOK: usize = 64 << 10;
 /// And rests after so much work.
 const WORK_TIME: Duration = Duration::from_micros(500);
 /// So many times as long as it worked: it takes an eighth of a processor.
 const GENTLE_REST: u32 = 7;
 /// But not longer than this, whatever held it up.
-const GENTLE_REST_MAX: Duration = Duration::from_millis(20);
+const GENTLE_REST_MAX: Duration = Duration::from_millis(100);
 /// Files of level 0 up to which merges work gently: at 4 RocksDB begins one, and those that come meanwhile wait for it.
 const LEVEL0_FILES_GENTLE: u64 = 6;
+/// Bytes that RocksDB has still to merge, up to which it does so gently. It slows writers down at 64 GiB.
+const PENDING_BYTES_GENTLE: u64 = 4 << 30;
 /// Files of level 0 from which on RocksDB has enough to do. It starts to merge them at 4, and slows writers down at 24.
 const LEVEL0_FILES_BUSY: u64 = 10;
 /// The share of deletes among the rows of `current`, as a divisor, from which on they are brought to the bottom, where the deleted rows are.
@@ -95,14 +98,14 @@ impl Horizon {
     }
 }
 
-/// How hard merges work, shared with the filters: each row of a merge passes through one. At first as hard as they can.
+/// How hard merges work, shared with the filters: each row of a merge of `history` or `changes` passes through one. At first as hard as they can.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Pace(Arc<AtomicBool>);
 
 impl Pace {
     /// From now on merges rest most of the time, or none.
     pub(super) fn set_gentle(&self, gentle: bool) {
-        self.0.store(gentle, Ordering::Relaxed);
+        self.0.store(gentle, Ordering::SeqCst);
     }
 
     /// How long a merge rests that has worked for so long.
@@ -116,20 +119,23 @@ impl Pace {
 struct PacedWork {
     pace: Pace,
     rows: u32,
+    bytes: usize,
     since: Instant,
 }
 
 impl PacedWork {
     fn new(pace: Pace) -> PacedWork {
-        PacedWork { pace, rows: 0, since: Instant::now() }
+        PacedWork { pace, rows: 0, bytes: 0, since: Instant::now() }
     }
 
     /// Called for each row; sleeps when it is time to.
-    fn row(&mut self) {
-        self.rows = self.rows.wrapping_add(1);
-        if !self.rows.is_multiple_of(ROWS_PER_LOOK) {
+    fn row(&mut self, bytes: usize) {
+        self.rows += 1;
+        self.bytes += bytes;
+        if self.rows < ROWS_PER_LOOK && self.bytes < BYTES_PER_LOOK {
             return;
         }
+        (self.rows, self.bytes) = (0, 0);
         let worked = self.since.elapsed();
         if worked < WORK_TIME {
             return;
@@ -171,8 +177,8 @@ impl CompactionFilterFactory for DeadRowFilters {
 }
 
 impl CompactionFilter for DeadRowFilter {
-    fn filter(&mut self, _level: u32, key: &[u8], _value: &[u8]) -> CompactionDecision {
-        self.work.row();
+    fn filter(&mut self, _level: u32, key: &[u8], value: &[u8]) -> CompactionDecision {
+        self.work.row(key.len() + value.len());
         if is_dead(self.table, key, self.horizon.get()) { CompactionDecision::Remove } else { CompactionDecision::Keep }
     }
 
@@ -195,15 +201,13 @@ pub enum Reclaimed {
     },
 }
 
-/// One thing to do.
+/// One thing to do about `changes`.
 #[derive(Debug)]
-enum Step {
-    /// Drop the files of `changes` up to a key of it, all of which are dead.
-    DropChanges(Vec<u8>),
-    /// Drop the last ones, and merge what is left of `changes`.
-    Changes,
-    /// Rewrite a span of a table.
-    Rewrite(Table, KeySpan),
+enum DropChanges {
+    /// Drop the files up to a key, all of which are dead.
+    UpTo(Vec<u8>),
+    /// Drop the last ones, and merge what is left.
+    Rest,
 }
 
 /// Goes through the tables of one node, step by step. Kept by whoever calls it regularly; it needs nothing that would have to outlive a restart.
@@ -211,12 +215,16 @@ enum Step {
 pub struct Reclaimer {
     /// The database it knows. After a switch to a snapshot it is another one.
     directory: PathBuf,
-    steps: VecDeque<Step>,
-    /// How long to rest after each of them.
+    drops: VecDeque<DropChanges>,
+    /// Spans that are still to be rewritten in this pass.
+    rewrites: VecDeque<(Table, KeySpan)>,
+    /// How long to rest after each step.
     spacing: Duration,
     /// How long after a compaction it begins.
     turn: Duration,
-    /// When it makes the newest compaction durable.
+    /// What may be dropped is dead by this revision.
+    released: u64,
+    /// When it makes durable what was compacted after that.
     flush_at: Option<Instant>,
     /// When it last did.
     flushed_at: Option<Instant>,
@@ -256,9 +264,11 @@ impl Reclaimer {
     pub fn new(now: Instant, turn: Duration) -> Reclaimer {
         Reclaimer {
             directory: PathBuf::new(),
-            steps: VecDeque::new(),
+            drops: VecDeque::new(),
+            rewrites: VecDeque::new(),
             spacing: STEP_INTERVAL,
             turn,
+            released: 0,
             flush_at: None,
             flushed_at: None,
             changes_given_back: 0,
@@ -266,8 +276,8 @@ impl Reclaimer {
         }
     }
 
-    /// Does the next thing that there is to do, if any. Blocks while RocksDB flushes, and when it rewrites: for some tenths of a second of work and seven times that of rest, and for longer
-    /// where a step meets what lies above its span. Not for a thread that anybody waits for. `now` is the caller's monotonic clock.
+    /// Does the next thing that there is to do, if any. Blocks while RocksDB flushes, and when it rewrites: about a second where merges rest, and longer where a
+    /// step meets what lies above its span. Not for a thread that anybody waits for. `now` is the caller's monotonic clock.
     ///
     /// # Errors
     /// When the engine fails, or a row of the state's description is damaged.
@@ -277,48 +287,61 @@ impl Reclaimer {
             *self = Reclaimer { directory: engine.directory().to_owned(), ..Reclaimer::new(now, self.turn) };
             self.pass.compacted = reader.compacted_revision();
         }
-        if self.steps.is_empty() && !self.plan(reader, now)? {
+        let compacted = self.release(reader, now)?;
+        self.plan(reader, compacted, now)?;
+        if self.drops.is_empty() && self.rewrites.is_empty() {
             return Ok(Reclaimed::Nothing);
         }
         let statistics = engine.statistics()?;
         if statistics.level0_files_max >= LEVEL0_FILES_BUSY || statistics.is_behind() {
             return Ok(Reclaimed::Later);
         }
-        let started = Instant::now();
-        match self.steps.pop_front() {
-            Some(Step::DropChanges(last)) => engine.delete_files(Table::Changes, &last)?,
-            Some(Step::Changes) => engine.drop_dead_changes()?,
-            Some(Step::Rewrite(table, span)) => engine.rewrite(table, &span),
-            None => {}
+        // What costs next to nothing does not wait for the end of a pass.
+        if let Some(drop) = self.drops.pop_front() {
+            match drop {
+                DropChanges::UpTo(last) => engine.delete_files(Table::Changes, &last)?,
+                DropChanges::Rest => engine.drop_dead_changes()?,
+            }
+        } else if let Some((table, span)) = self.rewrites.pop_front() {
+            engine.rewrite(table, &span);
         }
-        Ok(Reclaimed::Step { rest: rest_after(started.elapsed(), self.spacing) })
+        Ok(Reclaimed::Step { rest: self.spacing })
     }
 
-    /// Decides what is to be done, once there is nothing left from before. Says whether there is anything.
-    fn plan(&mut self, reader: &StateReader<RocksEngine>, now: Instant) -> Result<bool, StateError> {
-        let engine = reader.engine();
-        let mut compacted = reader.release()?;
-        if reader.compacted_revision() > compacted {
-            // A row may only be dropped for good once it is known for good that it is dead.
-            let earliest = self.flushed_at.map_or(now, |at| at + FLUSH_INTERVAL).max(now + self.turn);
-            if now >= *self.flush_at.get_or_insert(earliest) {
-                (self.flush_at, self.flushed_at) = (None, Some(now));
-                reader.flush(true)?;
-                compacted = reader.release()?;
-            }
-        } else {
-            self.flush_at = None;
+    /// Tells the engine what it may drop, and makes the newest compaction durable in its turn. Returns before which revision all may be dropped.
+    fn release(&mut self, reader: &StateReader<RocksEngine>, now: Instant) -> Result<u64, StateError> {
+        let compacted = reader.release()?;
+        if compacted > self.released {
+            // A flush that came by itself made one durable; whatever is newer has a turn of its own.
+            (self.released, self.flush_at) = (compacted, None);
         }
+        if reader.compacted_revision() == compacted {
+            return Ok(compacted);
+        }
+        let earliest = self.flushed_at.map_or(now, |at| at + FLUSH_INTERVAL).max(now + self.turn);
+        if now < *self.flush_at.get_or_insert(earliest) {
+            return Ok(compacted);
+        }
+        // A row may only be dropped for good once it is known for good that it is dead.
+        self.flushed_at = Some(now);
+        reader.flush(true)?;
+        (self.released, self.flush_at) = (reader.release()?, None);
+        Ok(self.released)
+    }
+
+    /// Decides what is to be done: about `changes` at once, about the rest when nothing is left from before.
+    fn plan(&mut self, reader: &StateReader<RocksEngine>, compacted: u64, now: Instant) -> Result<(), StateError> {
+        let engine = reader.engine();
         if compacted > self.changes_given_back {
             self.changes_given_back = compacted;
             let dead = last_dead_change(compacted);
             let ends = engine.spans(Table::Changes, STEP_BYTES)?.into_iter().map(|span| span.last);
             let dead_ends = ends.filter(|end| dead.is_some_and(|dead| end[..] <= dead[..]));
-            self.steps.extend(dead_ends.map(Step::DropChanges));
-            self.steps.push_back(Step::Changes);
+            self.drops = dead_ends.map(DropChanges::UpTo).chain([DropChanges::Rest]).collect();
+            self.spacing = spacing_of(self.drops.len() + self.rewrites.len());
         }
-        if compacted == 0 {
-            return Ok(false);
+        if compacted == 0 || !self.rewrites.is_empty() {
+            return Ok(());
         }
         let files = engine.files(Table::History)?;
         if self.pass.is_due(now, compacted, reader.revision(), files.bytes) {
@@ -329,24 +352,19 @@ impl Reclaimer {
             if is_cheap || current.deletes > current.rows / DELETED_SHARE {
                 self.push_spans(Table::Current, engine.spans(Table::Current, STEP_BYTES)?);
             }
+            self.spacing = spacing_of(self.drops.len() + self.rewrites.len());
         }
-        self.spacing = spacing_of(self.steps.len());
-        Ok(!self.steps.is_empty())
+        Ok(())
     }
 
     fn push_spans(&mut self, table: Table, spans: Vec<KeySpan>) {
-        self.steps.extend(spans.into_iter().map(|span| Step::Rewrite(table, span)));
+        self.rewrites.extend(spans.into_iter().map(|span| (table, span)));
     }
 }
 
 /// How far apart so many steps are.
 fn spacing_of(steps: usize) -> Duration {
     u32::try_from(steps).map_or(Duration::ZERO, |steps| RESTS_MAX / steps.max(1)).min(STEP_INTERVAL)
-}
-
-/// How long to rest after a step. One that found nothing to do may have had its span done by the one before, which was the larger for it.
-fn rest_after(took: Duration, spacing: Duration) -> Duration {
-    spacing.max(took * REST)
 }
 
 impl<E: Engine> StateReader<E> {
@@ -365,7 +383,7 @@ impl<E: Engine> StateReader<E> {
 
 impl StateReader<RocksEngine> {
     /// Lets merges of `history` and `changes` rest most of the time, unless RocksDB is behind. To be called about once a second, with what the engine
-    /// says then; before the first time they do not rest.
+    /// says then; before the first time they do not rest. Where room is short, call [`hurry_merges`](Self::hurry_merges) in its place.
     pub fn pace_merges(&self, statistics: &RocksStatistics) {
         self.engine().set_gentle_merges(may_rest(statistics));
     }
@@ -378,7 +396,9 @@ impl StateReader<RocksEngine> {
 
 /// Whether merges have the time to rest.
 fn may_rest(statistics: &RocksStatistics) -> bool {
-    statistics.level0_files_max <= LEVEL0_FILES_GENTLE && !statistics.is_behind()
+    statistics.level0_files_max <= LEVEL0_FILES_GENTLE
+        && statistics.compaction_pending_bytes <= PENDING_BYTES_GENTLE
+        && !statistics.is_behind()
 }
 
 /// What there is of a table in files.
@@ -443,11 +463,16 @@ mod tests {
         );
         let mut work = PacedWork::new(pace.clone());
         let begun = Instant::now();
-        for _ in 0..ROWS_PER_LOOK {
-            work.since = begun.checked_sub(WORK_TIME).unwrap_or(begun);
-            work.row();
-        }
-        assert!(begun.elapsed() >= WORK_TIME * GENTLE_REST, "a row in so many is its rest");
+        let mut worked = |rows: u32, bytes: usize| {
+            for _ in 0..rows {
+                work.since = begun.checked_sub(WORK_TIME).unwrap_or(begun);
+                work.row(bytes);
+            }
+        };
+        worked(ROWS_PER_LOOK, 1);
+        assert!(begun.elapsed() >= WORK_TIME * GENTLE_REST, "one row in so many is followed by a rest");
+        worked(2, BYTES_PER_LOOK);
+        assert!(begun.elapsed() >= WORK_TIME * GENTLE_REST * 3, "each of the large ones");
         pace.set_gentle(false);
         assert_eq!(pace.rest_after(WORK_TIME), Duration::ZERO);
     }
@@ -457,6 +482,7 @@ mod tests {
         let calm = RocksStatistics { level0_files_max: LEVEL0_FILES_GENTLE, ..RocksStatistics::default() };
         assert!(may_rest(&calm));
         assert!(!may_rest(&RocksStatistics { level0_files_max: LEVEL0_FILES_GENTLE + 1, ..calm }));
+        assert!(!may_rest(&RocksStatistics { compaction_pending_bytes: PENDING_BYTES_GENTLE + 1, ..calm }));
         assert!(!may_rest(&RocksStatistics { delayed_write_bytes_per_second: 1, ..calm }));
         assert!(!may_rest(&RocksStatistics { write_stopped: true, ..calm }));
     }
@@ -474,9 +500,6 @@ mod tests {
         // 100 GiB.
         let many = spacing_of(12_800);
         assert!(many < STEP_INTERVAL && many * 12_800 <= RESTS_MAX && many > Duration::from_millis(100), "{many:?}");
-        assert_eq!(rest_after(Duration::from_millis(100), STEP_INTERVAL), STEP_INTERVAL);
-        assert_eq!(rest_after(Duration::from_secs(1), STEP_INTERVAL), Duration::from_secs(3));
-        assert_eq!(rest_after(Duration::ZERO, STEP_INTERVAL), STEP_INTERVAL);
     }
 
     #[test]

@@ -176,9 +176,10 @@ impl RocksEngine {
         &self.retirement.directory
     }
 
-    /// Lets the directory be removed once the last user has dropped the engine.
+    /// Lets the directory be removed once the last user has dropped the engine. What it is still merging it does not rest at.
     pub fn retire(&self) {
-        self.retirement.retired.store(true, Ordering::Relaxed);
+        self.retirement.retired.store(true, Ordering::SeqCst);
+        self.pace.set_gentle(false);
     }
 
     /// Writes a database with everything written so far into `directory`, which must not exist. Flushes, then links files
@@ -216,6 +217,10 @@ impl RocksEngine {
     /// From now on merges of `history` and `changes` rest most of the time, or none.
     pub(super) fn set_gentle_merges(&self, gentle: bool) {
         self.pace.set_gentle(gentle);
+        // It may have been retired in between.
+        if self.retirement.retired.load(Ordering::SeqCst) {
+            self.pace.set_gentle(false);
+        }
     }
 
     /// What there is of a table in files.
