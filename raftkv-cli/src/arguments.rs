@@ -198,13 +198,14 @@ pub(crate) fn level(text: &str) -> Result<Level, String> {
     }
 }
 
-/// The level of a read that also says from which revision on a state will do: a stale one, unless another is named, which cannot be.
-pub(crate) fn level_at_least(level: Level, revision: Option<u64>) -> Result<Level, Failure> {
+/// The level of a read that may also say from which revision on a state will do: then it is a stale one, and no other can be named.
+pub(crate) fn level_at_least(level: Option<Level>, revision: Option<u64>) -> Result<Level, Failure> {
     match (level, revision) {
-        (level, None) | (level @ Level::Stale { .. }, Some(_)) => Ok(level),
-        (Level::Linearizable, Some(_)) => Ok(Level::Stale { age_max: None }),
-        (Level::Lease, Some(_)) => {
-            let message = "--at-least-rev is for stale reads; one of level lease sees every acknowledged write anyway";
+        (None, None) => Ok(Level::Linearizable),
+        (None, Some(_)) => Ok(Level::Stale { age_max: None }),
+        (Some(level), None) | (Some(level @ Level::Stale { .. }), Some(_)) => Ok(level),
+        (Some(Level::Linearizable | Level::Lease), Some(_)) => {
+            let message = "--at-least-rev is for stale reads; the others see every acknowledged write anyway";
             Err(Failure::new(Code::Usage, message).with_next("without --level, or without --at-least-rev"))
         }
     }
@@ -247,11 +248,14 @@ mod tests {
     #[test]
     fn a_least_revision_makes_a_read_stale() {
         let stale = Level::Stale { age_max: None };
-        assert_eq!(level_at_least(Level::Linearizable, None).unwrap(), Level::Linearizable);
-        assert_eq!(level_at_least(Level::Linearizable, Some(3)).unwrap(), stale);
+        assert_eq!(level_at_least(None, None).unwrap(), Level::Linearizable);
+        assert_eq!(level_at_least(Some(Level::Linearizable), None).unwrap(), Level::Linearizable);
+        assert_eq!(level_at_least(None, Some(3)).unwrap(), stale);
         let aged = Level::Stale { age_max: Some(Duration::from_secs(1)) };
-        assert_eq!(level_at_least(aged, Some(3)).unwrap(), aged);
-        assert_eq!(level_at_least(Level::Lease, Some(3)).unwrap_err().code, Code::Usage);
+        assert_eq!(level_at_least(Some(aged), Some(3)).unwrap(), aged);
+        for other in [Level::Lease, Level::Linearizable] {
+            assert_eq!(level_at_least(Some(other), Some(3)).unwrap_err().code, Code::Usage);
+        }
     }
 
     #[test]

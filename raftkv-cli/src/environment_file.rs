@@ -34,6 +34,8 @@ pub(crate) fn read(given: &Path) -> Result<EnvironmentFile, Failure> {
             .with_next("--from DIR, with the directory that `raftkv demo --dir DIR` or `raftkv init --dir DIR` wrote")
     })?;
     let text = fs::read_to_string(path).map_err(|cause| Failure::io(&path.display().to_string(), &cause))?;
+    // Absolute, as bash has it when it sources the file: paths below are joined to it once more.
+    let path = &std::path::absolute(path).map_err(|cause| Failure::io(&path.display().to_string(), &cause))?;
     let folder = path.parent().expect("the path of a file has a parent");
     parse(&text, folder).map_err(|problem| {
         Failure::usage(format!("{}: {problem}", path.display()))
@@ -98,6 +100,18 @@ mod tests {
                     export RAFTKV_KEY=\"$RAFTKV_ADMIN/client.key\"\nfi\n";
         let found = parse(init, Path::new("/d")).unwrap();
         assert_eq!((found.endpoints, found.key), (vec!["n1:1".to_owned()], Some("/d/client.key".into())));
+    }
+
+    #[test]
+    fn a_folder_may_be_named_from_where_one_stands() {
+        let here = std::env::current_dir().unwrap();
+        let folder = tempfile::tempdir_in(&here).unwrap();
+        fs::write(folder.path().join("env"), "RAFTKV_CA=\"$RAFTKV_ADMIN/ca.crt\"\nRAFTKV_KEY=client.key\n").unwrap();
+        let found = read(Path::new(folder.path().file_name().unwrap())).unwrap();
+        assert_eq!(
+            (found.ca.unwrap(), found.key.unwrap()),
+            (folder.path().join("ca.crt"), folder.path().join("client.key"))
+        );
     }
 
     #[test]

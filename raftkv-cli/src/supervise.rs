@@ -1,17 +1,22 @@
 //! A command that runs while something is held, and is ended when that is lost.
 //!
-//! When it is lost, the command gets SIGTERM, and SIGKILL if it is still there after a grace. While it runs, SIGINT is left to it (a
-//! terminal sends that to both of us), and SIGTERM is passed on; either way its end is awaited, so that what it holds is let go only
-//! afterwards. What is ended is the command, not what it has started itself. If this program is killed with SIGKILL, the command goes on:
-//! only the fencing token in its environment protects from that.
+//! When it is lost, the command and whatever it has started get SIGTERM, and SIGKILL if they are still there after a grace. While it runs, SIGINT and SIGQUIT
+//! are left to it (a terminal sends those to all of us), and SIGTERM and SIGHUP are passed on, to all of them; either way the end of all is awaited, so that what it
+//! holds is let go only afterwards. A command that ends by itself may leave something running. If this program is killed with SIGKILL, the command goes
+//! on: only the fencing token in its environment protects from that.
+//!
+//! Who belongs to the command is known because orphans become children of this program (`PR_SET_CHILD_SUBREAPER`) and have a mark in their environment, not by a
+//! process group: a group of its own would take the terminal away from the command.
 
 use crate::failure::Failure;
 use crate::interrupt;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, getpid, kill_process, set_child_subreaper};
 use std::ffi::OsString;
+use std::fs;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
@@ -37,45 +42,130 @@ pub(crate) async fn run<L>(
     let handler = |kind| signal(kind).map_err(|cause| Failure::other(format!("signals cannot be received: {cause}")));
     // From here on SIGINT does not end this program, nor a shell's command: the command that is run decides.
     interrupt::handle();
-    let (mut interrupt, mut terminate) = (handler(SignalKind::interrupt())?, handler(SignalKind::terminate())?);
+    let (mut interrupt, mut quit) = (handler(SignalKind::interrupt())?, handler(SignalKind::quit())?);
+    let (mut terminate, mut hang_up) = (handler(SignalKind::terminate())?, handler(SignalKind::hangup())?);
+    adopt_orphans().map_err(|cause| Failure::other(format!("orphans cannot be adopted: {cause}")))?;
     let environment = environment.iter().map(|(name, value)| (*name, value));
-    let mut child = Command::new(program)
+    let mark = format!("{}-{}", std::process::id(), RUNS.fetch_add(1, Ordering::Relaxed));
+    let child = Command::new(program)
         .args(arguments)
         .envs(environment)
+        .env(MARK, &mark)
         .kill_on_drop(true)
         .spawn()
         .map_err(|cause| failed(&cause))?;
+    let mut family = Family { child, mark };
     let mut lost = std::pin::pin!(lost);
+    let mut told_to_end = false;
     loop {
         tokio::select! {
             biased;
-            status = child.wait() => return Ok(Ended::ByItself(code_of(status.map_err(|cause| failed(&cause))?))),
+            status = family.child.wait() => {
+                let status = status.map_err(|cause| failed(&cause))?;
+                if told_to_end {
+                    family.end(grace).await.map_err(|cause| failed(&cause))?;
+                }
+                return Ok(Ended::ByItself(code_of(status)));
+            }
             loss = &mut lost => {
-                end(&mut child, grace).await.map_err(|cause| failed(&cause))?;
+                family.end(grace).await.map_err(|cause| failed(&cause))?;
                 return Ok(Ended::Lost(loss));
             }
-            _ = terminate.recv() => send(&child, Signal::TERM),
+            _ = terminate.recv() => {
+                told_to_end = true;
+                family.send(Signal::TERM);
+            }
+            _ = hang_up.recv() => {
+                told_to_end = true;
+                family.send(Signal::HUP);
+            }
             _ = interrupt.recv() => {}
+            _ = quit.recv() => {}
         }
     }
 }
 
-/// SIGTERM, and SIGKILL if that does not help.
-async fn end(child: &mut Child, grace: Duration) -> io::Result<()> {
-    send(child, Signal::TERM);
-    match tokio::time::timeout(grace, child.wait()).await {
-        Ok(ended) => ended.map(|_| ()),
-        Err(_) => child.kill().await,
+/// How often it is looked whether all have ended.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// In the environment of a command and of what it starts, so that orphans are known.
+const MARK: &str = "RAFTKV_SUPERVISED";
+/// Commands that this program has run.
+static RUNS: AtomicU64 = AtomicU64::new(0);
+
+/// A command, and whatever it has started.
+struct Family {
+    child: Child,
+    mark: String,
+}
+
+impl Family {
+    /// SIGTERM to all, and SIGKILL if that does not help.
+    async fn end(&mut self, grace: Duration) -> io::Result<()> {
+        self.send(Signal::TERM);
+        let until = tokio::time::Instant::now() + grace;
+        while self.is_there()? && tokio::time::Instant::now() < until {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+        // Again and again: they may start others meanwhile.
+        while self.is_there()? {
+            self.send(Signal::KILL);
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+        Ok(())
+    }
+
+    fn is_there(&mut self) -> io::Result<bool> {
+        Ok(self.child.try_wait()?.is_none() || !self.members().is_empty())
+    }
+
+    fn send(&self, signal: Signal) {
+        for pid in self.members() {
+            // It fails if the process ends at this moment, which is what is wanted.
+            let _sent = kill_process(pid, signal);
+        }
+    }
+
+    /// All that are running.
+    fn members(&self) -> Vec<Pid> {
+        let own = std::process::id();
+        let running: Vec<(u32, u32)> = fs::read_dir("/proc")
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .filter_map(|pid| Some((pid, parent_of(pid)?)))
+            .collect();
+        // A child whose end has been awaited has no id any more, so nobody else can get its signal.
+        let is_first = |pid: u32| self.child.id() == Some(pid) || is_marked(pid, &self.mark);
+        let mut found: Vec<u32> =
+            running.iter().filter(|(pid, parent)| *parent == own && is_first(*pid)).map(|(pid, _)| *pid).collect();
+        let mut next = 0;
+        while let Some(parent) = found.get(next).copied() {
+            found.extend(running.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| *pid));
+            next += 1;
+        }
+        found.into_iter().filter_map(|pid| Pid::from_raw(i32::try_from(pid).ok()?)).collect()
     }
 }
 
-fn send(child: &Child, signal: Signal) {
-    // A child whose end has been awaited has no id any more, so nobody else can get its signal.
-    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-    if let Some(pid) = pid {
-        // It fails if the command ends at this moment, which is what is wanted.
-        let _sent = kill_process(pid, signal);
-    }
+/// Whether a process has the mark in the environment that it was started with.
+fn is_marked(pid: u32, mark: &str) -> bool {
+    let wanted = format!("{MARK}={mark}");
+    fs::read(format!("/proc/{pid}/environ"))
+        .is_ok_and(|all| all.split(|byte| *byte == 0).any(|it| it == wanted.as_bytes()))
+}
+
+/// The parent of a process that runs: not of one that has ended and is only waited for.
+fn parent_of(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may hold anything.
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    let state = fields.next()?;
+    if matches!(state, "Z" | "X") { None } else { fields.next()?.parse().ok() }
+}
+
+/// From now on what outlives its parent is a child of this program, not of the system's first.
+fn adopt_orphans() -> io::Result<()> {
+    Ok(set_child_subreaper(Some(getpid()))?)
 }
 
 /// As a shell has it: 128 and the signal for a command that a signal has ended.
@@ -126,6 +216,30 @@ mod tests {
         assert_eq!(run(&shell(&script), &[], lost, DEADLINE).await.unwrap(), Ended::Lost("gone"));
         assert!(goodbye.exists(), "the command had no chance to say goodbye");
         assert!(began.elapsed() < DEADLINE, "it was waited for the whole grace");
+    }
+
+    /// Of a process that a shell has written the number of into a file.
+    fn runs(file: &std::path::Path) -> bool {
+        parent_of(fs::read_to_string(file).unwrap().trim().parse().unwrap()).is_some()
+    }
+
+    #[tokio::test]
+    async fn what_the_command_has_started_ends_with_it() {
+        for script in
+            ["sleep 600 & echo $! >PIDS; wait", "trap '' TERM; sh -c 'trap \"\" TERM; echo $$ >PIDS; sleep 600; :'; :"]
+        {
+            let folder = tempfile::tempdir().unwrap();
+            let pids = folder.path().join("pids");
+            let lost = async {
+                while fs::read_to_string(&pids).map_or(true, |text| text.trim().is_empty()) {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            let script = script.replace("PIDS", &pids.display().to_string());
+            let ended = run(&shell(&script), &[], lost, Duration::from_millis(200)).await.unwrap();
+            assert_eq!(ended, Ended::Lost(()));
+            assert!(!runs(&pids), "{script}");
+        }
     }
 
     #[tokio::test]

@@ -270,6 +270,31 @@ async fn a_command_is_ended_when_its_lock_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whatever_a_command_has_started_ends_before_its_lock_is_free() {
+    let cluster = cluster_with_leases(1).await;
+    for told in [Signal::TERM, Signal::HUP] {
+        let started = cluster.folder.path().join(format!("started-{}", told.as_raw()));
+        // The shell ends at once; what it has started does not listen.
+        let script =
+            format!("(trap '' HUP TERM; exec sleep 600) & echo $! >{0}.new; mv {0}.new {0}; wait", started.display());
+        let mut holder = cluster.cli_at(&cluster.endpoints());
+        holder.args(["lock", "job", "--grace", "200ms", "--", "sh", "-c", &script]).stderr(Stdio::null());
+        let mut holder = holder.spawn().unwrap();
+        let pid: u32 = eventually("the command to run", async || std::fs::read_to_string(&started).ok())
+            .await
+            .trim()
+            .parse()
+            .unwrap();
+        signal(&holder, told);
+        let ended = tokio::task::spawn_blocking(move || holder.wait().unwrap()).await.unwrap();
+        assert_eq!(ended.code(), Some(128 + told.as_raw()));
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        assert!(stat.is_empty() || stat.contains(") Z "), "it goes on: {stat}");
+        expect(&cluster.cli(&["lock", "job", "--try", "--", "true"]), 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_next_candidate_leads_when_the_leader_is_killed() {
     let cluster = cluster_with_leases(3).await;
     let candidate = |value: &str| {

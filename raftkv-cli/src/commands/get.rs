@@ -36,9 +36,9 @@ pub(crate) struct GetArguments {
     /// As it was at this revision
     #[arg(long, value_name = "REVISION", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) rev: Option<u64>,
-    /// How current the answer has to be: linearizable, lease, stale or stale=AGE
-    #[arg(long, value_name = "LEVEL", default_value = "linearizable", value_parser = arguments::level)]
-    pub(crate) level: Level,
+    /// How current the answer has to be: linearizable (the default), lease, stale or stale=AGE
+    #[arg(long, value_name = "LEVEL", value_parser = arguments::level)]
+    pub(crate) level: Option<Level>,
     /// From a node whose state is at this revision or later; makes it a stale read
     #[arg(long, value_name = "REVISION")]
     pub(crate) at_least_rev: Option<u64>,

@@ -211,7 +211,12 @@ fn report(number: u64, failure: Failure, imported: u64, unknown: u64) -> Failure
     if unknown > 0 {
         cause.push_str(&format!(", of {unknown} it is not known"));
     }
-    let first = if failure.code == Code::Usage { format!("correct line {number}, then ") } else { String::new() };
+    let first = match &failure.next {
+        _ if failure.code == Code::Usage => format!("correct line {number}, then "),
+        // Such as to make room first.
+        Some(next) if failure.code == Code::Unavailable => format!("{next}; then "),
+        _ => String::new(),
+    };
     let next = format!("{first}import again: pairs that are in already are written again, with the same values");
     Failure { cause, next: Some(next), ..failure }
 }

@@ -9,7 +9,7 @@ use crate::record;
 use crate::source::bytes_of;
 use crate::supervise::{self, Ended};
 use clap::Args;
-use client::{Client, Lock, LockError, LockGuard};
+use client::{Client, Error, Lock, LockError, LockGuard};
 use serde_json::json;
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -20,7 +20,7 @@ use std::time::Duration;
 ///
 /// Waits until the lock is free. With a command, runs it with RAFTKV_LOCK_KEY and RAFTKV_FENCING_TOKEN in its environment, frees the lock
 /// when it ends, and ends with its exit code. If the lock is lost meanwhile, because the cluster could not be reached for the time of
-/// --ttl, the command gets SIGTERM, and SIGKILL after --grace, and this ends with 5, or with 3 if the cluster had ended it.
+/// --ttl, the command and what it has started get SIGTERM, and SIGKILL after --grace, and this ends with 5, or with 3 if the cluster had ended it.
 ///
 /// Without a command, prints the fencing token and holds the lock until Ctrl-C.
 ///
@@ -78,10 +78,14 @@ pub(crate) async fn run(arguments: LockArguments, globals: &Globals) -> Result<(
             Err(failure) => Err(failure),
         }
     };
-    if !guard.is_lost()
-        && let Err(error) = guard.unlock().await
-    {
-        tell(&format!("the lock could not be freed, and ends by itself within {:?}: {error}", arguments.ttl));
+    if !guard.is_lost() {
+        match guard.unlock().await {
+            // That it has ended already is what is wanted.
+            Ok(_) | Err(Error::LeaseUnknown { .. }) => {}
+            Err(error) => {
+                tell(&format!("the lock could not be freed, and ends by itself within {:?}: {error}", arguments.ttl));
+            }
+        }
     }
     client.close_session().await;
     outcome
@@ -114,7 +118,9 @@ async fn take(client: &Client, lock: Lock, arguments: &LockArguments) -> Result<
     let guard = client.lock_unless(lock, given_up).await.map_err(failure)?;
     guard.ok_or_else(|| {
         if impatient {
-            taken("a longer --wait, or none, to wait as long as it takes")
+            let cause = format!("the lock {name} was not free, or not to be had, within the time of --wait");
+            Failure::new(Code::PreconditionFailed, cause)
+                .with_next("a longer --wait, or none, to wait as long as it takes; --try, to try once".to_owned())
         } else {
             Failure::new(Code::Interrupted, "interrupted before the lock was free")
         }

@@ -76,9 +76,9 @@ pub(crate) struct ScanArguments {
     /// As it was at this revision
     #[arg(long, value_name = "REVISION", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) rev: Option<u64>,
-    /// How current the answer has to be: linearizable, lease, stale or stale=AGE
-    #[arg(long, value_name = "LEVEL", default_value = "linearizable", value_parser = arguments::level)]
-    pub(crate) level: Level,
+    /// How current the answer has to be: linearizable (the default), lease, stale or stale=AGE
+    #[arg(long, value_name = "LEVEL", value_parser = arguments::level)]
+    pub(crate) level: Option<Level>,
     /// From a node whose state is at this revision or later; makes it a stale read
     #[arg(long, value_name = "REVISION")]
     pub(crate) at_least_rev: Option<u64>,
@@ -345,7 +345,7 @@ mod tests {
             min_create_rev: Some(3),
             max_create_rev: Some(4),
             rev: Some(9),
-            level: Level::Linearizable,
+            level: None,
             at_least_rev: Some(5),
         };
         let sorted = Scan::new(Range::from("a")).limit(3).keys_only().count_total().sort_by(SortBy::ModRevision);

@@ -14,7 +14,7 @@
 //! }
 //! ```
 //!
-//! Keys are `key`, `prefix`, or `from` and `to`, of which one may be left out; nothing at all means every key. Any of them and `value` may
+//! Keys are `key`, `prefix`, or `from` and `to`, of which one may be left out; an empty prefix means every key. Any of them and `value` may
 //! have `_base64` at the end of the name instead, for bytes that are no text. Unknown fields, and fields that mean nothing where they
 //! stand, are errors.
 
@@ -214,28 +214,53 @@ impl TryFrom<Fields> for DelRow {
 #[derive(Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Fields {
+    #[serde(deserialize_with = "present")]
     key: Option<String>,
+    #[serde(deserialize_with = "present")]
     key_base64: Option<String>,
+    #[serde(deserialize_with = "present")]
     prefix: Option<String>,
+    #[serde(deserialize_with = "present")]
     prefix_base64: Option<String>,
+    #[serde(deserialize_with = "present")]
     from: Option<String>,
+    #[serde(deserialize_with = "present")]
     from_base64: Option<String>,
+    #[serde(deserialize_with = "present")]
     to: Option<String>,
+    #[serde(deserialize_with = "present")]
     to_base64: Option<String>,
+    #[serde(deserialize_with = "present")]
     value: Option<String>,
+    #[serde(deserialize_with = "present")]
     value_base64: Option<String>,
+    #[serde(deserialize_with = "present")]
     op: Option<String>,
+    #[serde(deserialize_with = "present")]
     number: Option<u64>,
+    #[serde(deserialize_with = "present")]
     lease: Option<u64>,
+    #[serde(deserialize_with = "present")]
     ttl: Option<String>,
     keep_lease: bool,
     keep_value: bool,
     previous: bool,
+    #[serde(deserialize_with = "present")]
     limit: Option<u64>,
     keys_only: bool,
     count_only: bool,
     reverse: bool,
+    #[serde(deserialize_with = "present")]
     revision: Option<u64>,
+}
+
+/// A field that is there has a value: `null` is what a program writes that has mistyped a name, and must not pass for one that was left out.
+fn present<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    T::deserialize(deserializer).map(Some)
 }
 
 impl Fields {
@@ -255,6 +280,10 @@ impl Fields {
         match (key, prefix, from, to) {
             (Some(key), None, None, None) => Ok(Range::key(key)),
             (None, Some(prefix), None, None) => Ok(Range::prefix(prefix)),
+            (None, None, None, None) => {
+                Err("which keys? \"key\", \"prefix\", or \"from\" and \"to\"; \"prefix\": \"\" means every key"
+                    .to_owned())
+            }
             (None, None, from, to) => Ok(Range { start: from.unwrap_or_default(), end: to }),
             _ => Err("keys are named by \"key\", by \"prefix\", or by \"from\" and \"to\"".to_owned()),
         }
@@ -305,7 +334,7 @@ mod tests {
                      {"put": {"key": "k", "keep_value": true, "lease": 7}},
                      {"del": {"prefix": "old/", "previous": true}},
                      {"get": {"from": "jobs/", "limit": 10, "keys_only": true, "reverse": true, "revision": 4}},
-                     {"get": {"count_only": true}},
+                     {"get": {"prefix": "", "count_only": true}},
                      {"txn": {"if": [{"exists": {"key": "next"}}], "then": [{"get": {"key": "next"}}]}}],
             "else": [{"get": {"key": "color"}}]
         }"#;
@@ -320,7 +349,7 @@ mod tests {
             .then(Operation::put(Put::new("k", "").keep_value().lease(7)))
             .then(Operation::delete(Delete::range(Range::prefix("old/")).with_previous()))
             .then(Operation::range(Scan::new(Range::from("jobs/")).limit(10).keys_only().reverse().at_revision(4)))
-            .then(Operation::range(Scan::new(Range::all()).count_only()))
+            .then(Operation::range(Scan::new(Range::prefix("")).count_only()))
             .then(Operation::transaction(inner))
             .otherwise(Operation::get("color"));
         assert_eq!(parse(input).unwrap(), wanted);
@@ -338,6 +367,12 @@ mod tests {
             ("{\"then\": [{\"put\": {\"key\": \"k\", \"value_base64\": \"?\"}}]}", 1, "no base64"),
             ("{\"then\": [\n\n{\"move\": {}}]}", 3, "unknown variant `move`"),
             ("{\"then\": [", 1, "EOF"),
+            // What a program writes that has mistyped a name.
+            ("{\"then\": [{\"del\": {\"key\": null}}]}", 1, "null, expected a string"),
+            ("{\"then\": [{\"del\": {\"key\": null, \"to\": \"b\"}}]}", 1, "null, expected a string"),
+            ("{\"then\": [{\"del\": {}}]}", 1, "which keys?"),
+            ("{\"then\": [{\"get\": {}}]}", 1, "which keys?"),
+            ("{\"if\": [{\"mod\": {\"op\": \"=\", \"number\": 1}}]}", 1, "which keys?"),
         ] {
             let problem = parse(input).unwrap_err();
             assert_eq!(problem.line, line, "{input}: {problem}");

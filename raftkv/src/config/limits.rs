@@ -22,7 +22,7 @@ pub struct LimitsConfig {
     pub lease_keys_max: u32,
     /// Client sessions at a time. 1 to 1,000,000; default 10,000.
     pub sessions_max: u32,
-    /// Answers kept for one session: a client may have as many writes under way in it. They are kept in memory, unless longer than 4 KiB. 16 to 65,536;
+    /// Answers kept for one session: a client may have as many writes under way in it. They are kept in memory, unless longer than 4 KiB. 1,024, which the client library sends at once, to 65,536;
     /// default 1,024.
     pub session_answers_max: u32,
 }
@@ -64,7 +64,7 @@ impl LimitsConfig {
         within("cluster.limits.leases_max", self.leases_max.into(), 1, 10_000_000)?;
         within("cluster.limits.lease_keys_max", self.lease_keys_max.into(), 1, 100_000)?;
         within("cluster.limits.sessions_max", self.sessions_max.into(), 1, 1_000_000)?;
-        within("cluster.limits.session_answers_max", self.session_answers_max.into(), 16, 65_536)
+        within("cluster.limits.session_answers_max", self.session_answers_max.into(), 1_024, 65_536)
     }
 }
 
@@ -81,7 +81,7 @@ mod tests {
             (LimitsConfig { leases_max: 10_000_001, ..defaults }, "leases_max", "1 to 10000000"),
             (LimitsConfig { lease_keys_max: 0, ..defaults }, "lease_keys_max", "1 to 100000"),
             (LimitsConfig { sessions_max: 0, ..defaults }, "sessions_max", "1 to 1000000"),
-            (LimitsConfig { session_answers_max: 15, ..defaults }, "session_answers_max", "16 to 65536"),
+            (LimitsConfig { session_answers_max: 1_023, ..defaults }, "session_answers_max", "1024 to 65536"),
         ];
         for (limits, name, bounds) in wrong {
             let (key, problem) = limits.check().expect_err("it is out of bounds");
