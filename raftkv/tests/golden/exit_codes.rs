@@ -137,8 +137,9 @@ async fn code_9_a_value_that_is_damaged_on_disk() {
         if output.status.code() != Some(5) {
             break (output, damaged);
         }
-        // The node ended before its answer left. What was flipped is flipped back.
-        assert_eq!(damage(&cluster.nodes[0].data(), &flipped(&value[1000..1064])).len(), damaged.len());
+        // The node ended before its answer left. What was flipped is flipped back; of several files all but one are obsolete, and may be gone by now.
+        let mended = damage(&cluster.nodes[0].data(), &flipped(&value[1000..1064]));
+        assert!(!mended.is_empty(), "nothing is left of {damaged:?}");
         assert!(Instant::now() < deadline, "nobody hears of the damage: {}", stderr(&output));
     };
     ends_with(&output, 9);
