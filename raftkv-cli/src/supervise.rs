@@ -10,6 +10,7 @@
 
 use crate::failure::Failure;
 use crate::interrupt;
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, getpid, kill_process, set_child_subreaper};
 use std::ffi::OsString;
 use std::fs;
@@ -73,15 +74,21 @@ pub(crate) async fn run<L>(
             }
             _ = terminate.recv() => {
                 told_to_end = true;
-                family.send(Signal::TERM);
+                pass_on(&family, Signal::TERM);
             }
             _ = hang_up.recv() => {
                 told_to_end = true;
-                family.send(Signal::HUP);
+                pass_on(&family, Signal::HUP);
             }
             _ = interrupt.recv() => {}
             _ = quit.recv() => {}
         }
+    }
+}
+
+fn pass_on(family: &Family, signal: Signal) {
+    if let Err(error) = family.send(signal) {
+        interrupt::tell(&error.to_string());
     }
 }
 
@@ -101,14 +108,15 @@ struct Family {
 impl Family {
     /// SIGTERM to all, and SIGKILL if that does not help.
     async fn end(&mut self, grace: Duration) -> io::Result<()> {
-        self.send(Signal::TERM);
+        // Who may not be told to may listen all the same, such as to the end of what it reads from.
+        let _told = self.send(Signal::TERM);
         let until = tokio::time::Instant::now() + grace;
         while self.is_there()? && tokio::time::Instant::now() < until {
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
         // Again and again: they may start others meanwhile.
         while self.is_there()? {
-            self.send(Signal::KILL);
+            self.send(Signal::KILL)?;
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
         Ok(())
@@ -118,11 +126,20 @@ impl Family {
         Ok(self.child.try_wait()?.is_none() || !self.members().is_empty())
     }
 
-    fn send(&self, signal: Signal) {
+    /// To all. An error names the first that may not be told, such as one of another user.
+    fn send(&self, signal: Signal) -> io::Result<()> {
+        let mut outcome = Ok(());
         for pid in self.members() {
-            // It fails if the process ends at this moment, which is what is wanted.
-            let _sent = kill_process(pid, signal);
+            match kill_process(pid, signal) {
+                // It may end at this moment, which is what is wanted.
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(error) => {
+                    let text = format!("process {pid} cannot be ended: {error}");
+                    outcome = outcome.and(Err(io::Error::new(io::Error::from(error).kind(), text)));
+                }
+            }
         }
+        outcome
     }
 
     /// All that are running.

@@ -299,19 +299,23 @@ fn voter_may_campaign_until_its_removal_is_committed() {
     assert_eq!((rig.commit(), rig.role()), (3, Role::Follower));
 }
 
+/// Node 4, in term 2, whose log of entries of these terms begins with the one that makes it a learner.
+fn learner(terms: &[u64]) -> Rig {
+    let restored = Restored {
+        hard_state: HardState { term: Term(2), vote: None },
+        log_last: LogIndex(terms.len() as u64),
+        term_runs: (1..).map(LogIndex).zip(terms.iter().copied().map(Term)).collect(),
+        memberships: vec![(LogIndex(1), with(&three(), &[(4, LEARNER)]))],
+        ..Restored::new(three())
+    };
+    Rig::with(small_config(NodeId(4)), restored)
+}
+
 /// Thesis §4.2.2: a node that others need leads although it is no voter by its own log; only once it knows what is committed, by an
 /// entry of its own that it does not count itself for, it hands over.
 #[test]
 fn learner_that_is_needed_leads_until_its_own_entry_is_committed() {
-    let membership = with(&three(), &[(4, LEARNER)]);
-    let restored = Restored {
-        hard_state: HardState { term: Term(2), vote: None },
-        log_last: LogIndex(2),
-        term_runs: vec![(LogIndex(1), Term(1)), (LogIndex(2), Term(2))],
-        memberships: vec![(LogIndex(1), membership)],
-        ..Restored::new(three())
-    };
-    let mut rig = Rig::with(small_config(NodeId(4)), restored);
+    let mut rig = learner(&[1, 2]);
     rig.receive(1, 3, Body::PreVote { last: position(2, 1) });
     rig.time_out();
     assert_eq!(rig.role(), Role::PreCandidate);
@@ -334,15 +338,7 @@ fn learner_that_is_needed_leads_until_its_own_entry_is_committed() {
 /// Thesis §4.2.2, §4.2.3: a node that is needed is so only while nobody leads.
 #[test]
 fn learner_is_needed_only_while_nobody_leads() {
-    let membership = with(&three(), &[(4, LEARNER)]);
-    let restored = Restored {
-        hard_state: HardState { term: Term(2), vote: None },
-        log_last: LogIndex(1),
-        term_runs: vec![(LogIndex(1), Term(2))],
-        memberships: vec![(LogIndex(1), membership)],
-        ..Restored::new(three())
-    };
-    let mut rig = Rig::with(small_config(NodeId(4)), restored.clone());
+    let mut rig = learner(&[2]);
     rig.receive(1, 3, Body::PreVote { last: position(1, 1) });
     rig.receive(2, 3, Body::Append { previous: position(1, 2), commit: LogIndex(0), read_round: 0, entries: vec![] });
     rig.durable();
@@ -350,7 +346,7 @@ fn learner_is_needed_only_while_nobody_leads() {
     rig.time_out();
     assert_eq!(rig.role(), Role::Follower, "a leader was heard after it was asked, and before it was asked again");
 
-    let mut rig = Rig::with(small_config(NodeId(4)), restored);
+    let mut rig = learner(&[2]);
     rig.receive(1, 3, Body::PreVote { last: position(1, 2) });
     rig.time_out();
     assert_eq!(rig.role(), Role::Follower, "it granted what it was asked for");
