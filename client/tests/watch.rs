@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use transport::proto::client as wire;
 use transport::{
-    Authority, ClientLimits, ClientListener, ClientService, ClusterId, Credentials, EncodedWatchEvent, Identity,
-    LEAF_VALIDITY, Request, Responder, Response, ScanResponder, Validity, WatchClosed, WatchResponder,
+    AnswerClosed, Authority, ClientLimits, ClientListener, ClientService, ClusterId, Credentials, EncodedWatchEvent,
+    Identity, LEAF_VALIDITY, Request, Responder, Response, ScanResponder, Validity, WatchResponder,
 };
 use wire::ErrorCode;
 
@@ -72,7 +72,7 @@ fn put(revision: u64, bytes: usize) -> EncodedWatchEvent {
     EncodedWatchEvent::new(wire::WatchEvent { deleted: false, kv: Some(kv), previous: None })
 }
 
-async fn play(acts: Vec<Act>, mut responder: WatchResponder) -> Result<(), WatchClosed> {
+async fn play(acts: Vec<Act>, mut responder: WatchResponder) -> Result<(), AnswerClosed> {
     for act in acts {
         match act {
             Act::Reply(through, revisions) => {
@@ -164,6 +164,7 @@ async fn a_refusal_that_passes_is_waited_out_and_compaction_is_not() {
     let cluster = Cluster::of(vec![vec![
         vec![Act::Reply(9, vec![]), Act::Reply(10, vec![10]), Act::Error(unavailable())],
         vec![Act::Error(unavailable())],
+        vec![Act::Error(wire::Error { code: ErrorCode::WatchOverloaded.into(), ..wire::Error::default() })],
         vec![Act::Reply(10, vec![]), Act::Reply(11, vec![11]), Act::Error(compacted)],
     ]]);
     let mut watch = cluster.client().watch(Watch::key("k").from_revision(10)).await.unwrap();
@@ -172,7 +173,32 @@ async fn a_refusal_that_passes_is_waited_out_and_compaction_is_not() {
         let error = tokio::time::timeout(DEADLINE, watch.next()).await.unwrap().unwrap_err();
         assert!(matches!(error, Error::CompactedRevision { compacted: Some(40), .. }), "{error:?}");
     }
-    assert_eq!(cluster.asked(0), [Some(10), Some(11), Some(11)]);
+    assert_eq!(cluster.asked(0), [Some(10), Some(11), Some(11), Some(11)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_ends_when_its_client_is_not_let_in_any_more() {
+    let mut cluster = Cluster::of(vec![vec![vec![Act::Reply(9, vec![]), Act::Reply(10, vec![10]), Act::Hang]]]);
+    let mut watch = cluster.client().watch(Watch::key("k").from_revision(10)).await.unwrap();
+    assert_eq!(revisions(&mut watch, 1).await, [10]);
+    let (listener, address, script) = cluster.nodes.pop().unwrap();
+    drop(listener);
+    // The same address, of another authority.
+    let others = Authority::create(ClusterId::new("main").unwrap()).unwrap();
+    let issued = others.issue_node(NodeId(1), Validity::lasting(LEAF_VALIDITY)).unwrap();
+    let credentials =
+        Credentials::from_pem(others.certificate_pem(), &issued.certificate_pem, &issued.key_pem).unwrap();
+    let deadline = Instant::now() + DEADLINE;
+    let _listener = loop {
+        let bind = address.parse().unwrap();
+        match ClientListener::start(bind, &credentials, ClientLimits::default(), script.clone()) {
+            Ok(listener) => break listener,
+            Err(error) => assert!(Instant::now() < deadline, "the port is not free: {error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    let error = tokio::time::timeout(DEADLINE, watch.next()).await.unwrap().unwrap_err();
+    assert!(error.is_permission(), "{error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

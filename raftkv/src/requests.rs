@@ -200,8 +200,14 @@ fn check_revision_min(revision: u64, least: Option<u64>) -> Result<(), Refused> 
 /// # Errors
 /// When the revision cannot be read, or the engine fails.
 pub fn get_reply<E: Engine>(reader: &StateReader<E>, request: &wire::GetRequest) -> Result<wire::GetReply, ReadError> {
-    let found = reader.get(&request.key, request.revision)?;
-    let header = Some(wire::Header { revision: reader.revision(), index: 0 });
+    let (newest, found) = match request.revision {
+        None => reader.get_newest(&request.key)?,
+        Some(_) => {
+            let found = reader.get(&request.key, request.revision)?;
+            (reader.revision(), found)
+        }
+    };
+    let header = Some(wire::Header { revision: newest, index: 0 });
     Ok(wire::GetReply { header, kv: found.map(key_value) })
 }
 

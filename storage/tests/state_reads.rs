@@ -12,7 +12,7 @@ use raftkv_storage::state::{
 use state_support::{Owned, apply, delete, open, put, rocks};
 use std::hint::black_box;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Counts what is asked of the engine underneath.
@@ -235,6 +235,44 @@ fn readers_never_see_half_a_revision() {
         done.store(true, Ordering::Release);
         watcher.join().unwrap();
     });
+}
+
+/// Two keys take turns in being there. A reader that takes the revision it is told for one at which what it read holds must never be wrong.
+fn what_is_read_holds_at_the_revision_told<E: Engine + Send + Sync>(
+    mut machine: raftkv_storage::state::StateMachine<E>,
+) {
+    const ROUNDS: u64 = 3_000;
+    let reader = machine.reader();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let mut told = Vec::new();
+            while !done.load(Ordering::Acquire) {
+                for key in [&b"even"[..], b"odd"] {
+                    let (revision, found) = reader.get_newest(key).unwrap();
+                    told.push((key, revision, found));
+                }
+            }
+            told
+        });
+        for _ in 0..ROUNDS {
+            apply(&mut machine, &[vec![put(b"even", b""), delete(b"odd")], vec![put(b"odd", b""), delete(b"even")]]);
+        }
+        done.store(true, Ordering::Release);
+        let told = watcher.join().unwrap();
+        assert!(!told.is_empty());
+        for (key, revision, found) in told {
+            let expected = reader.get(key, Some(revision)).unwrap();
+            assert_eq!(found, expected, "{} at {revision}", key.escape_ascii());
+        }
+    });
+}
+
+#[test]
+fn what_a_get_finds_holds_at_the_revision_that_it_names() {
+    what_is_read_holds_at_the_revision_told(open(MemoryEngine::new()));
+    let directory = tempfile::tempdir().unwrap();
+    what_is_read_holds_at_the_revision_told(rocks(&directory.path().join("db")));
 }
 
 /// The two are timed by turns, in blocks, and compared by their medians, so that what else the machine does counts for both.

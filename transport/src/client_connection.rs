@@ -491,7 +491,10 @@ impl ScanStream {
             return Ok(None);
         }
         let broken = |cause: String| ScanError::Broken { cause };
-        let frame = self.reader.next(REPLY_BYTES_MAX).await.map_err(|cause| broken(cause.to_string()))?;
+        let frame = self.reader.next(REPLY_BYTES_MAX).await.map_err(|cause| {
+            let not_taken = "it was not read for too long, and the node has ended it".to_owned();
+            broken(if cause.is_not_taken() { not_taken } else { cause.to_string() })
+        })?;
         let frame = frame.ok_or_else(|| broken("it ended without its last reply".to_owned()))?;
         match frame.kind {
             kind::SCAN_REPLY => {

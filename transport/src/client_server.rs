@@ -14,7 +14,7 @@
 //! replaced: it is small, unless the client asked for what was there before, and then as large as the service lets it be.
 //!
 //! Watches last, so they are counted apart: one too many, on the connection or on the node, is refused with `TOO_MANY`. Each holds as many bytes as its node's
-//! batches have, and while its client does not read, only those.
+//! batches have, and while its client does not read, only those. A client that takes nothing of a watch or a scan for ten minutes loses it.
 //!
 //! A frame over the limit is answered with `TOO_LARGE`; its body is read past without being kept. A body that does not decode, or of an unknown kind, is
 //! answered under its number. Either way the stream goes on. An unknown envelope version ends the connection.
@@ -39,7 +39,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
-pub use crate::client_stream::{Responder, ScanClosed, ScanResponder};
+pub use crate::answer_stream::AnswerClosed;
+pub use crate::client_stream::{Responder, ScanResponder};
 
 /// Answers clients. The methods are called from the runtime's threads and must not block.
 pub trait ClientService: Send + Sync + 'static {
@@ -74,6 +75,9 @@ pub struct ClientLimits {
     pub watches_max: usize,
     /// Watches at once on all connections. Default 16,384.
     pub watches_total_max: usize,
+    /// A watch or a scan whose client takes nothing of it for this long is ended, so that its place is free for another. Default ten minutes: long enough
+    /// for somebody who reads page by page.
+    pub not_taken_max: Duration,
     /// Bytes of answers waiting on one connection; beyond, reads are refused. Default 64 MiB.
     pub reply_bytes_max: usize,
     /// The longest key. Default 4 KiB.
@@ -90,6 +94,7 @@ impl Default for ClientLimits {
             request_bytes_max: 32 << 20,
             request_bytes_total_max: 512 << 20,
             watches_max: WATCHES_MAX,
+            not_taken_max: Duration::from_secs(600),
             watches_total_max: 16 * WATCHES_MAX,
             reply_bytes_max: 64 << 20,
             key_bytes_max: 4 << 10,

@@ -1,5 +1,6 @@
 //! One client's connection at a node: its streams, and how answers find their way back onto them.
 
+use crate::answer_stream::{AnswerClosed, AnswerStream};
 use crate::client_server::ListenerShared;
 use crate::error::{Refusal, RefusalCode};
 use crate::frame::{Envelope, Frame, FrameError, FrameReader, put_frame};
@@ -10,11 +11,11 @@ use crate::request::{BodyError, Request, Response, kind};
 use crate::watch::WatchResponder;
 use bytes::BytesMut;
 use prost::Message as _;
-use quinn::{Connection, RecvStream, SendStream, WriteError};
+use quinn::{Connection, RecvStream, SendStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, Semaphore};
 
 /// A body longer than this must arrive within [`BODY_TIMEOUT`], because room is set aside for it meanwhile.
 const SLOW_BODY_BYTES: usize = 64 << 10;
@@ -123,22 +124,15 @@ async fn serve_stream(shared: Arc<ConnectionShared>, connection: Connection, sen
 
 async fn serve_scan(shared: Arc<ConnectionShared>, send: SendStream, mut reader: FrameReader, envelope: Envelope) {
     let place = shared.requests.clone().acquire_owned().await.expect("the semaphore is never closed");
-    let responder = ScanResponder { stream: send, request: envelope.request, done: false, _place: place };
+    let not_taken_max = shared.listener.limits.not_taken_max;
+    let responder = ScanResponder { stream: AnswerStream::new(send, envelope.request, not_taken_max, vec![place]) };
     let Ok(frame) = reader.body(envelope).await else { return };
     match wire::ScanRequest::decode(frame.body) {
         Ok(request) => shared.listener.service.scan(&shared.client, request, responder),
         Err(cause) => {
             let text = format!("the scan does not decode: {cause}");
-            let error = wire::Error {
-                code: ErrorCode::Invalid.into(),
-                message: text,
-                leader: None,
-                limit: 0,
-                keys_limit: None,
-                compacted: None,
-            };
             // Fails when the client is gone, and then nobody waits for it.
-            let _told = responder.send_error(error).await;
+            let _told = responder.send_error(stream_error(ErrorCode::Invalid, text)).await;
         }
     }
 }
@@ -148,9 +142,9 @@ async fn serve_watch(shared: Arc<ConnectionShared>, send: SendStream, mut reader
     let places = (shared.watches.clone().try_acquire_owned(), shared.listener.watches.clone().try_acquire_owned());
     let refused = match (wire::WatchRequest::decode(frame.body), places) {
         (Ok(request), (Ok(own), Ok(of_all))) => {
-            let places = [own, of_all];
-            let responder = WatchResponder { stream: send, request: envelope.request, done: false, _places: places };
-            return shared.listener.service.watch(&shared.client, request, responder);
+            let not_taken_max = shared.listener.limits.not_taken_max;
+            let stream = AnswerStream::new(send, envelope.request, not_taken_max, vec![own, of_all]);
+            return shared.listener.service.watch(&shared.client, request, WatchResponder { stream });
         }
         (Err(cause), _) => (ErrorCode::Invalid, format!("the watch does not decode: {cause}")),
         (Ok(_), places) => {
@@ -437,32 +431,22 @@ fn give_up(shared: &ConnectionShared, replies: &Replies) {
     shared.requests.add_permits(std::mem::take(&mut state.answered));
 }
 
-/// The client reads no more of this scan, or is gone.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("the client has ended the scan: {cause}")]
-pub struct ScanClosed {
-    cause: WriteError,
-}
-
 /// Takes the answers to one scan. Dropping it before the last one breaks the stream off, which the client sees as a failure.
 pub struct ScanResponder {
-    stream: SendStream,
-    request: u64,
-    done: bool,
-    _place: OwnedSemaphorePermit,
+    stream: AnswerStream,
 }
 
 impl ScanResponder {
     /// Sends one reply, and waits while the client is not ready for it. The one with `last` set must be the last.
     ///
     /// # Errors
-    /// When nobody reads any more: the scan should stop.
-    pub async fn send(&mut self, reply: wire::ScanReply) -> Result<(), ScanClosed> {
-        assert!(!self.done, "a reply after the last one of a scan");
+    /// When nobody reads any more, or takes anything for as long as the client port allows: the scan should stop.
+    pub async fn send(&mut self, reply: wire::ScanReply) -> Result<(), AnswerClosed> {
+        assert!(!self.stream.is_done(), "a reply after the last one of a scan");
         let last = reply.last;
-        self.write(kind::SCAN_REPLY, &reply).await?;
+        self.stream.write_frame(kind::SCAN_REPLY, &reply).await?;
         if last {
-            self.finish();
+            self.stream.finish();
         }
         Ok(())
     }
@@ -471,30 +455,9 @@ impl ScanResponder {
     ///
     /// # Errors
     /// When nobody reads any more.
-    pub async fn send_error(mut self, error: wire::Error) -> Result<(), ScanClosed> {
-        self.write(kind::ERROR, &error).await?;
-        self.finish();
+    pub async fn send_error(mut self, error: wire::Error) -> Result<(), AnswerClosed> {
+        self.stream.write_frame(kind::ERROR, &error).await?;
+        self.stream.finish();
         Ok(())
-    }
-
-    async fn write(&mut self, kind: u8, body: &impl prost::Message) -> Result<(), ScanClosed> {
-        let mut out = BytesMut::new();
-        put_frame(&mut out, kind, self.request, body);
-        self.stream.write_chunk(out.freeze()).await.map_err(|cause| ScanClosed { cause })
-    }
-
-    fn finish(&mut self) {
-        self.done = true;
-        // Fails only for a stream that the client has stopped.
-        let _finished = self.stream.finish();
-    }
-}
-
-impl Drop for ScanResponder {
-    fn drop(&mut self) {
-        if !self.done {
-            // Without this the stream would end as if it were complete.
-            let _reset = self.stream.reset(RefusalCode::Protocol.code().into());
-        }
     }
 }

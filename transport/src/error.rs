@@ -11,7 +11,7 @@ use quinn::{ConnectionError, VarInt};
 use std::io;
 use std::time::Duration;
 
-/// Why one side closed a connection that TLS had allowed: QUIC application close codes of both protocols.
+/// Why one side closed a connection that TLS had allowed, or broke a stream off: QUIC application codes of both protocols.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RefusalCode {
     /// An ordinary end: shutdown, or no longer needed.
@@ -30,12 +30,14 @@ pub enum RefusalCode {
     Protocol,
     /// The Hello took too long.
     HelloTimeout,
+    /// Of a stream: what was asked for on it is not taken.
+    NotTaken,
     /// A code that this version does not know.
     Unknown(u32),
 }
 
 impl RefusalCode {
-    const ALL: [RefusalCode; 8] = [
+    const ALL: [RefusalCode; 9] = [
         RefusalCode::Done,
         RefusalCode::WrongCluster,
         RefusalCode::WrongRole,
@@ -44,6 +46,7 @@ impl RefusalCode {
         RefusalCode::SettingsDiffer,
         RefusalCode::Protocol,
         RefusalCode::HelloTimeout,
+        RefusalCode::NotTaken,
     ];
 
     /// The number on the wire.
@@ -58,11 +61,12 @@ impl RefusalCode {
             RefusalCode::SettingsDiffer => 5,
             RefusalCode::Protocol => 6,
             RefusalCode::HelloTimeout => 7,
+            RefusalCode::NotTaken => 8,
             RefusalCode::Unknown(code) => code,
         }
     }
 
-    fn from_wire(code: VarInt) -> RefusalCode {
+    pub(crate) fn from_wire(code: VarInt) -> RefusalCode {
         let number = u32::try_from(code.into_inner()).unwrap_or(u32::MAX);
         RefusalCode::ALL.into_iter().find(|known| known.code() == number).unwrap_or(RefusalCode::Unknown(number))
     }
@@ -76,7 +80,11 @@ impl RefusalCode {
             | RefusalCode::WrongNode
             | RefusalCode::NoIdentity
             | RefusalCode::SettingsDiffer => true,
-            RefusalCode::Done | RefusalCode::Protocol | RefusalCode::HelloTimeout | RefusalCode::Unknown(_) => false,
+            RefusalCode::Done
+            | RefusalCode::Protocol
+            | RefusalCode::HelloTimeout
+            | RefusalCode::NotTaken
+            | RefusalCode::Unknown(_) => false,
         }
     }
 }

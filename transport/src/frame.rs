@@ -11,6 +11,7 @@
 //! The length is checked against the reader's limit before anything is allocated. Each body is read into an allocation of its own size:
 //! a slice of it that lives on (a value in a cache) keeps its frame alive and nothing else, never a whole receive buffer.
 
+use crate::error::RefusalCode;
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 use quinn::{ReadError, RecvStream};
@@ -55,6 +56,13 @@ pub(crate) enum FrameError {
     Truncated,
     #[error("{0}")]
     Stream(#[from] ReadError),
+}
+
+impl FrameError {
+    /// Whether the sender broke off because what it sent was not taken.
+    pub(crate) fn is_not_taken(&self) -> bool {
+        matches!(self, FrameError::Stream(ReadError::Reset(code)) if RefusalCode::from_wire(*code) == RefusalCode::NotTaken)
+    }
 }
 
 /// Where bytes come from: a QUIC stream, or a list of pieces in a test.

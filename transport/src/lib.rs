@@ -6,6 +6,7 @@
 //! too. Clients come in through [`ClientListener`] and go out through [`ClientConnection`]. Snapshots travel apart ([`SnapshotClient`]).
 
 mod alert;
+mod answer_stream;
 mod client_connection;
 mod client_server;
 mod client_stream;
@@ -32,7 +33,7 @@ mod watch;
 mod watch_stream;
 
 pub use client_connection::{CALLS_MAX, CallError, ClientConnection, REPLY_BYTES_MAX, ScanError, ScanStream};
-pub use client_server::{ClientLimits, ClientListener, ClientService, Responder, ScanClosed, ScanResponder};
+pub use client_server::{AnswerClosed, ClientLimits, ClientListener, ClientService, Responder, ScanResponder};
 pub use convert::{MalformedMessage, decode_message, encode_message};
 pub use error::{ConnectError, RefusalCode};
 pub use frame::{ENVELOPE_BYTES, FRAME_VERSION};
@@ -53,5 +54,5 @@ pub use snapshot::{
 };
 pub use snapshot_client::{FetchConfig, FetchError, FetchedSnapshot, SnapshotClient};
 pub use tls::{CredentialPaths, Credentials, CredentialsError, Negotiated, Protocol};
-pub use watch::{EncodedWatchEvent, WatchClosed, WatchFrame, WatchResponder};
+pub use watch::{EncodedWatchEvent, WatchFrame, WatchResponder};
 pub use watch_stream::{WatchError, WatchStream};

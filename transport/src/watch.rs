@@ -4,16 +4,14 @@
 //! a protobuf message may come in pieces. A frame is put together from them for each watcher; pieces of any size are not copied then but shared, so
 //! a large value is in memory once, however many streams it waits on.
 
-use crate::error::RefusalCode;
-use crate::frame::{ENVELOPE_BYTES, put_envelope, put_frame};
+use crate::answer_stream::{AnswerClosed, AnswerStream};
+use crate::frame::{ENVELOPE_BYTES, put_envelope};
 use crate::proto::client as wire;
 use crate::request::kind;
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
-use quinn::{SendStream, WriteError};
 use std::future::Future;
-use tokio::sync::OwnedSemaphorePermit;
 
 /// Pieces of at least this many bytes are shared between streams, smaller ones copied.
 const SHARED_BYTES_MIN: usize = 4 << 10;
@@ -45,23 +43,13 @@ impl EncodedWatchEvent {
     }
 }
 
-/// The client reads no more of this watch, or is gone.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("the client has ended the watch: {cause}")]
-pub struct WatchClosed {
-    cause: WriteError,
-}
-
 /// A reply, laid out for one watch.
 #[derive(Debug)]
 pub struct WatchFrame(Vec<Bytes>);
 
 /// Takes the replies to one watch. Dropping it breaks the stream off, which the client sees as a failure: a watch has no end of its own.
 pub struct WatchResponder {
-    pub(crate) stream: SendStream,
-    pub(crate) request: u64,
-    pub(crate) done: bool,
-    pub(crate) _places: [OwnedSemaphorePermit; 2],
+    pub(crate) stream: AnswerStream,
 }
 
 impl WatchResponder {
@@ -73,48 +61,31 @@ impl WatchResponder {
         events: impl Iterator<Item = &'a EncodedWatchEvent> + Clone,
         with_previous: bool,
     ) -> WatchFrame {
-        WatchFrame(reply(self.request, revision, events, with_previous))
+        WatchFrame(reply(self.stream.request(), revision, events, with_previous))
     }
 
     /// Sends a reply, and waits while the client is not ready for it.
     ///
     /// # Errors
-    /// When nobody reads any more: the watch should end.
-    pub async fn send(&mut self, reply: WatchFrame) -> Result<(), WatchClosed> {
+    /// When nobody reads any more, or takes anything for as long as the client port allows: the watch should end.
+    pub async fn send(&mut self, reply: WatchFrame) -> Result<(), AnswerClosed> {
         let WatchFrame(mut pieces) = reply;
-        self.stream.write_all_chunks(&mut pieces).await.map_err(|cause| WatchClosed { cause })
+        self.stream.write(&mut pieces).await
     }
 
     /// Ends the watch with an error.
     ///
     /// # Errors
     /// When nobody reads any more.
-    pub async fn send_error(mut self, error: wire::Error) -> Result<(), WatchClosed> {
-        let mut out = BytesMut::new();
-        put_frame(&mut out, kind::ERROR, self.request, &error);
-        self.stream.write_chunk(out.freeze()).await.map_err(|cause| WatchClosed { cause })?;
-        self.done = true;
-        // Fails only for a stream that the client has stopped.
-        let _finished = self.stream.finish();
+    pub async fn send_error(mut self, error: wire::Error) -> Result<(), AnswerClosed> {
+        self.stream.write_frame(kind::ERROR, &error).await?;
+        self.stream.finish();
         Ok(())
     }
 
     /// Waits until the client has stopped reading, or is gone.
     pub fn closed(&self) -> impl Future<Output = ()> + Send + use<> {
-        let stopped = self.stream.stopped();
-        async move {
-            // However it ended.
-            let _stopped = stopped.await;
-        }
-    }
-}
-
-impl Drop for WatchResponder {
-    fn drop(&mut self) {
-        if !self.done {
-            // Without this the stream would end as if the node had meant it to.
-            let _reset = self.stream.reset(RefusalCode::Done.code().into());
-        }
+        self.stream.stopped()
     }
 }
 

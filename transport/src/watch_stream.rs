@@ -60,9 +60,19 @@ impl WatchStream {
 
 async fn heard<T>(silence_max: Duration, coming: impl Future<Output = Result<T, FrameError>>) -> Result<T, WatchError> {
     match tokio::time::timeout(silence_max, coming).await {
-        Ok(outcome) => outcome.map_err(broken),
+        Ok(outcome) => outcome.map_err(|cause| if cause.is_not_taken() { overloaded() } else { broken(cause) }),
         Err(_) => Err(WatchError::Silent { after: silence_max }),
     }
+}
+
+/// The node has given up sending, because nothing of it was taken.
+fn overloaded() -> WatchError {
+    let message = "the watch was not read for too long, and the node has ended it; take it up again after the last revision that came whole";
+    WatchError::Node(wire::Error {
+        code: wire::ErrorCode::WatchOverloaded.into(),
+        message: message.to_owned(),
+        ..wire::Error::default()
+    })
 }
 
 fn broken(cause: impl ToString) -> WatchError {

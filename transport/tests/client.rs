@@ -3,12 +3,13 @@
 
 mod common;
 
-use common::{DEADLINE, client, get, listener, node, put, until};
+use common::{DEADLINE, Service, client, get, listener, node, put, until};
 use raft::NodeId;
 use raftkv_transport::proto::client as wire;
 use raftkv_transport::proto::client::ErrorCode;
 use raftkv_transport::{
-    CallError, ClientConnection, ClientLimits, Identity, NamedGroup, Response, ScanError, WatchError, WatchStream,
+    AnswerClosed, CallError, ClientConnection, ClientLimits, Identity, NamedGroup, Response, ScanError, WatchError,
+    WatchStream,
 };
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -340,4 +341,46 @@ async fn a_watch_longer_than_its_keys_can_be_is_refused_before_it_is_read() {
     let Err(WatchError::Node(error)) = outcome else { panic!("{outcome:?}") };
     assert_eq!((error.code(), error.limit), (ErrorCode::TooLarge, 100));
     assert_eq!(service.watching.load(Ordering::SeqCst), 0);
+}
+
+fn gave_up(service: &Service) -> bool {
+    matches!(service.ended.lock().unwrap()[..], [Err(AnswerClosed::NotTaken { .. })])
+}
+
+/// A place is held by who reads, not by who once asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_that_is_not_read_is_ended_as_overloaded() {
+    let limits = ClientLimits { watches_max: 1, not_taken_max: Duration::from_millis(100), ..ClientLimits::default() };
+    let (_listener, connection, service) = connected(limits).await;
+    let request = wire::WatchRequest { range: Some(wire::KeyRange::default()), ..Default::default() };
+    let mut stuck = connection.watch(&request).await.unwrap();
+    until("the node gives it up", || gave_up(&service)).await;
+    let error = loop {
+        match stuck.next(DEADLINE).await {
+            Ok(_) => {}
+            Err(WatchError::Node(error)) => break error,
+            Err(other) => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(error.code(), ErrorCode::WatchOverloaded);
+    assert!(error.message.contains("was not read"), "{}", error.message);
+    let mut next = quiet_watch(&connection).await;
+    assert!(next.next(DEADLINE).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scan_that_is_not_read_is_ended() {
+    let limits = ClientLimits { not_taken_max: Duration::from_millis(100), ..ClientLimits::default() };
+    let (_listener, connection, service) = connected(limits).await;
+    let request = wire::ScanRequest { limit: 1_000, ..Default::default() };
+    let mut stuck = connection.scan(&request).await.unwrap();
+    until("the node gives it up", || gave_up(&service)).await;
+    let cause = loop {
+        match stuck.next().await {
+            Ok(Some(_)) => {}
+            Err(ScanError::Broken { cause }) => break cause,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(cause.contains("was not read"), "{cause}");
 }

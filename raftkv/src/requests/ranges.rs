@@ -54,7 +54,10 @@ pub(crate) fn is_sorted(request: &wire::ScanRequest) -> bool {
 pub struct ScanReplies<E: Engine = RocksEngine> {
     reader: StateReader<E>,
     range: wire::KeyRange,
+    /// What is read is as of this one.
     revision: u64,
+    /// The newest when the scan began.
+    newest: u64,
     pairs: Pairs<E>,
     /// Given out so far; of a scan that only counts, what it has counted.
     count: u64,
@@ -92,8 +95,10 @@ impl<E: Engine> ScanReplies<E> {
             let scan = reader.scan(scan_options(range, request))?;
             (scan.revision(), Pairs::ByKey(scan), 0)
         };
+        // Read after the scan has begun: a revision asked for that could be read is not after it.
+        let newest = if request.revision.is_some() { reader.revision() } else { revision };
         let (reader, range, count_total) = (reader.clone(), range.clone(), request.count_total);
-        Ok(ScanReplies { reader, range, revision, pairs, count, count_total, ended: false })
+        Ok(ScanReplies { reader, range, revision, newest, pairs, count, count_total, ended: false })
     }
 
     /// The next piece, which may be the last.
@@ -124,7 +129,7 @@ impl<E: Engine> ScanReplies<E> {
     }
 
     fn header(&self) -> Option<wire::Header> {
-        Some(wire::Header { revision: self.revision, index: 0 })
+        Some(wire::Header { revision: self.newest, index: 0 })
     }
 }
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 use storage::state::{Change, Changes, Engine, ReadError, StateReader};
 use tokio::time::Instant;
 use transport::proto::client as wire;
-use transport::{EncodedWatchEvent, WatchClosed, WatchFrame, WatchResponder};
+use transport::{AnswerClosed, EncodedWatchEvent, WatchFrame, WatchResponder};
 use wire::ErrorCode;
 
 /// A batch ends, between two revisions, once it has so many bytes.
@@ -98,7 +98,7 @@ pub fn first_revision<E: Engine>(from: Option<u64>, reader: &StateReader<E>) -> 
 
 /// Why a watch ends.
 enum End {
-    /// Nobody reads any more.
+    /// Nobody reads any more, or takes anything.
     Closed,
     /// The state cannot say what happened.
     Failed(ReadError),
@@ -106,8 +106,9 @@ enum End {
     Stopping,
 }
 
-impl From<WatchClosed> for End {
-    fn from(_: WatchClosed) -> End {
+impl From<AnswerClosed> for End {
+    fn from(closed: AnswerClosed) -> End {
+        tracing::debug!(%closed, "a watch is given up");
         End::Closed
     }
 }
@@ -208,7 +209,7 @@ impl Sender<'_> {
         job: &WatchJob,
         responder: &'a mut WatchResponder,
         revision: u64,
-    ) -> Result<Sender<'a>, WatchClosed> {
+    ) -> Result<Sender<'a>, AnswerClosed> {
         let with_previous = job.filter.previous;
         let mut sender = Sender { responder, with_previous, interval: job.progress_interval, next_progress: None };
         sender.send(sender.reply(revision, std::iter::empty())).await?;
@@ -219,14 +220,14 @@ impl Sender<'_> {
         self.responder.reply(through, events, self.with_previous)
     }
 
-    async fn send(&mut self, reply: WatchFrame) -> Result<(), WatchClosed> {
+    async fn send(&mut self, reply: WatchFrame) -> Result<(), AnswerClosed> {
         self.responder.send(reply).await?;
         self.next_progress = self.interval.map(|interval| Instant::now() + interval);
         Ok(())
     }
 
     /// Silence tells the client of a node that hears no leader to look elsewhere.
-    async fn tell_progress(&mut self, through: u64, freshness: &Freshness) -> Result<(), WatchClosed> {
+    async fn tell_progress(&mut self, through: u64, freshness: &Freshness) -> Result<(), AnswerClosed> {
         let Some(interval) = self.interval else { return Ok(()) };
         if freshness.age().is_some_and(|age| age <= interval.max(PROGRESS_AGE_MAX)) {
             return self.send(self.reply(through, std::iter::empty())).await;

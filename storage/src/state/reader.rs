@@ -164,6 +164,22 @@ impl<E: Engine> StateReader<E> {
         Ok(record.map(|record| key_value(key, &record)).transpose()?)
     }
 
+    /// What a key holds, and a revision at which it holds just this: one that was the newest at some moment of the read. Whoever then asks for
+    /// what happened after that revision misses nothing.
+    pub fn get_newest(&self, key: &[u8]) -> Result<(u64, Option<KeyValue>), ReadError> {
+        let before = self.revision();
+        if let Some(found) = self.get(key, None)? {
+            // It has not changed since its revision, so if that is older, it held the same at the revision before the look-up.
+            return Ok((before.max(found.mod_revision), Some(found)));
+        }
+        // A key that is not there does not say since when.
+        let snapshot = self.engine().snapshot();
+        let revision = progress(snapshot.load(Table::Meta, meta::PROGRESS)?.as_ref())?.revision;
+        self.publish(revision);
+        let record = snapshot.load(Table::Current, key)?;
+        Ok((revision, record.map(|record| key_value(key, &record)).transpose()?))
+    }
+
     /// Goes through a range of keys, all at one revision. The first part is read at once, so a revision that cannot be read is
     /// an error here.
     pub fn scan(&self, options: ScanOptions) -> Result<Scan<E>, ReadError> {

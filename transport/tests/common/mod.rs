@@ -4,8 +4,8 @@
 use raft::NodeId;
 use raftkv_transport::proto::client as wire;
 use raftkv_transport::{
-    Authority, ClientLimits, ClientListener, ClientService, ClusterId, Credentials, EncodedWatchEvent, Identity,
-    LEAF_VALIDITY, Request, Responder, Response, ScanResponder, Validity, WatchClosed, WatchResponder,
+    AnswerClosed, Authority, ClientLimits, ClientListener, ClientService, ClusterId, Credentials, EncodedWatchEvent,
+    Identity, LEAF_VALIDITY, Request, Responder, Response, ScanResponder, Validity, WatchResponder,
 };
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -48,6 +48,8 @@ pub(crate) struct Service {
     pub(crate) kept: Mutex<Vec<Responder>>,
     /// Watches that somebody reads.
     pub(crate) watching: Arc<AtomicUsize>,
+    /// How each scan and each watch has ended.
+    pub(crate) ended: Arc<Mutex<Vec<Result<(), AnswerClosed>>>>,
 }
 
 impl ClientService for Service {
@@ -94,42 +96,52 @@ impl ClientService for Service {
         }
     }
 
-    fn scan(&self, _client: &Identity, request: wire::ScanRequest, mut responder: ScanResponder) {
+    fn scan(&self, _client: &Identity, request: wire::ScanRequest, responder: ScanResponder) {
+        let ended = self.ended.clone();
         tokio::spawn(async move {
-            if request.count_only {
-                let error = wire::Error {
-                    code: wire::ErrorCode::Compacted.into(),
-                    message: "gone".to_owned(),
-                    ..wire::Error::default()
-                };
-                return responder.send_error(error).await;
-            }
-            let value = bytes::Bytes::from(vec![7u8; 100_000]);
-            for number in 1..=request.limit {
-                let kv = wire::KeyValue { value: value.clone(), version: number, ..wire::KeyValue::default() };
-                let last = number == request.limit;
-                responder.send(wire::ScanReply { kvs: vec![kv], last, ..wire::ScanReply::default() }).await?;
-            }
-            Ok(())
+            let outcome = serve_scan(request, responder).await;
+            ended.lock().expect("nobody panics with it").push(outcome);
         });
     }
 
     fn watch(&self, _client: &Identity, request: wire::WatchRequest, responder: WatchResponder) {
-        let watching = self.watching.clone();
+        let (watching, ended) = (self.watching.clone(), self.ended.clone());
         watching.fetch_add(1, Ordering::SeqCst);
         tokio::spawn(async move {
             let closed = responder.closed();
             // Ends when the client reads no more.
-            let _ended = serve_watch(request, responder).await;
-            closed.await;
+            let outcome = serve_watch(request, responder).await;
+            if !matches!(outcome, Err(AnswerClosed::NotTaken { .. })) {
+                closed.await;
+            }
             watching.fetch_sub(1, Ordering::SeqCst);
+            ended.lock().expect("nobody panics with it").push(outcome);
         });
     }
 }
 
+/// Answers a scan with as many pieces of 100,000 bytes as its limit says, or refuses it if it only counts.
+async fn serve_scan(request: wire::ScanRequest, mut responder: ScanResponder) -> Result<(), AnswerClosed> {
+    if request.count_only {
+        let error = wire::Error {
+            code: wire::ErrorCode::Compacted.into(),
+            message: "gone".to_owned(),
+            ..wire::Error::default()
+        };
+        return responder.send_error(error).await;
+    }
+    let value = bytes::Bytes::from(vec![7u8; 100_000]);
+    for number in 1..=request.limit {
+        let kv = wire::KeyValue { value: value.clone(), version: number, ..wire::KeyValue::default() };
+        let last = number == request.limit;
+        responder.send(wire::ScanReply { kvs: vec![kv], last, ..wire::ScanReply::default() }).await?;
+    }
+    Ok(())
+}
+
 /// Answers a watch: refuses it if it wants no puts, else sends a reply for each revision from the one asked for on, with one event of the
 /// key asked for and 100,000 bytes of value, for as long as anybody reads; only the first one if it wants no deletes.
-async fn serve_watch(request: wire::WatchRequest, mut responder: WatchResponder) -> Result<(), WatchClosed> {
+async fn serve_watch(request: wire::WatchRequest, mut responder: WatchResponder) -> Result<(), AnswerClosed> {
     if request.no_puts {
         let error = wire::Error { code: wire::ErrorCode::Compacted.into(), ..wire::Error::default() };
         return responder.send_error(error).await;
