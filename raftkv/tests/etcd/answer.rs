@@ -13,7 +13,7 @@ pub struct Pair {
 }
 
 /// Errors by kind; their words differ.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     Compacted,
     FutureRevision,
@@ -55,13 +55,23 @@ pub enum Answer {
         done: Done,
     },
     Compacted,
-    Granted,
+    /// With how many seconds to live.
+    Granted(u64),
+    /// For how many seconds.
+    KeptAlive(u64),
     Revoked {
         revision: u64,
     },
     Lease {
+        granted_seconds: u64,
+        remaining_seconds: u64,
         keys: Vec<Bytes>,
     },
+    /// Their numbers.
+    Leases(Vec<u64>),
     Events(Vec<Event>),
     Error(Kind),
 }
+
+/// What comes on a watch that is open.
+pub type Coming = tokio::sync::mpsc::UnboundedReceiver<Result<Vec<Event>, Kind>>;

@@ -1,6 +1,6 @@
 //! A real etcd of one member, asked over gRPC.
 
-use super::answer::{Answer, Done, Event, Found, Kind, Pair};
+use super::answer::{Answer, Coming, Done, Event, Found, Kind, Pair};
 use super::messages as wire;
 use super::operation::{Compare, Delete, Operation, Put, Range, Read, Relation, Step, Target, Transaction, Watch};
 use super::{DEADLINE, Ended};
@@ -13,9 +13,6 @@ use tokio_stream::StreamExt;
 use tonic::client::Grpc;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic_prost::ProstCodec;
-
-/// Seconds; nothing expires while the comparison runs.
-const LEASE_SECONDS: i64 = 1_000_000;
 
 /// `etcd` on the PATH, if there is one.
 pub fn find() -> Option<PathBuf> {
@@ -112,11 +109,12 @@ impl Etcd {
                 let _: wire::CompactionResponse = self.call("/etcdserverpb.KV/Compact", request).await?;
                 Answer::Compacted
             }
-            Operation::Grant(id) => {
-                let request = wire::LeaseGrantRequest { ttl: LEASE_SECONDS, id: signed(*id) };
-                let _: wire::LeaseGrantResponse = self.call("/etcdserverpb.Lease/LeaseGrant", request).await?;
-                Answer::Granted
+            Operation::Grant { id, seconds } => {
+                let request = wire::LeaseGrantRequest { ttl: signed(*seconds), id: signed(*id) };
+                let answer: wire::LeaseGrantResponse = self.call("/etcdserverpb.Lease/LeaseGrant", request).await?;
+                Answer::Granted(unsigned(answer.ttl))
             }
+            Operation::KeepAlive(id) => self.keep_alive(*id).await?,
             Operation::Revoke(id) => {
                 let request = wire::LeaseRevokeRequest { id: signed(*id) };
                 let answer: wire::LeaseRevokeResponse = self.call("/etcdserverpb.Lease/LeaseRevoke", request).await?;
@@ -131,40 +129,46 @@ impl Etcd {
                 }
                 let mut keys = answer.keys;
                 keys.sort();
-                Answer::Lease { keys }
+                let (granted, remaining) = (unsigned(answer.granted_ttl), unsigned(answer.ttl));
+                Answer::Lease { granted_seconds: granted, remaining_seconds: remaining, keys }
+            }
+            Operation::Leases => {
+                let answer: wire::LeaseLeasesResponse =
+                    self.call("/etcdserverpb.Lease/LeaseLeases", wire::LeaseLeasesRequest {}).await?;
+                let mut leases: Vec<u64> = answer.leases.iter().map(|lease| unsigned(lease.id)).collect();
+                leases.sort_unstable();
+                Answer::Leases(leases)
             }
             Operation::Watch(request) => self.watch(request, newest).await?,
+            Operation::Open(_) | Operation::Close(_) => unreachable!("no single request"),
         })
+    }
+
+    /// Renewals are a stream: one is asked for on a stream of its own.
+    async fn keep_alive(&self, id: u64) -> Result<Answer, tonic::Status> {
+        let request = tokio_stream::iter([wire::LeaseKeepAliveRequest { id: signed(id) }]);
+        let mut answers = self.stream("/etcdserverpb.Lease/LeaseKeepAlive", request).await?;
+        let answer: wire::LeaseKeepAliveResponse = answers.next().await.expect("there is an answer")?;
+        assert_eq!(unsigned(answer.id), id);
+        Ok(if answer.ttl == 0 { Answer::Error(Kind::LeaseUnknown) } else { Answer::KeptAlive(unsigned(answer.ttl)) })
     }
 
     /// All events are watched and then sifted here, because each revision has one: so the end is known.
     async fn watch(&self, watch: &Watch, newest: u64) -> Result<Answer, tonic::Status> {
-        let create = wire::WatchCreateRequest {
+        let all = wire::WatchCreateRequest {
             key: Bytes::from_static(b"\0"),
             range_end: Bytes::from_static(b"\0"),
             start_revision: signed(watch.from),
             filters: Vec::new(),
             prev_kv: true,
         };
-        let (requests, outgoing) = tokio::sync::mpsc::channel(1);
-        requests.send(wire::WatchRequest { create: Some(create) }).await.expect("the receiver is here");
-        let mut grpc = self.grpc().await?;
-        let codec = ProstCodec::<wire::WatchRequest, wire::WatchResponse>::default();
-        let outgoing = tokio_stream::wrappers::ReceiverStream::new(outgoing);
-        let path = Uri::from_static("/etcdserverpb.Watch/Watch").into_parts().path_and_query;
-        let path = path.expect("a method's name is a path");
-        let mut answers = grpc.streaming(tonic::Request::new(outgoing), path, codec).await?.into_inner();
+        // The sending half keeps the stream open.
+        let (_requests, mut answers) = self.begin_watch(all).await?;
         let mut events = Vec::new();
-        loop {
-            let answer = tokio::time::timeout(DEADLINE, answers.next()).await;
-            let answer = answer.expect("etcd sends the events it has").expect("the stream goes on")?;
-            if answer.canceled {
-                assert!(answer.compact_revision > 0, "etcd ended the watch: {answer:?}");
-                return Ok(Answer::Error(Kind::Compacted));
-            }
-            events.extend(answer.events.into_iter().map(event));
-            if events.last().is_some_and(|last: &Event| last.pair.mod_revision >= newest) {
-                break;
+        while events.last().is_none_or(|last: &Event| last.pair.mod_revision < newest) {
+            match watched(answers.next().await)? {
+                Ok(more) => events.extend(more),
+                Err(kind) => return Ok(Answer::Error(kind)),
             }
         }
         events.retain(|event| {
@@ -177,6 +181,68 @@ impl Etcd {
             event.previous = event.previous.take().filter(|_| watch.previous);
         }
         Ok(Answer::Events(events))
+    }
+
+    /// Begins a watch that goes on; here etcd does the sifting.
+    pub async fn open(&self, watch: &Watch) -> Coming {
+        let (key, range_end) = bounds(&watch.range);
+        // Neither puts, nor deletes.
+        let filters = [watch.no_puts.then_some(0), watch.no_deletes.then_some(1)];
+        let (requests, mut answers) = self
+            .begin_watch(wire::WatchCreateRequest {
+                key,
+                range_end,
+                start_revision: signed(watch.from),
+                filters: filters.into_iter().flatten().collect(),
+                prev_kv: watch.previous,
+            })
+            .await
+            .unwrap();
+        let (events, coming) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            // The sending half keeps the stream open.
+            let _requests = requests;
+            loop {
+                let answer = tokio::select! {
+                    () = events.closed() => return,
+                    answer = answers.next() => watched(answer).unwrap(),
+                };
+                let has_ended = answer.is_err();
+                // Fails when nobody waits for it any more.
+                let _ = events.send(answer);
+                if has_ended {
+                    return;
+                }
+            }
+        });
+        coming
+    }
+
+    /// Creates a watch and waits until etcd says that it is there.
+    async fn begin_watch(&self, create: wire::WatchCreateRequest) -> Result<(Requests, Watched), tonic::Status> {
+        let (requests, outgoing) = tokio::sync::mpsc::channel(1);
+        requests.send(wire::WatchRequest { create: Some(create) }).await.expect("the receiver is here");
+        let outgoing = tokio_stream::wrappers::ReceiverStream::new(outgoing);
+        let mut answers: Watched = self.stream("/etcdserverpb.Watch/Watch", outgoing).await?;
+        let first = tokio::time::timeout(DEADLINE, answers.next()).await;
+        let first = first.expect("etcd answers").expect("the stream goes on")?;
+        assert!(first.created && first.events.is_empty(), "no watch was created: {first:?}");
+        Ok((requests, answers))
+    }
+
+    async fn stream<Q, A>(
+        &self,
+        name: &'static str,
+        requests: impl tokio_stream::Stream<Item = Q> + Send + 'static,
+    ) -> Result<tonic::Streaming<A>, tonic::Status>
+    where
+        Q: prost::Message + Send + Sync + 'static,
+        A: prost::Message + Default + Send + Sync + 'static,
+    {
+        let mut grpc = self.grpc().await?;
+        let path = Uri::from_static(name).into_parts().path_and_query.expect("a method's name is a path");
+        let answers = grpc.streaming(tonic::Request::new(requests), path, ProstCodec::<Q, A>::default()).await;
+        Ok(answers?.into_inner())
     }
 
     async fn grpc(&self) -> Result<Grpc<Channel>, tonic::Status> {
@@ -195,6 +261,21 @@ impl Etcd {
         let answer = grpc.unary(tonic::Request::new(request), path, ProstCodec::<Q, A>::default()).await;
         Ok(answer?.into_inner())
     }
+}
+
+type Requests = tokio::sync::mpsc::Sender<wire::WatchRequest>;
+type Watched = tonic::Streaming<wire::WatchResponse>;
+
+/// The events of an answer, or why the watch has ended.
+fn watched(
+    answer: Option<Result<wire::WatchResponse, tonic::Status>>,
+) -> Result<Result<Vec<Event>, Kind>, tonic::Status> {
+    let answer = answer.expect("the stream goes on")?;
+    if answer.canceled {
+        assert!(answer.compact_revision > 0, "etcd ended the watch: {answer:?}");
+        return Ok(Err(Kind::Compacted));
+    }
+    Ok(Ok(answer.events.into_iter().map(event).collect()))
 }
 
 fn signed(number: u64) -> i64 {

@@ -268,6 +268,36 @@ pub struct LeaseTimeToLiveResponse {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
+pub struct LeaseKeepAliveRequest {
+    #[prost(int64, tag = "1")]
+    pub id: i64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct LeaseKeepAliveResponse {
+    #[prost(int64, tag = "2")]
+    pub id: i64,
+    /// 0: there is no such lease.
+    #[prost(int64, tag = "3")]
+    pub ttl: i64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct LeaseLeasesRequest {}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct LeaseLeasesResponse {
+    #[prost(message, repeated, tag = "2")]
+    pub leases: Vec<LeaseStatus>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct LeaseStatus {
+    #[prost(int64, tag = "1")]
+    pub id: i64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
 pub struct WatchRequest {
     #[prost(message, optional, tag = "1")]
     pub create: Option<WatchCreateRequest>,

@@ -86,9 +86,25 @@ pub struct Transaction {
     pub failure: Vec<Step>,
 }
 
+impl Transaction {
+    /// All steps of either list, those of inner transactions included.
+    pub fn steps(&self) -> Vec<&Step> {
+        let mut all = Vec::new();
+        for step in self.success.iter().chain(&self.failure) {
+            match step {
+                Step::Transaction(inner) => all.extend(inner.steps()),
+                Step::Put(_) | Step::Delete(_) | Step::Read(_) => all.push(step),
+            }
+        }
+        all
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Watch {
+    /// Not empty.
     pub range: Range,
+    /// Only an open watch may begin in the future.
     pub from: u64,
     pub previous: bool,
     pub no_puts: bool,
@@ -102,16 +118,28 @@ pub enum Operation {
     Read(Read),
     Transaction(Transaction),
     Compact(u64),
-    Grant(u64),
+    Grant {
+        id: u64,
+        seconds: u64,
+    },
+    KeepAlive(u64),
     Revoke(u64),
-    /// The keys of a lease.
+    /// A lease's times, and its keys.
     Show(u64),
+    /// All leases.
+    Leases,
     /// Everything from a revision on to the newest.
     Watch(Watch),
+    /// The same, and then everything that comes while other operations run.
+    Open(Watch),
+    /// Ends the open watch at this place.
+    Close(usize),
 }
 
 /// Leases have these numbers.
 const LEASES: u64 = 6;
+/// Watches open at a time.
+const OPEN_MAX: usize = 4;
 
 /// Draws operations.
 pub struct Generator {
@@ -119,6 +147,8 @@ pub struct Generator {
     keys: Vec<Bytes>,
     written: u64,
     compacted: u64,
+    /// How many watches are open.
+    open: usize,
 }
 
 impl Generator {
@@ -142,7 +172,7 @@ impl Generator {
             b"k3",
         ];
         let keys = names.iter().map(|name| Bytes::copy_from_slice(name)).collect();
-        Generator { random: SmallRng::seed_from_u64(seed), keys, written: 0, compacted: 0 }
+        Generator { random: SmallRng::seed_from_u64(seed), keys, written: 0, compacted: 0, open: 0 }
     }
 
     /// The next operation, where `newest` is the newest revision.
@@ -152,12 +182,36 @@ impl Generator {
             30..40 => Operation::Delete(self.delete()),
             40..62 => Operation::Read(self.read(newest, true)),
             62..86 => Operation::Transaction(self.transaction(newest, 0)),
-            86..90 => Operation::Grant(self.lease()),
-            90..92 => Operation::Revoke(self.lease()),
-            92..94 => Operation::Show(self.lease()),
-            94..99 => Operation::Watch(self.watch(newest)),
+            86..89 => Operation::Grant { id: self.lease(), seconds: self.random.random_range(1..=9) * 100_000 },
+            89 => Operation::KeepAlive(self.lease()),
+            90 => Operation::Revoke(self.lease()),
+            91 => Operation::Show(self.lease()),
+            92 => Operation::Leases,
+            93..96 => Operation::Watch(self.watch(newest)),
+            96..99 => self.open_or_close(newest),
             _ => Operation::Compact(self.compaction(newest)),
         }
+    }
+
+    fn open_or_close(&mut self, newest: u64) -> Operation {
+        if self.open < OPEN_MAX && self.chance(60) {
+            self.open += 1;
+            let mut watch = self.watch(newest);
+            if self.chance(70) {
+                // Not yet, or not for a while.
+                watch.from = newest + if self.chance(60) { 1 } else { self.random.random_range(2..60) };
+            }
+            return Operation::Open(watch);
+        }
+        match self.open.checked_sub(1) {
+            Some(last) => Operation::Close(self.random.random_range(0..=last)),
+            None => Operation::Leases,
+        }
+    }
+
+    /// An open watch has ended.
+    pub fn closed_one(&mut self) {
+        self.open -= 1;
     }
 
     fn chance(&mut self, percent: u32) -> bool {
@@ -309,12 +363,16 @@ impl Generator {
         // Of neither puts nor deletes nobody wants to hear, and raftkv says so.
         let no_puts = self.chance(15);
         let no_deletes = !no_puts && self.chance(15);
-        Watch { range: self.range(), from, previous: self.chance(50), no_puts, no_deletes }
+        let mut range = self.range();
+        // etcd refuses to watch an empty range, raftkv has nothing to tell of it.
+        range.end = range.end.filter(|end| *end > range.start);
+        Watch { range, from, previous: self.chance(50), no_puts, no_deletes }
     }
 
     fn compaction(&mut self, newest: u64) -> u64 {
         match self.random.random_range(0..10) {
-            0 => self.compacted,
+            // Twice the same; revisions begin at 1.
+            0 => self.compacted.max(1),
             1 => newest + 1,
             _ => {
                 let low = self.compacted.max(1);

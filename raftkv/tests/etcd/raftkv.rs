@@ -1,15 +1,15 @@
 //! A raftkv node, asked over its own protocol.
 
 use super::DEADLINE;
-use super::answer::{Answer, Done, Event, Found, Kind, Pair};
+use super::answer::{Answer, Coming, Done, Event, Found, Kind, Pair};
 use super::operation::{Compare, Delete, Operation, Put, Range, Read, Relation, Step, Target, Transaction, Watch};
 use std::time::{Duration, Instant};
 use transport::proto::client as wire;
 use transport::{ClientConnection, Credentials, Request, Response, ScanError, WatchError};
 use wire::ErrorCode;
 
-/// Nothing expires while the comparison runs.
-const LEASE_MS: u64 = 100_000_000;
+/// A lease to try whether leases are taken.
+const TRIAL: u64 = 1 << 40;
 
 pub struct Raftkv {
     connection: ClientConnection,
@@ -23,9 +23,13 @@ impl Raftkv {
         let deadline = Instant::now() + DEADLINE;
         loop {
             // Refused until the format is raised, which a new cluster does within a second or two.
-            let grant = wire::LeaseGrantRequest { id: 1 << 40, ttl_ms: LEASE_MS, session: None };
+            let grant = wire::LeaseGrantRequest { id: TRIAL, ttl_ms: 1_000_000, session: None };
             match raftkv.call(Request::LeaseGrant(grant)).await {
-                Ok(Response::LeaseGrant(_)) => return raftkv,
+                Ok(Response::LeaseGrant(_)) => {
+                    let revoke = wire::LeaseRevokeRequest { id: TRIAL, session: None };
+                    raftkv.call(Request::LeaseRevoke(revoke)).await.expect("it was granted a moment ago");
+                    return raftkv;
+                }
                 Ok(other) => panic!("an answer of another kind: {other:?}"),
                 Err(error) if error.code() == ErrorCode::Unavailable => {
                     assert!(Instant::now() < deadline, "the node does not take leases: {error:?}");
@@ -61,12 +65,15 @@ impl Raftkv {
                 ..wire::TransactionRequest::default()
             }),
             Operation::Compact(revision) => Request::Compact(wire::CompactRequest { revision: *revision }),
-            Operation::Grant(id) => {
-                Request::LeaseGrant(wire::LeaseGrantRequest { id: *id, ttl_ms: LEASE_MS, session: None })
+            Operation::Grant { id, seconds } => {
+                Request::LeaseGrant(wire::LeaseGrantRequest { id: *id, ttl_ms: seconds * 1000, session: None })
             }
+            Operation::KeepAlive(id) => Request::LeaseKeepAlive(wire::LeaseKeepAliveRequest { id: *id }),
             Operation::Revoke(id) => Request::LeaseRevoke(wire::LeaseRevokeRequest { id: *id, session: None }),
             Operation::Show(id) => Request::LeaseShow(wire::LeaseShowRequest { id: *id, keys: true }),
+            Operation::Leases => Request::LeaseList(wire::LeaseListRequest::default()),
             Operation::Watch(request) => return self.watch(request, newest).await,
+            Operation::Open(_) | Operation::Close(_) => unreachable!("no single request"),
         };
         Ok(match self.call(request).await? {
             Response::Put(answer) => {
@@ -84,12 +91,23 @@ impl Raftkv {
                 Answer::Done { revision: revision(answer.header), done }
             }
             Response::Compact(_) => Answer::Compacted,
-            Response::LeaseGrant(_) => Answer::Granted,
+            Response::LeaseGrant(answer) => Answer::Granted(seconds(answer.ttl_ms)),
+            Response::LeaseKeepAlive(answer) => Answer::KeptAlive(seconds(answer.ttl_ms)),
             Response::LeaseRevoke(answer) => Answer::Revoked { revision: revision(answer.header) },
             Response::LeaseShow(answer) => {
                 let mut keys = answer.keys;
                 keys.sort();
-                Answer::Lease { keys }
+                let lease = answer.lease.expect("an answer about a lease has one");
+                assert_eq!(keys.len() as u64, lease.key_count);
+                Answer::Lease {
+                    granted_seconds: seconds(lease.ttl_ms),
+                    remaining_seconds: seconds(lease.remaining_ms),
+                    keys,
+                }
+            }
+            Response::LeaseList(answer) => {
+                assert!(!answer.more, "a handful fit into one answer");
+                Answer::Leases(answer.leases.iter().map(|lease| lease.id).collect())
             }
             other => panic!("an answer of another kind: {other:?}"),
         })
@@ -111,21 +129,59 @@ impl Raftkv {
         }
         let last = last.expect("a scan has a last reply");
         let count = if request.count_only { last.count } else { last.total.expect("it was asked for") };
-        // At which revision the store is, a read of an older one does not say; the caller knows.
-        let done = Done::Read(Found { pairs, count, more: last.more });
-        Ok(Answer::Done { revision: revision(last.header), done })
+        let revision = revision(last.header);
+        if is_whole_key(request) {
+            self.check_get(request, pairs.first(), revision).await;
+        }
+        Ok(Answer::Done { revision, done: Done::Read(Found { pairs, count, more: last.more }) })
+    }
+
+    /// A get has a path of its own, and must find what the scan has found.
+    async fn check_get(&self, request: &Read, expected: Option<&Pair>, newest: u64) {
+        let get = wire::GetRequest {
+            key: request.range.start.clone(),
+            revision: request.revision,
+            ..wire::GetRequest::default()
+        };
+        let Response::Get(found) = self.call(Request::Get(get)).await.expect("the scan was answered") else {
+            panic!("an answer of another kind")
+        };
+        assert_eq!((found.kv.map(pair).as_ref(), revision(found.header)), (expected, newest), "{request:?}");
+    }
+
+    /// Begins a watch that goes on.
+    pub async fn open(&self, watch: &Watch) -> Coming {
+        let mut stream = self.connection.watch(&watch_request(watch)).await.expect("the connection holds");
+        // The first reply says where the watch begins: what happens from then on is told.
+        let mut first = Some(stream.next(DEADLINE).await);
+        let (events, coming) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            loop {
+                let reply = match first.take() {
+                    Some(reply) => reply,
+                    None => tokio::select! {
+                        () = events.closed() => return,
+                        reply = stream.next(DEADLINE) => reply,
+                    },
+                };
+                let answer = match reply {
+                    Ok(reply) => Ok(reply.events.into_iter().map(event).collect()),
+                    Err(WatchError::Node(error)) => Err(kind(&error)),
+                    Err(broken) => panic!("{broken}"),
+                };
+                let has_ended = answer.is_err();
+                // Fails when nobody waits for it any more.
+                let _ = events.send(answer);
+                if has_ended {
+                    return;
+                }
+            }
+        });
+        coming
     }
 
     async fn watch(&self, watch: &Watch, newest: u64) -> Result<Answer, wire::Error> {
-        let request = wire::WatchRequest {
-            range: Some(range(&watch.range)),
-            from_revision: Some(watch.from),
-            previous: watch.previous,
-            no_puts: watch.no_puts,
-            no_deletes: watch.no_deletes,
-            progress_interval_ms: 50,
-        };
-        let mut stream = self.connection.watch(&request).await.expect("the connection holds");
+        let mut stream = self.connection.watch(&watch_request(watch)).await.expect("the connection holds");
         let mut events = Vec::new();
         loop {
             match stream.next(DEADLINE).await {
@@ -141,6 +197,30 @@ impl Raftkv {
                 Err(broken) => panic!("{broken}"),
             }
         }
+    }
+}
+
+/// Whole seconds, any begun one counted, as etcd has them.
+fn seconds(ms: u64) -> u64 {
+    ms.div_ceil(1000)
+}
+
+/// Whether a read is of one key, and leaves nothing of it out.
+fn is_whole_key(read: &Read) -> bool {
+    let range = &read.range;
+    let is_single = range.end.as_ref().is_some_and(|end| *end == [&range.start[..], &[0]].concat());
+    let is_filtered = [read.mod_min, read.mod_max, read.create_min, read.create_max].iter().any(Option::is_some);
+    is_single && !is_filtered && !read.keys_only && !read.count_only
+}
+
+fn watch_request(watch: &Watch) -> wire::WatchRequest {
+    wire::WatchRequest {
+        range: Some(range(&watch.range)),
+        from_revision: Some(watch.from),
+        previous: watch.previous,
+        no_puts: watch.no_puts,
+        no_deletes: watch.no_deletes,
+        progress_interval_ms: 50,
     }
 }
 
