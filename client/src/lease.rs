@@ -46,7 +46,7 @@ impl NewLease {
         NewLease { id: 0, ttl }
     }
 
-    /// With this number, which no other lease has; not zero.
+    /// With this number, which no other lease has: 1 to 9,223,372,036,854,775,807.
     #[must_use]
     pub fn with_id(mut self, id: u64) -> NewLease {
         self.id = id;

@@ -299,6 +299,9 @@ async fn follow(mut watch: WatchStream, first: u64, count: u64) {
     }
 }
 
+/// What a client takes of one stream without reading it (`transport/src/quic.rs`).
+const STREAM_WINDOW_BYTES: u64 = 512 << 10;
+
 /// What a node may take above its memory when idle: 128 MiB for the ring, the memtables and windows of a few connections, and for each watcher
 /// 128 KiB: a batch in its task's hand, one that its client has not acknowledged, and all else.
 fn memory_bound_mib(watchers: u64) -> u64 {
@@ -310,7 +313,7 @@ async fn one_watcher_is_stuck(watchers: u64, writes: u64) {
     let first = cluster.client().put(("begin", "")).await.unwrap().revision + 1;
     let idle_kib = resident_kib(cluster.nodes[0].child.as_ref().unwrap().id());
     let memory = MemoryWatch::of(&cluster.nodes[0]);
-    let _never_read = watch_one_node(&cluster, 0, None).await;
+    let (_connection, mut stuck) = watch_one_node(&cluster, 0, None).await;
     let clients: Vec<Client> = (0..watchers.div_ceil(250)).map(|_| cluster.client()).collect();
     let mut following = Vec::new();
     for number in 1..watchers {
@@ -319,8 +322,9 @@ async fn one_watcher_is_stuck(watchers: u64, writes: u64) {
         assert_eq!(watch.first_revision(), first);
         following.push(tokio::spawn(follow(watch, first, writes)));
     }
-    // More than a stream's window, so that the stuck one is stuck.
+    // Many times a stream's window: QUIC sends no more than that to whom does not read.
     let value = vec![b'v'; usize::try_from((8 << 20) / writes).unwrap().max(100)];
+    assert!(value.len() as u64 * writes >= 8 * STREAM_WINDOW_BYTES, "the stuck one is not stuck");
     let next = Arc::new(AtomicU64::new(0));
     let begun = Instant::now();
     let writers: Vec<_> = (0..32)
@@ -351,6 +355,15 @@ async fn one_watcher_is_stuck(watchers: u64, writes: u64) {
     );
     let bound_mib = memory_bound_mib(watchers);
     assert!(grown_mib <= bound_mib, "{grown_mib} MiB above idle, {bound_mib} MiB are allowed");
+
+    // What it did not read, it finds on disk.
+    let mut next = first;
+    while next < first + writes {
+        for event in stuck.next(DEADLINE).await.unwrap().events {
+            assert_eq!(event.kv.unwrap().mod_revision, next, "an event is missing, twice or out of order");
+            next += 1;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

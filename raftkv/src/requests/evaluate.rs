@@ -9,14 +9,12 @@
 
 use super::{Excess, QuestionError};
 use bytes::Bytes;
-use std::cmp::Ordering;
-use std::collections::BinaryHeap;
 use storage::command::{
     Compare, CompareTarget, KeyRange, Operation, RangeLimits, RangeRead, Relation, SortBy, Transaction,
 };
 use storage::state::{
-    Engine, KeyValue, OperationOutcome, RangeOutcome, ReadError, RevisionFilter, ScanOptions, StateReader,
-    TransactionOutcome,
+    Engine, KeyValue, Offered, OperationOutcome, RangeOutcome, RangeSelection, ReadError, RevisionFilter, ScanOptions,
+    StateReader, TransactionOutcome,
 };
 
 /// How often it is begun again, when what it read was compacted away meanwhile.
@@ -95,71 +93,26 @@ impl<E: Engine> Evaluation<'_, E> {
             let count = self.reader.count(read.range, Some(revision))?;
             return Ok(RangeOutcome { pairs: Vec::new(), count, more: false });
         }
-        let limit = read.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
-        if read.sort_by == SortBy::Key {
-            self.range_by_key(read, revision, limit)
-        } else {
-            self.range_sorted(read, revision, limit)
-        }
-    }
-
-    /// In key order: read no further than the limit.
-    fn range_by_key(
-        &mut self,
-        read: &RangeRead<'_>,
-        revision: u64,
-        limit: usize,
-    ) -> Result<RangeOutcome, QuestionError> {
-        let (mut pairs, mut count, mut more) = (Vec::new(), 0, false);
-        for kv in self.pairs(read.range, read.descending, read.keys_only, revision)? {
-            let kv = kv?;
-            count += 1;
-            if !passes(read, &kv) {
-                continue;
-            }
-            if pairs.len() == limit {
-                more = true;
-                count = self.reader.count(read.range, Some(revision))?;
+        let read = RangeRead { revision: Some(revision), ..*read };
+        let is_by_key = read.sort_by == SortBy::Key;
+        let needs_values = !read.keys_only || read.sort_by == SortBy::Value;
+        // What it may keep is bounded here, together with all else that the transaction reads.
+        let mut selection = RangeSelection::new(&read, Offered::InOrder, !is_by_key, u64::MAX);
+        let mut is_whole = true;
+        for kv in self.pairs(read.range, is_by_key && read.descending, !needs_values, revision)? {
+            is_whole = selection.offer(&kv?).map_err(ReadError::from)?.is_continue();
+            let (keys, bytes) = selection.kept();
+            self.check(self.keys + keys, self.bytes + bytes)?;
+            if !is_whole {
                 break;
             }
-            self.keep(&kv)?;
-            pairs.push(kv);
         }
-        Ok(RangeOutcome { pairs, count, more })
-    }
-
-    /// In another order: all of it is read, and the best are kept.
-    fn range_sorted(
-        &mut self,
-        read: &RangeRead<'_>,
-        revision: u64,
-        limit: usize,
-    ) -> Result<RangeOutcome, QuestionError> {
-        let keys_only = read.keys_only && read.sort_by != SortBy::Value;
-        let (mut best, mut count, mut more) = (BinaryHeap::new(), 0, false);
-        for kv in self.pairs(read.range, false, keys_only, revision)? {
-            let kv = kv?;
-            count += 1;
-            if !passes(read, &kv) {
-                continue;
-            }
-            let ranked = Ranked { kv, sort_by: read.sort_by, descending: read.descending };
-            if best.len() == limit {
-                more = true;
-                if best.peek().is_none_or(|worst| ranked >= *worst) {
-                    continue;
-                }
-                let worst = best.pop().expect("the worst was just looked at");
-                self.drop_kept(&worst.kv);
-            }
-            self.keep(&ranked.kv)?;
-            best.push(ranked);
-        }
-        let strip = |ranked: Ranked| {
-            if read.keys_only { KeyValue { value: Bytes::new(), ..ranked.kv } } else { ranked.kv }
-        };
-        let pairs = best.into_sorted_vec().into_iter().map(strip).collect();
-        Ok(RangeOutcome { pairs, count, more })
+        let (keys, bytes) = selection.kept();
+        (self.keys, self.bytes) = (self.keys + keys, self.bytes + bytes);
+        let outcome = selection.finish();
+        // Counting what is left out needs no values.
+        let count = if is_whole { outcome.count } else { self.reader.count(read.range, Some(revision))? };
+        Ok(RangeOutcome { count, ..outcome })
     }
 
     /// The pairs of a range in key order. A range written as a single key is one look-up.
@@ -191,22 +144,17 @@ impl<E: Engine> Evaluation<'_, E> {
 
     fn keep(&mut self, kv: &KeyValue) -> Result<(), QuestionError> {
         self.keys += 1;
-        self.bytes += bytes_of(kv);
-        if self.keys > u64::from(self.limits.keys_max) || self.bytes > self.limits.bytes_max {
-            let RangeLimits { keys_max, bytes_max } = self.limits;
+        self.bytes += (kv.key.len() + kv.value.len()) as u64;
+        self.check(self.keys, self.bytes)
+    }
+
+    fn check(&self, keys: u64, bytes: u64) -> Result<(), QuestionError> {
+        let RangeLimits { keys_max, bytes_max } = self.limits;
+        if keys > u64::from(keys_max) || bytes > bytes_max {
             return Err(Excess { keys_max, bytes_max }.refused(true).into());
         }
         Ok(())
     }
-
-    fn drop_kept(&mut self, kv: &KeyValue) {
-        self.keys -= 1;
-        self.bytes -= bytes_of(kv);
-    }
-}
-
-fn bytes_of(kv: &KeyValue) -> u64 {
-    (kv.key.len() + kv.value.len()) as u64
 }
 
 /// Whether a compare holds for a key, or for one that does not exist.
@@ -225,43 +173,6 @@ fn holds(compare: &Compare<'_>, kv: Option<&KeyValue>) -> bool {
     };
     let relation: Relation = compare.relation;
     relation.holds(ordering)
-}
-
-/// Whether the filters of a range let a pair through.
-fn passes(read: &RangeRead<'_>, kv: &KeyValue) -> bool {
-    read.mod_revision_min.is_none_or(|least| kv.mod_revision >= least)
-        && read.mod_revision_max.is_none_or(|most| kv.mod_revision <= most)
-        && read.create_revision_min.is_none_or(|least| kv.create_revision >= least)
-        && read.create_revision_max.is_none_or(|most| kv.create_revision <= most)
-}
-
-/// A pair by its place in the answer: the first ones are the least.
-#[derive(Debug, PartialEq, Eq)]
-struct Ranked {
-    kv: KeyValue,
-    sort_by: SortBy,
-    descending: bool,
-}
-
-impl Ord for Ranked {
-    fn cmp(&self, other: &Ranked) -> Ordering {
-        let (one, two) = (&self.kv, &other.kv);
-        let ordering = match self.sort_by {
-            SortBy::Key => one.key.cmp(&two.key),
-            SortBy::Version => one.version.cmp(&two.version),
-            SortBy::CreateRevision => one.create_revision.cmp(&two.create_revision),
-            SortBy::ModRevision => one.mod_revision.cmp(&two.mod_revision),
-            SortBy::Value => one.value.cmp(&two.value),
-        };
-        let ordering = if self.descending { ordering.reverse() } else { ordering };
-        ordering.then_with(|| one.key.cmp(&two.key))
-    }
-}
-
-impl PartialOrd for Ranked {
-    fn partial_cmp(&self, other: &Ranked) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
 }
 
 #[cfg(test)]

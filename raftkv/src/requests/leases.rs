@@ -17,6 +17,8 @@ use wire::ErrorCode;
 pub const LEASE_TTL_MS_MIN: u64 = 1_000;
 /// The longest: a year.
 pub const LEASE_TTL_MS_MAX: u64 = 365 * 86_400_000;
+/// The greatest number that a client may choose for a lease: etcd's are signed.
+const LEASE_ID_MAX: u64 = i64::MAX as u64;
 /// Leases in one reply; whoever wants more asks again after the last one.
 const LEASES_PER_REPLY: usize = 10_000;
 /// Bytes of keys in one reply: a lease of more is shown without them.
@@ -31,6 +33,10 @@ impl RequestLimits {
     /// When it makes no sense.
     pub fn lease_grant(&self, request: &wire::LeaseGrantRequest) -> Result<Write, Refused> {
         self.check_lease_ttl(request.ttl_ms)?;
+        if request.id > LEASE_ID_MAX {
+            let message = format!("{} cannot be the number of a lease; 1 to {LEASE_ID_MAX} can", request.id);
+            return Err(error(ErrorCode::Invalid, message));
+        }
         let limits = LeaseLimits { leases_max: self.leases_max, keys_max: self.lease_keys_max };
         let command = Command::GrantLease { id: request.id, ttl_ms: request.ttl_ms, limits };
         let session = session_call(request.session.as_ref())?;

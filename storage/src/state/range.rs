@@ -171,6 +171,13 @@ impl RangeSelection {
         Ok(ControlFlow::Continue(()))
     }
 
+    /// How many pairs it keeps, and how many bytes their keys and values have.
+    #[must_use]
+    pub fn kept(&self) -> (u64, u64) {
+        let keys = self.kept.len() as u64;
+        (keys, self.bytes - keys * PAIR_OVERHEAD_BYTES)
+    }
+
     /// What became of the read.
     #[must_use]
     pub fn finish(self) -> RangeOutcome {

@@ -101,6 +101,10 @@ fn what_makes_no_sense_is_refused_before_the_log_and_said() {
         (lease(Lease::TtlMs(LEASE_TTL_MS_MIN - 1)), "a second"),
         (grant(LEASE_TTL_MS_MAX + 1), "a year"),
         (grant(0), "a time to live of 0 ms"),
+        (
+            LIMITS.lease_grant(&wire::LeaseGrantRequest { id: 1 << 63, ttl_ms: 5_000, session: None }),
+            "1 to 9223372036854775807 can",
+        ),
         (open(1), "a session cannot live for 1 ms"),
         (open(u64::MAX), "a session cannot live for"),
         (session(0, 1, 1), "numbers from 1 on"),
