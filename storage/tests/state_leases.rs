@@ -248,6 +248,17 @@ fn leases_outlive_a_restart_and_travel_in_a_snapshot() {
 }
 
 #[test]
+fn a_lease_is_shown_with_all_its_keys_or_none() {
+    let machine = with_leases(open(MemoryEngine::new()));
+    let reader = machine.reader();
+    let shown = reader.lease_with_keys(9, 3).unwrap().unwrap();
+    assert_eq!((shown.revision, shown.status), (machine.revision(), reader.lease(9).unwrap().unwrap()));
+    assert_eq!(shown.keys.unwrap(), [&b"a\0"[..], b"b"]);
+    assert_eq!(reader.lease_with_keys(9, 2).unwrap().unwrap().keys, None, "they have three bytes");
+    assert_eq!(reader.lease_with_keys(77, 2).unwrap(), None);
+}
+
+#[test]
 fn a_reader_pages_through_leases_and_keys() {
     let machine = with_leases(open(MemoryEngine::new()));
     let reader = machine.reader();

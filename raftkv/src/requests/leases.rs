@@ -6,7 +6,6 @@
 
 use super::writes::{Asked, Write, lease_unknown, session_call};
 use super::{QuestionError, Refused, RequestLimits, error};
-use bytes::Bytes;
 use storage::command::{Command, EncodedCommand, LeaseLimits};
 use storage::state::{Engine, LeaseStatus, StateReader};
 use transport::Response;
@@ -23,8 +22,6 @@ const LEASE_ID_MAX: u64 = i64::MAX as u64;
 const LEASES_PER_REPLY: usize = 10_000;
 /// Bytes of keys in one reply: a lease of more is shown without them.
 const LEASE_KEYS_BYTES_MAX: usize = 32 << 20;
-/// Keys read at a time.
-const LEASE_KEYS_PART: usize = 1_000;
 
 impl RequestLimits {
     /// The write that granting a lease stands for.
@@ -84,33 +81,26 @@ pub(super) fn show<E: Engine>(
     request: &wire::LeaseShowRequest,
 ) -> Result<Response, QuestionError> {
     let id = checked_id(request.id)?;
-    let header = Some(wire::Header { revision: reader.revision(), index: 0 });
     let time_ms = reader.time_ms();
-    let status = reader.lease(id)?.ok_or_else(|| lease_unknown(id))?;
-    let keys = if request.keys { keys_of(reader, id)? } else { Vec::new() };
+    let (revision, status, keys) = if request.keys {
+        let found = reader.lease_with_keys(id, LEASE_KEYS_BYTES_MAX)?.ok_or_else(|| lease_unknown(id))?;
+        let keys = found.keys.ok_or_else(|| keys_too_large(id))?;
+        (found.revision, found.status, keys)
+    } else {
+        let revision = reader.revision();
+        (revision, reader.lease(id)?.ok_or_else(|| lease_unknown(id))?, Vec::new())
+    };
+    let header = Some(wire::Header { revision, index: 0 });
     Ok(Response::LeaseShow(wire::LeaseShowReply { header, lease: Some(lease(&status, time_ms)), keys }))
 }
 
-fn keys_of<E: Engine>(reader: &StateReader<E>, id: u64) -> Result<Vec<Bytes>, QuestionError> {
-    let mut keys: Vec<Bytes> = Vec::new();
-    let mut bytes = 0;
-    loop {
-        let part = reader.lease_keys(id, keys.last().map(|key| &key[..]), LEASE_KEYS_PART)?;
-        bytes += part.iter().map(Bytes::len).sum::<usize>();
-        if bytes > LEASE_KEYS_BYTES_MAX {
-            let message = format!(
-                "the keys that live by lease {id} have more than {LEASE_KEYS_BYTES_MAX} bytes, too much for one answer; ask without the keys"
-            );
-            let mut refused = error(ErrorCode::TooLarge, message);
-            refused.limit = LEASE_KEYS_BYTES_MAX as u64;
-            return Err(refused.into());
-        }
-        let is_last = part.len() < LEASE_KEYS_PART;
-        keys.extend(part);
-        if is_last {
-            return Ok(keys);
-        }
-    }
+fn keys_too_large(id: u64) -> Refused {
+    let message = format!(
+        "the keys that live by lease {id} have more than {LEASE_KEYS_BYTES_MAX} bytes, too much for one answer; ask without the keys"
+    );
+    let mut refused = error(ErrorCode::TooLarge, message);
+    refused.limit = LEASE_KEYS_BYTES_MAX as u64;
+    refused
 }
 
 /// The answer to a question about all leases, once the state may be read.
@@ -160,7 +150,7 @@ mod tests {
     /// As many keys as the highest setting lets live by one lease, with all the bytes that are shown.
     #[test]
     fn the_keys_of_the_largest_lease_fit_a_reply() {
-        let keys = vec![Bytes::from(vec![b'k'; LEASE_KEYS_BYTES_MAX / 100_000]); 100_000];
+        let keys = vec![bytes::Bytes::from(vec![b'k'; LEASE_KEYS_BYTES_MAX / 100_000]); 100_000];
         let length = wire::LeaseShowReply { header: None, lease: None, keys }.encoded_len();
         assert!(length <= REPLY_BYTES_MAX && length <= ClientLimits::default().reply_bytes_max, "{length} bytes");
     }

@@ -62,7 +62,7 @@ pub use machine::{Bootstrap, StateMachine};
 pub use memory::{MemoryBatch, MemoryCursor, MemoryEngine, MemorySnapshot};
 pub use outcome::{Applied, CommandOutcome, OperationOutcome, RangeOutcome, TransactionOutcome};
 pub use range::{Offered, RangeSelection, RevisionFilter, SelectionTooLarge};
-pub use reader::StateReader;
+pub use reader::{LeaseWithKeys, StateReader};
 pub use reclaim::{Reclaimed, Reclaimer};
 pub use rocks::{RocksBatch, RocksCursor, RocksEngine, RocksOptions, RocksSnapshot, RocksStatistics};
 pub use scan::{Scan, ScanOptions};

@@ -48,6 +48,17 @@ struct Shared<E> {
     time_ms: AtomicU64,
 }
 
+/// A lease, as [`StateReader::lease_with_keys`] has read it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseWithKeys {
+    /// What the rest is as of: the newest when it was read.
+    pub revision: u64,
+    /// The lease.
+    pub status: LeaseStatus,
+    /// The keys that live by it, in order, unless they were too many.
+    pub keys: Option<Vec<Bytes>>,
+}
+
 impl<E: Engine> Clone for StateReader<E> {
     fn clone(&self) -> StateReader<E> {
         StateReader { shared: Arc::clone(&self.shared) }
@@ -121,6 +132,32 @@ impl<E: Engine> StateReader<E> {
         let first = after.map_or_else(|| prefix.clone(), |after| [&prefix[..], after, &[0]].concat());
         let key = |row_key: &[u8], _: &[u8]| Ok(Bytes::copy_from_slice(&row_key[prefix.len()..]));
         self.meta_rows(&first, &meta::after(&prefix), limit, key)
+    }
+
+    /// A lease and all that lives by it, as of one revision, if there is a lease of that number. Without the keys, if they have more bytes than `bytes_max`.
+    pub fn lease_with_keys(&self, id: u64, bytes_max: usize) -> Result<Option<LeaseWithKeys>, ReadError> {
+        let snapshot = self.engine().snapshot();
+        let revision = progress(snapshot.load(Table::Meta, meta::PROGRESS)?.as_ref())?.revision;
+        self.publish(revision);
+        let row_key = lease::lease_row(id);
+        let Some(row) = snapshot.load(Table::Meta, &row_key)? else { return Ok(None) };
+        let status = lease::decode_status(&row_key, &row)?;
+        let prefix = lease::key_rows(id);
+        let end = meta::after(&prefix);
+        let mut cursor = snapshot.cursor(Table::Meta, &prefix, Some(&end));
+        let (mut keys, mut bytes) = (Vec::new(), 0);
+        cursor.seek_first();
+        while let Some((row_key, _)) = cursor.item() {
+            let key = Bytes::copy_from_slice(&row_key[prefix.len()..]);
+            bytes += key.len();
+            if bytes > bytes_max {
+                return Ok(Some(LeaseWithKeys { revision, status, keys: None }));
+            }
+            keys.push(key);
+            cursor.next();
+        }
+        cursor.check()?;
+        Ok(Some(LeaseWithKeys { revision, status, keys: Some(keys) }))
     }
 
     fn meta_rows<T>(
