@@ -46,11 +46,12 @@ mutants: toolchain ## Plant bugs in a copy of the tree, one at a time; each must
 model: toolchain ## Go through every state of the core in small configurations (docs/model.md; about eight minutes, up to 12 GiB)
 	cargo test --locked --release --workspace --test model -- --include-ignored --nocapture --test-threads 1
 
-check: setup ## rustfmt, clippy with warnings denied, and the crates' dependency arrows
+check: setup ## rustfmt, clippy and rustdoc with warnings denied, and the crates' dependency arrows
 	cargo fmt --all --check
 	cargo fmt --manifest-path raft/freestanding/Cargo.toml --check
 	cargo clippy --locked --release --workspace --all-targets -- -D warnings
 	cargo clippy --locked --release --manifest-path raft/freestanding/Cargo.toml -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --release --workspace --no-deps --document-private-items
 	cargo test --locked --release --workspace --test house
 
 bench: build ## Run the benches

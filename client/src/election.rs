@@ -1,6 +1,6 @@
 //! Elections: one leader among those who want to be, known to everybody.
 //!
-//! An election is a [line](crate::line) in which the first leads, and the value of its key is what it has to say: usually where to reach
+//! An election is a [line](mod@crate::line) in which the first leads, and the value of its key is what it has to say: usually where to reach
 //! it. All that is said in [`lock`](crate::Lock) about losing it, and about the fencing token, holds here too.
 //!
 //! Absent: an observer is not told of leaders that came and went between two of its reads.

@@ -1,6 +1,6 @@
 //! Locks: one at a time, with a token that tells the later from the earlier.
 //!
-//! A lock is a [line](crate::line) in which the first holds it. It is held for as long as its lease lives: the client keeps that alive in
+//! A lock is a [line](mod@crate::line) in which the first holds it. It is held for as long as its lease lives: the client keeps that alive in
 //! the background, and [`LockGuard::lost`] returns when it can no longer be counted on. That is all that any lock can promise from afar: a
 //! holder that stood still for a while may act for a moment after the lock has gone to another. Where that matters, send
 //! [`LockGuard::token`] along with everything that is done under the lock, and let the other side turn down what comes with a lower one

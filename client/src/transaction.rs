@@ -251,7 +251,7 @@ impl Operation {
     }
 
     /// Read a range. All of it is in the answer, so a transaction that reads too much is refused with
-    /// [`Error::RangeTooLarge`](crate::Error::RangeTooLarge). The level is the transaction's.
+    /// [`Error::RangeTooLarge`]. The level is the transaction's.
     #[must_use]
     pub fn range(scan: Scan) -> Operation {
         Operation::scan(wire::ScanRequest { level: 0, age_ms_max: None, revision_min: None, ..scan.to_wire() })

@@ -1,7 +1,7 @@
 //! Small files that say something about a data directory for as long as they are there.
 //!
 //! A marker appears whole or not at all, and is durable when [`Marker::write`] returns. It lies on a
-//! [`Disk`](storage::wal::disk::Disk), so that the simulator's crashes meet it as power cuts meet a real one.
+//! [`Disk`], so that the simulator's crashes meet it as power cuts meet a real one.
 
 use raft::{LogIndex, LogPosition, Term};
 use std::io::{self, IoSlice};

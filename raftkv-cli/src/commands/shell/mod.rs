@@ -1,6 +1,6 @@
 //! `shell`: the commands of the command line, one after another, over the same connections.
 //!
-//! A line is what stands after `raftkv-cli`, quoted as in a POSIX shell ([`line`]). It has the settings of the session, which are settled when
+//! A line is what stands after `raftkv-cli`, quoted as in a POSIX shell ([`mod@line`]). It has the settings of the session, which are settled when
 //! the shell starts, but for the flags that it gives itself. What a command prints and comes to is the same as outside.
 //!
 //! At a terminal there are editing, history ([`history`]) and completion ([`completion`]); Ctrl-C ends the command that runs, or empties the
