@@ -40,7 +40,7 @@ pub struct NewLease {
 }
 
 impl NewLease {
-    /// One that lives so long without a keep-alive, in whole milliseconds, a second to a year. It gets the next number that is free.
+    /// One that lives so long without a keep-alive, in whole milliseconds, a second to 9,000,000,000 seconds. It gets the next number that is free.
     #[must_use]
     pub fn new(ttl: Duration) -> NewLease {
         NewLease { id: 0, ttl }

@@ -14,8 +14,8 @@ use wire::ErrorCode;
 
 /// The shortest time to live: a second, several times what an election takes in a cluster with default timeouts.
 pub const LEASE_TTL_MS_MIN: u64 = 1_000;
-/// The longest: a year.
-pub const LEASE_TTL_MS_MAX: u64 = 365 * 86_400_000;
+/// The longest: 285 years, as with etcd.
+pub const LEASE_TTL_MS_MAX: u64 = 9_000_000_000_000;
 /// The greatest number that a client may choose for a lease: etcd's are signed.
 const LEASE_ID_MAX: u64 = i64::MAX as u64;
 /// Leases in one reply; whoever wants more asks again after the last one.
@@ -65,7 +65,7 @@ impl RequestLimits {
             return Ok(());
         }
         let message = format!(
-            "a time to live of {ttl_ms} ms is not possible; {LEASE_TTL_MS_MIN} ms (a second) to {LEASE_TTL_MS_MAX} ms (a year) are allowed"
+            "a time to live of {ttl_ms} ms is not possible; {LEASE_TTL_MS_MIN} ms (a second) to {LEASE_TTL_MS_MAX} ms (285 years) are allowed"
         );
         Err(error(ErrorCode::Invalid, message))
     }

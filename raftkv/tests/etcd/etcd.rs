@@ -303,6 +303,7 @@ fn kind(status: &tonic::Status) -> Kind {
         ("lease already exists", Kind::LeaseExists),
         ("key not found", Kind::KeyUnknown),
         ("duplicate key given in txn request", Kind::DuplicateKey),
+        ("too large lease TTL", Kind::Invalid),
         ("value is provided", Kind::Invalid),
         ("lease is provided", Kind::Invalid),
     ];

@@ -138,6 +138,8 @@ pub enum Operation {
 
 /// Leases have these numbers.
 const LEASES: u64 = 6;
+/// A lease may live for so long.
+const LEASE_SECONDS_MAX: u64 = 9_000_000_000;
 /// Watches open at a time.
 const OPEN_MAX: usize = 4;
 
@@ -182,7 +184,7 @@ impl Generator {
             30..40 => Operation::Delete(self.delete()),
             40..62 => Operation::Read(self.read(newest, true)),
             62..86 => Operation::Transaction(self.transaction(newest, 0)),
-            86..89 => Operation::Grant { id: self.lease(), seconds: self.random.random_range(1..=9) * 100_000 },
+            86..89 => Operation::Grant { id: self.lease(), seconds: self.seconds() },
             89 => Operation::KeepAlive(self.lease()),
             90 => Operation::Revoke(self.lease()),
             91 => Operation::Show(self.lease()),
@@ -191,6 +193,14 @@ impl Generator {
             96..99 => self.open_or_close(newest),
             _ => Operation::Compact(self.compaction(newest)),
         }
+    }
+
+    /// Nothing expires while the comparison runs; now and then the most that there may be, or more.
+    fn seconds(&mut self) -> u64 {
+        if self.chance(10) {
+            return LEASE_SECONDS_MAX + self.random.random_range(0..2);
+        }
+        self.random.random_range(1..=9) * 100_000
     }
 
     fn open_or_close(&mut self, newest: u64) -> Operation {
