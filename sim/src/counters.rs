@@ -97,6 +97,7 @@ pub const SOMETIMES: &[&str] = &[
     "client: an attempt was silent",
     "client: redirected to the leader",
     "client: read served by a follower",
+    "client: read between a write and the word of it",
     "client: lease read at a leader",
     "client: scan",
     "client: range deleted",

@@ -18,8 +18,8 @@
 //!
 //! # Caveats
 //!
-//! Threads of a node do not run at the same time: what goes wrong between two threads on one piece of memory is not found here. The
-//! engine in memory stands for RocksDB and its directory switch; snapshots travel as a whole, not in files and pieces; TLS and QUIC are absent.
+//! Threads of a node do not run at the same time, but for reads of a run that is written and not announced yet (`engine`): what else goes wrong between two
+//! threads on one piece of memory is not found here. The engine in memory stands for RocksDB and its directory switch; snapshots travel as a whole, not in files and pieces; TLS and QUIC are absent.
 //! Tests with real processes are there for these.
 
 #![forbid(unsafe_code)]
@@ -32,6 +32,7 @@ pub mod clock;
 pub mod counters;
 mod damage;
 pub mod disk;
+mod engine;
 pub mod faults;
 mod host;
 mod injection;

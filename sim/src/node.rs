@@ -5,6 +5,7 @@
 
 use crate::clock::Clock;
 use crate::disk::SimDisk;
+use crate::engine::SimEngine;
 use crate::host::SimHost;
 use crate::premises::{Disks, SimPremises};
 use crate::random::Random;
@@ -28,7 +29,7 @@ use raftkv::recovery::{Opened, recover};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
-use storage::state::{Bootstrap, MemoryEngine, STATE_FORMAT, StateMachine};
+use storage::state::{Bootstrap, STATE_FORMAT, StateMachine};
 use storage::wal::disk::Disk;
 use storage::wal::{LogConfig, LogError, LogReader, LogStore, Preparation, SegmentedLog};
 use transport::Response;
@@ -106,14 +107,14 @@ pub(crate) struct Process {
     pub(crate) log_work: Option<LogWork>,
     /// The terms of the entries in the log on disk, and of the one before it, as far as known.
     pub(crate) log_terms: BTreeMap<LogIndex, Term>,
-    pub(crate) machine: StateMachine<MemoryEngine>,
+    pub(crate) machine: StateMachine<SimEngine>,
     pub(crate) apply: ApplyWorker,
     pub(crate) state_jobs: VecDeque<StateJob>,
     pub(crate) state_busy: bool,
     pub(crate) flushed: LogIndex,
     pub(crate) intent: InstallIntent,
     /// A snapshot that lies complete beside the state in use.
-    pub(crate) received: Option<MemoryEngine>,
+    pub(crate) received: Option<SimEngine>,
     /// Snapshots that it has asked for so far, and the one that it waits for.
     pub(crate) fetches: u64,
     pub(crate) fetching: Option<u64>,
@@ -121,6 +122,8 @@ pub(crate) struct Process {
     pub(crate) requests: BTreeMap<u64, Pending>,
     pub(crate) request_number: u64,
     pub(crate) answers: Outbox<(u64, Word)>,
+    /// Of those, reads that a read thread has begun and that look at the state while a run is written, by number.
+    pub(crate) reading: Vec<u64>,
     pub(crate) role: Role,
     pub(crate) repair: RepairMarker,
     pub(crate) peers: PeersNote,
@@ -234,7 +237,7 @@ impl Node {
         }
         Node {
             id: NodeId(index as u64 + 1),
-            disks: Disks { log, data, engine: MemoryEngine::new(), has_log_folder: false, has_state: false },
+            disks: Disks { log, data, engine: SimEngine::new(), has_log_folder: false, has_state: false },
             presence: if index < founders { Presence::Here } else { Presence::Spare },
             told_to_join: false,
             format_max: STATE_FORMAT,
@@ -326,6 +329,7 @@ impl Node {
             requests: BTreeMap::new(),
             request_number: 0,
             answers: Outbox::default(),
+            reading: Vec::new(),
             role: Role::Follower,
             repair,
             peers,

@@ -1,6 +1,7 @@
 //! The disks of a simulated node, as the production recovery sees them.
 
 use crate::disk::SimDisk;
+use crate::engine::SimEngine;
 use crate::node::CLUSTER;
 use raft::{LogIndex, LogPosition, Membership};
 use raftkv::StartError;
@@ -9,7 +10,7 @@ use raftkv::recovery::Premises;
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use storage::state::{Bootstrap, MemoryEngine, StateMachine, StoreError};
+use storage::state::{Bootstrap, StateMachine, StoreError};
 use storage::wal::disk::Disk;
 use storage::wal::{LogConfig, RecoveredLog, SegmentedLog};
 
@@ -21,7 +22,7 @@ pub(crate) struct Disks {
     /// The data directory, without log and state.
     pub(crate) data: SimDisk,
     /// The state's folder.
-    pub(crate) engine: MemoryEngine,
+    pub(crate) engine: SimEngine,
     /// Whether the log's folder is there, with or without a log in it.
     pub(crate) has_log_folder: bool,
     /// Whether the state's folder is there.
@@ -51,12 +52,12 @@ impl Disks {
     pub(crate) fn empty(&mut self) {
         self.data.wipe();
         self.empty_log();
-        self.engine = MemoryEngine::new();
+        self.engine = SimEngine::new();
     }
 
     /// The state's folder is gone.
     pub(crate) fn lose_state(&mut self) {
-        self.engine = MemoryEngine::new();
+        self.engine = SimEngine::new();
         self.has_state = false;
     }
 }
@@ -76,7 +77,7 @@ pub(crate) struct SimPremises<'a> {
 
 impl Premises for SimPremises<'_> {
     type Log = SegmentedLog;
-    type State = StateMachine<MemoryEngine>;
+    type State = StateMachine<SimEngine>;
 
     fn path(&self) -> &Path {
         Path::new("/simulated")
@@ -103,7 +104,7 @@ impl Premises for SimPremises<'_> {
         Ok((log, found))
     }
 
-    fn open_state(&self) -> Result<StateMachine<MemoryEngine>, StartError> {
+    fn open_state(&self) -> Result<StateMachine<SimEngine>, StartError> {
         let mut disks = self.disks.borrow_mut();
         disks.has_state = true;
         let mut machine = StateMachine::open(disks.engine.clone(), &self.bootstrap)
@@ -113,7 +114,7 @@ impl Premises for SimPremises<'_> {
         Ok(machine)
     }
 
-    fn applied(state: &StateMachine<MemoryEngine>) -> (LogPosition, Membership) {
+    fn applied(state: &StateMachine<SimEngine>) -> (LogPosition, Membership) {
         (state.applied(), state.membership().clone())
     }
 

@@ -1,7 +1,8 @@
 //! Clients and nodes: requests, answers and what becomes of them in between.
 
 use crate::clients::{Reply, Step, address_of};
-use crate::node::{Pending, Word};
+use crate::engine::SimEngine;
+use crate::node::{Pending, StateJob, Word};
 use crate::schedule::Time;
 use crate::workload::{Ask, is_read_transaction};
 use crate::world::{AtClient, AtNode, Happening, InProcess, World};
@@ -12,7 +13,9 @@ use raftkv::requests::{
     Question, QuestionError, ReadLevel, Refused, RequestLimits, ScanReplies, Write, check_state, get_reply,
     read_failed, read_refused, write_refused, write_reply,
 };
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use storage::state::StateReader;
 use transport::proto::client as wire;
 use transport::{ConnectError, Request, Response};
 
@@ -29,6 +32,9 @@ pub(crate) const LIMITS: RequestLimits = RequestLimits {
     sessions_max: 1_000,
     session_answers_max: 1_000,
 };
+
+/// What came of reads, by number of the request.
+pub(crate) type ReadMeanwhile = Arc<Mutex<Vec<(u64, Reply)>>>;
 
 impl World {
     pub(crate) fn at_client(&mut self, client: usize, what: AtClient) {
@@ -195,24 +201,57 @@ impl World {
         let Some(process) = &mut self.nodes[node].process else { return };
         for (number, word) in process.answers.take() {
             let Some(process) = &mut self.nodes[node].process else { return };
-            let pending = process.requests.remove(&number).expect("a request is answered once");
-            let reply = match word {
-                Word::Answer(response) => Reply::Call(response),
+            match word {
+                Word::Answer(response) => self.send_answer(node, number, Reply::Call(response)),
                 Word::MayRead => {
-                    let leads = process.role == raft::Role::Leader;
-                    let reply = read(process, &pending.ask);
-                    if !leads {
+                    let is_applying =
+                        process.state_busy && matches!(process.state_jobs.front(), Some(StateJob::Apply(_)));
+                    if process.role != raft::Role::Leader {
                         self.counters.count("client: read served by a follower");
                     }
-                    reply
+                    if is_applying && self.random.chance(500) {
+                        process.reading.push(number);
+                        continue;
+                    }
+                    let reply = read(&process.machine.reader(), &process.requests[&number].ask);
+                    self.send_answer(node, number, reply);
                 }
-            };
-            let Pending { client, attempt, .. } = pending;
-            if let Some(delay) = self.network.client_delay(client, node) {
-                let delay = delay * self.nodes[node].slowness;
-                let what = AtClient::Answered { attempt, node, reply };
-                self.schedule.after(delay, Happening::Client { client, what });
             }
+        }
+    }
+
+    /// Lets the reads that are under way look at the state once the next run is written, before it is announced. Their replies come to where this points.
+    pub(crate) fn read_meanwhile(&mut self, node: usize) -> ReadMeanwhile {
+        let replies = ReadMeanwhile::default();
+        let Some(process) = &mut self.nodes[node].process else { return replies };
+        let asks: Vec<(u64, Ask)> =
+            process.reading.drain(..).map(|number| (number, process.requests[&number].ask.clone())).collect();
+        if !asks.is_empty() {
+            let (reader, replies) = (process.machine.reader(), replies.clone());
+            let engine = reader.engine().clone();
+            engine.meanwhile(Box::new(move || {
+                let read = asks.iter().map(|(number, ask)| (*number, read(&reader, ask)));
+                replies.lock().unwrap_or_else(PoisonError::into_inner).extend(read);
+            }));
+        }
+        replies
+    }
+
+    /// Sends the replies of such reads.
+    pub(crate) fn answer_reads(&mut self, node: usize, replies: &ReadMeanwhile) {
+        for (number, reply) in std::mem::take(&mut *replies.lock().unwrap_or_else(PoisonError::into_inner)) {
+            self.counters.count("client: read between a write and the word of it");
+            self.send_answer(node, number, reply);
+        }
+    }
+
+    fn send_answer(&mut self, node: usize, number: u64, reply: Reply) {
+        let Some(process) = &mut self.nodes[node].process else { return };
+        let Pending { client, attempt, .. } = process.requests.remove(&number).expect("a request is answered once");
+        if let Some(delay) = self.network.client_delay(client, node) {
+            let delay = delay * self.nodes[node].slowness;
+            let what = AtClient::Answered { attempt, node, reply };
+            self.schedule.after(delay, Happening::Client { client, what });
         }
     }
 
@@ -359,14 +398,13 @@ fn level_of(ask: &Ask) -> ReadLevel {
 }
 
 /// Serves a read from the state as it is.
-fn read(process: &crate::node::Process, ask: &Ask) -> Reply {
-    let reader = process.machine.reader();
+fn read(reader: &StateReader<SimEngine>, ask: &Ask) -> Reply {
     let revision_min = ask.freshness().expect("only reads wait to read").revision_min;
     if let Err(refused) = check_state(level_of(ask), revision_min, reader.revision()) {
         return Reply::Call(Response::Error(*refused));
     }
     if let Ask::Call(Request::Transaction(request)) = ask {
-        return Reply::Call(match Question::Transaction(request.clone()).answer(&LIMITS, &reader) {
+        return Reply::Call(match Question::Transaction(request.clone()).answer(&LIMITS, reader) {
             Ok(response) => response,
             Err(QuestionError::Refused(refused)) => Response::Error(*refused),
             Err(QuestionError::Read(cause)) => Response::Error(*read_failed(&cause)),
@@ -374,14 +412,14 @@ fn read(process: &crate::node::Process, ask: &Ask) -> Reply {
     }
     if let Ask::Scan(scan) = ask {
         let range = scan.range.clone().unwrap_or_default();
-        let read = ScanReplies::new(&reader, &range, scan).and_then(Iterator::collect);
+        let read = ScanReplies::new(reader, &range, scan).and_then(Iterator::collect);
         return match read {
             Ok(replies) => Reply::Scan(replies),
             Err(cause) => Reply::Call(Response::Error(*read_failed(&cause))),
         };
     }
     let Ask::Call(Request::Get(get)) = ask else { unreachable!("only reads wait to read: {ask:?}") };
-    Reply::Call(match get_reply(&reader, get) {
+    Reply::Call(match get_reply(reader, get) {
         Ok(reply) => Response::Get(reply),
         Err(cause) => Response::Error(*read_failed(&cause)),
     })

@@ -1,5 +1,6 @@
 //! Jobs that take simulated time: writing the log, applying, snapshots. What is done when a job ends is production code.
 
+use crate::engine::SimEngine;
 use crate::faults::FaultKind;
 use crate::node::{LogJob, LogWork, Node, OperatorWord, Process, StateJob};
 use crate::world::{InProcess, World};
@@ -11,7 +12,7 @@ use raftkv::driver::{ApplyEntries, ApplyJob, Input, StateFacts};
 use raftkv::members::Standing;
 use std::sync::Arc;
 use std::time::Duration;
-use storage::state::{MemoryEngine, StateMachine};
+use storage::state::StateMachine;
 use storage::wal::LogError;
 
 /// What a flush of the log takes.
@@ -139,6 +140,7 @@ impl World {
         if matches!(job.entries, ApplyEntries::OnDisk(_)) {
             self.counters.count("log: entries to apply read from disk");
         }
+        let reads = self.read_meanwhile(node);
         let checks = &mut self.checks;
         let process = self.nodes[node].process.as_mut().expect("void in later lives");
         let term = process.driver.core().status().term;
@@ -146,6 +148,8 @@ impl World {
         let index = process.apply.apply(&mut process.machine, job, |machine, entries| {
             checks.applied(node, term, entries, machine.state_hash());
         })?;
+        self.answer_reads(node, &reads);
+        let process = self.nodes[node].process.as_mut().expect("void in later lives");
         // Now and then a memtable is full.
         if self.random.chance(20) {
             process.machine.flush(false).map_err(FatalError::State)?;
@@ -253,14 +257,7 @@ impl World {
         }
     }
 
-    pub(crate) fn snapshot_arrived(
-        &mut self,
-        node: usize,
-        fetch: u64,
-        from: usize,
-        from_life: u64,
-        engine: MemoryEngine,
-    ) {
+    pub(crate) fn snapshot_arrived(&mut self, node: usize, fetch: u64, from: usize, from_life: u64, engine: SimEngine) {
         let fails = self.settings.faults.is_on(FaultKind::SnapshotFailures) && self.random.chance(300);
         let gone = self.nodes[from].life != from_life || self.nodes[from].process.is_none();
         if fails {

@@ -21,6 +21,7 @@
 use crate::checks::Checks;
 use crate::clients::{Client, Reply};
 use crate::counters::Counters;
+use crate::engine::SimEngine;
 use crate::faults::FaultKind;
 use crate::network::Network;
 use crate::node::{Node, index_of};
@@ -38,7 +39,6 @@ use raftkv::watch::WatcherId;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
-use storage::state::MemoryEngine;
 use transport::proto::client as wire;
 
 /// After this time faults end, even if clients have not done what they were to do: some plans hardly let them.
@@ -151,7 +151,7 @@ pub(crate) enum InProcess {
         fetch: u64,
         from: usize,
         from_life: u64,
-        engine: MemoryEngine,
+        engine: SimEngine,
     },
 }
 
