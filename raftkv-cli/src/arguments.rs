@@ -8,6 +8,7 @@ use crate::failure::{Code, Failure};
 use crate::output::Format;
 use crate::session::Session;
 use crate::settings::Given;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use client::Level;
 use std::ffi::OsString;
@@ -73,14 +74,14 @@ pub(crate) struct Globals {
     #[arg(long, global = true, env = "RAFTKV_ENDPOINTS", value_delimiter = ',', value_name = "HOST:PORT,…")]
     pub(crate) endpoints: Vec<String>,
     /// The cluster's CA certificate
-    #[arg(long, global = true, env = "RAFTKV_CA", value_name = "FILE")]
+    #[arg(long, global = true, env = "RAFTKV_CA", value_name = "FILE", value_parser = path())]
     pub(crate) ca: Option<PathBuf>,
     /// The client's certificate
-    #[arg(long, global = true, env = "RAFTKV_CERT", value_name = "FILE")]
+    #[arg(long, global = true, env = "RAFTKV_CERT", value_name = "FILE", value_parser = path())]
     pub(crate) cert: Option<PathBuf>,
     /// The client's private key
     // The name of its own keeps it apart from the positional KEY of commands.
-    #[arg(id = "key_file", long = "key", global = true, env = "RAFTKV_KEY", value_name = "FILE")]
+    #[arg(id = "key_file", long = "key", global = true, env = "RAFTKV_KEY", value_name = "FILE", value_parser = path())]
     pub(crate) key: Option<PathBuf>,
     /// The context to use instead of the current one; see `raftkv-cli context`. Given here, it wins over the variables of the environment
     #[arg(long, global = true, env = "RAFTKV_CONTEXT", value_name = "NAME")]
@@ -185,6 +186,11 @@ fn timeout(text: &str) -> Result<Duration, String> {
 /// A duration with its unit.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|cause| format!("{cause}; write it like 500ms, 5s or 1m"))
+}
+
+/// A path, which may be empty: as a variable of the environment that is as good as none, and [`settings`](crate::settings) sees to the rest.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
 }
 
 /// `linearizable`, `lease`, `stale` or `stale=AGE`.

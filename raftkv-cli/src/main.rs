@@ -46,6 +46,7 @@ fn main() -> ExitCode {
 
 /// Carries out one command, with what the context adds to its settings.
 async fn run(command: Command, globals: Globals) -> Result<(), Failure> {
+    settings::check_given(&globals)?;
     // These need no cluster, and are what mends a file of contexts that cannot be read.
     let is_local = matches!(command, Command::Context(_) | Command::Completions(_) | Command::Man(_));
     let globals = &if is_local { globals } else { settings::complete(globals)? };

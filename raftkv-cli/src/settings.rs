@@ -45,6 +45,28 @@ impl Given {
     }
 }
 
+/// Refuses an option that says which cluster is meant and is empty: a variable of a script that was not set. Passing it over would send the
+/// command to whatever cluster the environment or the context in use names. An empty variable of our own is something else: that is how
+/// one is unset for a single command.
+///
+/// # Errors
+/// Usage.
+pub(crate) fn check_given(globals: &Globals) -> Result<(), Failure> {
+    let given = globals.given;
+    let empty = [
+        ("--context", "NAME", given.context && globals.context.as_deref().is_some_and(str::is_empty)),
+        ("--endpoints", "HOST:PORT", given.endpoints && is_blank(&globals.endpoints)),
+        ("--ca", "FILE", given.ca && !is_path(globals.ca.as_deref())),
+        ("--cert", "FILE", given.cert && !is_path(globals.cert.as_deref())),
+        ("--key", "FILE", given.key && !is_path(globals.key.as_deref())),
+    ];
+    match empty.into_iter().find(|(_, _, is_empty)| *is_empty) {
+        Some((flag, value, _)) => Err(Failure::usage(format!("{flag} is empty"))
+            .with_next(format!("{flag} {value}; without {flag}, the environment and the context in use decide"))),
+        None => Ok(()),
+    }
+}
+
 /// Fills in from the context what flags and environment leave open. `context` is then the one that the endpoints are from.
 ///
 /// # Errors
@@ -179,6 +201,30 @@ mod tests {
         named.given.endpoints = true;
         let filled = fill_in(without_environment(named), &contexts()).unwrap();
         assert_eq!((filled.endpoints[0].as_str(), filled.key.unwrap()), ("env:1", "/test/client.key".into()));
+    }
+
+    #[test]
+    fn an_empty_option_is_refused_and_an_empty_variable_is_none() {
+        let empty = || Globals {
+            context: Some(String::new()),
+            ca: Some(PathBuf::new()),
+            cert: Some(PathBuf::new()),
+            key: Some(PathBuf::new()),
+            ..Globals::of(&[""])
+        };
+        assert_eq!(check_given(&empty()), Ok(()), "the environment gave all of it");
+        assert_eq!(fill_in(empty(), &contexts()).unwrap().context.as_deref(), Some("prod"));
+        let none = Given::default();
+        for (flag, given) in [
+            ("--context", Given { context: true, ..none }),
+            ("--endpoints", Given { endpoints: true, ..none }),
+            ("--ca", Given { ca: true, ..none }),
+            ("--cert", Given { cert: true, ..none }),
+            ("--key", Given { key: true, ..none }),
+        ] {
+            let failure = check_given(&Globals { given, ..empty() }).unwrap_err();
+            assert_eq!((failure.code, failure.cause), (Code::Usage, format!("{flag} is empty")));
+        }
     }
 
     #[test]

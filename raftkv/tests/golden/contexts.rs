@@ -101,17 +101,23 @@ async fn a_flag_wins_over_the_environment_and_that_over_the_context() {
         command.env(variable, value);
         command
     };
-    let lines: [(&str, &str, &[&str]); 6] = [
+    let lines: [(&str, &str, &[&str]); 8] = [
         ("RAFTKV_ENDPOINTS", "", &["get", "color"]),
         ("RAFTKV_ENDPOINTS", "127.0.0.1:1", &["get", "color", "--timeout", "300ms"]),
         ("RAFTKV_ENDPOINTS", "127.0.0.1:1", &["get", "color", "--endpoints", cluster.nodes[0].client_address()]),
         ("RAFTKV_ENDPOINTS", "127.0.0.1:1", &["get", "color", "--context", "test"]),
         ("RAFTKV_ENDPOINTS", "127.0.0.1:1", &["context", "use", "test"]),
         ("RAFTKV_CONTEXT", "prod", &["get", "color"]),
+        ("RAFTKV_CONTEXT", "", &["get", "color"]),
+        ("RAFTKV_CA", "", &["get", "color"]),
     ];
     for (variable, value, line) in lines {
         let output = environment(variable, value).args(line).output().expect("the command line starts");
         transcript.write(&format!("{variable}={value} raftkv-cli {}", line.join(" ")), "", &output);
+    }
+    // What a script writes whose variable is not set: the context in use would be another cluster than it means.
+    for flag in ["--context", "--endpoints", "--ca", "--cert", "--key"] {
+        transcript.run(home.cli(), &["get", "color", flag, ""]);
     }
     transcript.check("context-order");
 }
