@@ -20,12 +20,16 @@
 
 use super::lexer::Relation;
 use super::text::{compare_number, compare_value};
-use super::{DEPTH_MAX, Problem};
+use super::{DEPTH_MAX, Problem, QUOTED_MAX, quoted};
+use crate::output::printable;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use client::{Compare, Delete, Operation, Put, Range, Scan, Transaction};
 use serde::Deserialize;
+
+/// Columns of a message of the parser that quotes nothing, or nothing that could be told from the rest of it.
+const MESSAGE_MAX: usize = 160;
 
 /// Reads a transaction.
 pub(super) fn parse(input: &str) -> Result<Transaction, Problem> {
@@ -33,9 +37,35 @@ pub(super) fn parse(input: &str) -> Result<Transaction, Problem> {
         let message = error.to_string();
         // The place is told in front, as everywhere.
         let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message);
-        Problem { line: error.line(), column: error.column(), message: message.to_owned() }
+        let column = characters(input, error.line(), error.column());
+        Problem { line: error.line(), column, message: shortened(message) }
     })?;
     body.into_transaction(1).map_err(|message| Problem { line: 1, column: 1, message })
+}
+
+/// The characters that begin in so many bytes of a line: the parser counts bytes.
+fn characters(input: &str, line: usize, bytes: usize) -> usize {
+    let text = input.lines().nth(line.saturating_sub(1)).unwrap_or_default();
+    text.char_indices().take_while(|(position, _)| *position < bytes).count().max(1)
+}
+
+/// A message of the parser, with what it quotes of the input cut, and nothing in it that steers a terminal. What is quoted may hold quotes
+/// of its own, so its end is looked for from behind: there the parser says what it expected instead.
+fn shortened(message: &str) -> String {
+    let cut = || {
+        let start = message.find(['`', '"'])?;
+        let sign = &message[start..=start];
+        let end = message.rfind(&format!("{sign}, expected")).filter(|end| *end > start)?;
+        let (before, inside, after) = (&message[..start], &message[start + 1..end], &message[end + 1..]);
+        if sign == "\"" {
+            // The parser has escaped it already.
+            let kept: String = inside.chars().take(QUOTED_MAX).collect();
+            let cut = if kept.len() < inside.len() { "…" } else { "" };
+            return Some(format!("{before}\"{kept}{cut}\"{after}"));
+        }
+        Some(format!("{before}{}{after}", quoted(inside.as_bytes())))
+    };
+    cut().unwrap_or_else(|| printable(message.as_bytes(), MESSAGE_MAX))
 }
 
 #[derive(Deserialize)]
@@ -155,7 +185,9 @@ impl TryFrom<Fields> for PutRow {
         put = match lease {
             (None, None, false) => put,
             (Some(id), None, false) => put.lease(id),
-            (None, Some(ttl), false) => put.ttl(crate::arguments::duration(&ttl)?),
+            (None, Some(ttl), false) => put.ttl(crate::arguments::duration(&ttl).map_err(|_| {
+                format!("\"ttl\" is a duration like 500ms, 5s or 1m, and not {}", quoted(ttl.as_bytes()))
+            })?),
             (None, None, true) => put.keep_lease(),
             _ => return Err("put takes one of \"lease\", \"ttl\" and \"keep_lease\" at most".to_owned()),
         };
@@ -358,14 +390,14 @@ mod tests {
     #[test]
     fn what_is_wrong_is_told_with_its_line() {
         for (input, line, wanted) in [
-            ("{\n\"when\": []}", 2, "unknown field `when`"),
+            ("{\n\"when\": []}", 2, "unknown field \"when\""),
             ("{\"then\": [\n{\"put\": {\"key\": \"k\"}}\n]}", 2, "put takes a \"value\""),
             ("{\"then\": [{\"put\": {\"key\": \"k\", \"value\": \"v\",\n\"limit\": 3}}]}", 2, "means nothing to put"),
             ("{\"then\": [{\"get\": {\"key\": \"k\", \"prefix\": \"p\"}}]}", 1, "keys are named by"),
             ("{\"if\": [{\"value\": {\"key\": \"k\", \"op\": \">=\", \"value\": \"v\"}}]}", 1, "one of \"=\""),
             ("{\"if\": [{\"mod\": {\"key\": \"k\", \"op\": \"=\"}}]}", 1, "needs \"number\""),
             ("{\"then\": [{\"put\": {\"key\": \"k\", \"value_base64\": \"?\"}}]}", 1, "no base64"),
-            ("{\"then\": [\n\n{\"move\": {}}]}", 3, "unknown variant `move`"),
+            ("{\"then\": [\n\n{\"move\": {}}]}", 3, "unknown variant \"move\""),
             ("{\"then\": [", 1, "EOF"),
             // What a program writes that has mistyped a name.
             ("{\"then\": [{\"del\": {\"key\": null}}]}", 1, "null, expected a string"),
@@ -379,6 +411,13 @@ mod tests {
             assert!(problem.message.contains(wanted), "{input}: {problem}");
             assert!(!problem.message.contains("at line"), "the place is told twice: {problem}");
         }
+    }
+
+    #[test]
+    fn places_count_characters() {
+        let ends = |name: &str| parse(&format!("{{\n  \"{name}\": []}}")).unwrap_err();
+        assert_eq!(ends("grün"), Problem { message: ends("grün").message, ..ends("grun") });
+        assert_eq!((ends("grün").line, ends("grün").column), (2, 8));
     }
 
     #[test]

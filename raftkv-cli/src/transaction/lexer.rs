@@ -3,7 +3,7 @@
 //! A word is written as it is if it has none of the characters that mean something here, and in double quotes otherwise: there `\n`, `\t`,
 //! `\r`, `\0`, `\\`, `\"` and `\xNN` stand for what cannot be written. `#` begins a comment. Lines and semicolons separate.
 
-use super::Problem;
+use super::{Problem, quoted};
 use bytes::Bytes;
 
 /// Where something stands, from 1 on.
@@ -55,9 +55,9 @@ impl Token {
     /// As a message names it.
     pub(super) fn shown(&self) -> String {
         match self {
-            Token::Word(word) => format!("\"{word}\""),
-            Token::Quoted(bytes) => format!("\"{}\"", bytes.escape_ascii()),
-            Token::Flag(name) => format!("--{name}"),
+            Token::Word(word) => quoted(word.as_bytes()),
+            Token::Quoted(bytes) => quoted(bytes),
+            Token::Flag(name) => quoted(format!("--{name}").as_bytes()),
             Token::Open => "\"{\"".to_owned(),
             Token::Close => "\"}\"".to_owned(),
             Token::OpenRound => "\"(\"".to_owned(),

@@ -7,11 +7,20 @@ mod json;
 mod lexer;
 mod text;
 
+use crate::output::printable;
 use client::Transaction;
 use std::fmt;
 
 /// Transactions in one another, the outermost included: deeper ones no cluster takes, and this bounds the stack.
 const DEPTH_MAX: usize = 4;
+
+/// Columns of the input that a message quotes: enough to find the place by, however much stands there.
+const QUOTED_MAX: usize = 40;
+
+/// What a message quotes of the input, which may be any length and may hold what a terminal takes for commands.
+fn quoted(input: &[u8]) -> String {
+    format!("\"{}\"", printable(input, QUOTED_MAX))
+}
 
 /// What is wrong, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +80,45 @@ mod tests {
         for nothing in ["", "# only a remark\n", "then { }", "{}", r#"{"if": [], "then": []}"#] {
             let problem = parse(nothing.as_bytes()).unwrap_err();
             assert_eq!(problem.to_string(), "line 1, column 1: there is nothing to compare and nothing to do");
+        }
+    }
+
+    #[test]
+    fn a_message_quotes_a_piece_of_the_input_and_nothing_that_steers_a_terminal() {
+        let long = "ü".repeat(5000);
+        for input in [
+            format!("{long} {{ }}"),
+            format!("if {{ {long}(k) = 1 }}"),
+            format!("if {{ value(k) {long} }}"),
+            format!("if {{ version(k) = {long} }}"),
+            format!("if {{ version(k) = \"{long}\" }}"),
+            format!("then {{ {long} k }}"),
+            format!("then {{ put k v {long} }}"),
+            format!("then {{ put k v --{long} }}"),
+            format!("then {{ put k v --ttl {long} }}"),
+            format!("then {{ get --{long} k }}"),
+            format!("then {{ get k --limit {long} }}"),
+            format!("{{\"{long}\": []}}"),
+            format!("{{\"then\": [{{\"{long}\": 1}}]}}"),
+            format!("{{\"then\": \"{long}\"}}"),
+            format!("{{\"then\": [{{\"put\": {{\"key\": \"k\", \"value\": \"v\", \"{long}\": 1}}}}]}}"),
+            format!("{{\"then\": [{{\"put\": {{\"key\": \"k\", \"value\": \"v\", \"lease\": \"{long}\"}}}}]}}"),
+            format!("{{\"then\": [{{\"put\": {{\"key\": \"k\", \"value\": \"v\", \"ttl\": \"1{long}\"}}}}]}}"),
+        ] {
+            let message = parse(input.as_bytes()).unwrap_err().to_string();
+            assert!(message.contains("üüü") && message.contains('…') && message.chars().count() < 400, "{message}");
+        }
+        for input in [
+            "if { version(k) = \"\x1b[2J\" }",
+            "then { put k v \x1b[2J }",
+            "{\"\\u001b[2J\": []}",
+            "{\"then\": [{\"\\u001b[2J\": 1}]}",
+            "{\"then\": \"\\u001b[2J\"}",
+            "{\"then\": [{\"get\": {\"\\u009b2J\": 1}}]}",
+        ] {
+            let message = parse(input.as_bytes()).unwrap_err().to_string();
+            assert!(!message.contains(char::is_control), "{message:?}");
+            assert!(message.contains("\\u{"), "{message:?}");
         }
     }
 

@@ -22,7 +22,7 @@
 //! them. Flags are those of the commands of the same names.
 
 use super::lexer::{Position, Relation, Token, tokens};
-use super::{DEPTH_MAX, Problem};
+use super::{DEPTH_MAX, Problem, quoted};
 use bytes::Bytes;
 use client::{Compare, Delete, NumberCompare, Operation, Put, Range, Scan, Transaction, ValueCompare};
 
@@ -96,7 +96,7 @@ impl Parser {
             let (Token::Word(name), position) = self.peek() else { return Ok(transaction) };
             let name = name.clone();
             if !["if", "then", "else"].contains(&name.as_str()) {
-                return Err(position.problem(format!("expected if, then or else, found \"{name}\"")));
+                return Err(position.problem(format!("expected if, then or else, found {}", quoted(name.as_bytes()))));
             }
             if seen.contains(&name) {
                 return Err(position.problem(format!("a transaction has one \"{name}\" at most")));
@@ -161,7 +161,7 @@ impl Parser {
             "lease" => Compare::lease_in(self.round_keys()?.into_range()),
             _ => {
                 let known = "value, version, create, mod, lease, exists or absent";
-                return Err(position.problem(format!("expected {known}, found \"{target}\"")));
+                return Err(position.problem(format!("expected {known}, found {}", found.shown())));
             }
         };
         let relation = self.relation()?;
@@ -200,7 +200,7 @@ impl Parser {
                 self.expect(&Token::Close)?;
                 Ok(Operation::transaction(transaction))
             }
-            _ => Err(position.problem(format!("expected put, get, del or txn, found \"{name}\""))),
+            _ => Err(position.problem(format!("expected put, get, del or txn, found {}", found.shown()))),
         }
     }
 
@@ -298,12 +298,13 @@ impl Parser {
         let Token::Word(word) = &found else {
             return Err(position.problem(format!("expected a duration, found {}", found.shown())));
         };
-        crate::arguments::duration(word).map_err(|cause| position.problem(cause))
+        crate::arguments::duration(word)
+            .map_err(|_| position.problem(format!("expected a duration like 500ms, 5s or 1m, found {}", found.shown())))
     }
 }
 
 fn unknown(position: Position, flag: &str, wanted: &str) -> Problem {
-    position.problem(format!("expected {wanted}, found --{flag}"))
+    position.problem(format!("expected {wanted}, found {}", Token::Flag(flag.to_owned()).shown()))
 }
 
 /// A compare of a value with its other side.
@@ -399,9 +400,9 @@ mod tests {
             ("then {\n put k v w\n}", 2, 10, "expected the end of the line, found \"w\""),
             ("then {\n put k\n}", 2, 7, "put takes a value, or --keep-value"),
             ("then { put k v --keep-value }", 1, 29, "put takes a value, or --keep-value"),
-            ("then { put k v --ttl soon }", 1, 22, "write it like"),
-            ("then { put k v --limit 3 }", 1, 16, "found --limit"),
-            ("then { get k --prev }", 1, 14, "found --prev"),
+            ("then { put k v --ttl soon }", 1, 22, "expected a duration like 500ms"),
+            ("then { put k v --limit 3 }", 1, 16, "found \"--limit\""),
+            ("then { get k --prev }", 1, 14, "found \"--prev\""),
             ("then { move a b }", 1, 8, "expected put, get, del or txn"),
             ("then { get k", 1, 13, "a \"}\" is missing"),
             ("then { get k } }", 1, 16, "expected if, then, else or the end"),

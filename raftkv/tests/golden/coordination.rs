@@ -32,6 +32,9 @@ async fn transactions() {
     transcript.run_with_input(cli(&cluster), &["txn", "-o", "table"], "then { get moved; get missing }\n");
     transcript.run_with_input(cli(&cluster), &["txn"], "then { put a 1; put a 2 }\n");
     transcript.run_with_input(cli(&cluster), &["txn"], "if { colour(a) = 1 }\n");
+    let long = format!("then {{ put k v {} }}\n", "word".repeat(15));
+    transcript.run_with_input(cli(&cluster), &["txn"], &long);
+    transcript.run_with_input(cli(&cluster), &["txn"], "{\"then\": [{\"\\u001b[2J\": {}}]}\n");
     transcript.run(cli(&cluster), &["txn", "-f", "/nonexistent.txn"]);
     transcript.check("txn");
 }
