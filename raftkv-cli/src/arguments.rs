@@ -193,6 +193,15 @@ fn path() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().map(PathBuf::from)
 }
 
+/// The greatest number of a lease: etcd's are signed, and nodes make none beyond that.
+pub(crate) const LEASE_ID_MAX: u64 = i64::MAX.unsigned_abs();
+
+/// The number of a lease.
+pub(crate) fn lease_id(text: &str) -> Result<u64, String> {
+    let in_range = text.parse().ok().filter(|id| (1..=LEASE_ID_MAX).contains(id));
+    in_range.ok_or_else(|| format!("leases have numbers from 1 to {LEASE_ID_MAX}"))
+}
+
 /// `linearizable`, `lease`, `stale` or `stale=AGE`.
 pub(crate) fn level(text: &str) -> Result<Level, String> {
     match text.split_once('=') {
@@ -301,6 +310,11 @@ mod tests {
             vec!["put", "k", "v", "--ttl", "10"],
             vec!["lease", "grant", "60"],
             vec!["lease", "revoke"],
+            vec!["lease", "revoke", "0"],
+            vec!["lease", "grant", "60s", "--id", "0"],
+            vec!["lease", "grant", "60s", "--id", "9223372036854775808"],
+            vec!["put", "k", "v", "--lease", "9223372036854775808"],
+            vec!["put", "k", "v", "--lease", "0"],
             vec!["lock"],
             vec!["lock", "n", "sh"],
             vec!["elect", "n"],
@@ -310,6 +324,15 @@ mod tests {
             let error = parse(&line).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line:?}");
             assert_ne!(error.kind(), ErrorKind::DisplayHelp, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn leases_have_numbers_that_etcd_has_too() {
+        assert_eq!(lease_id("9223372036854775807"), Ok(LEASE_ID_MAX));
+        for bad in ["0", "-1", "9223372036854775808", "99999999999999999999", "seven"] {
+            let problem = lease_id(bad).unwrap_err();
+            assert_eq!(problem, "leases have numbers from 1 to 9223372036854775807", "{bad}");
         }
     }
 

@@ -30,8 +30,8 @@ pub(crate) enum LeaseCommand {
         /// How long it lives without a keep-alive, like 60s
         #[arg(value_name = "TTL", value_parser = arguments::duration)]
         ttl: Duration,
-        /// The number that it gets; without it, the next that is free. Ends with 4 if it is taken
-        #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+        /// The number that it gets, from 1 to 9223372036854775807; without it, the next that is free. Ends with 4 if it is taken
+        #[arg(long, value_parser = arguments::lease_id)]
         id: Option<u64>,
     },
     /// End a lease, and delete the keys that live by it; prints how many
@@ -39,6 +39,7 @@ pub(crate) enum LeaseCommand {
     /// Ends with 3 if there is no such lease.
     Revoke {
         /// Its number
+        #[arg(value_parser = arguments::lease_id)]
         id: u64,
     },
     /// Keep a lease alive until Ctrl-C, or until it is lost
@@ -47,6 +48,7 @@ pub(crate) enum LeaseCommand {
     /// its time to live.
     KeepAlive {
         /// Its number
+        #[arg(value_parser = arguments::lease_id)]
         id: u64,
         /// Once, and print how long it lives from then on
         #[arg(long)]
@@ -57,6 +59,7 @@ pub(crate) enum LeaseCommand {
     /// Ends with 3 if there is no such lease.
     Show {
         /// Its number
+        #[arg(value_parser = arguments::lease_id)]
         id: u64,
     },
     /// Show every lease

@@ -44,7 +44,7 @@ pub(crate) struct PutArguments {
     #[arg(long, group = "condition", value_name = "VALUE|@FILE", allow_negative_numbers = true)]
     pub(crate) if_value: Option<OsString>,
     /// Let the key live by this lease: it is deleted when the lease ends
-    #[arg(long, group = "lifetime", value_name = "ID")]
+    #[arg(long, group = "lifetime", value_name = "ID", value_parser = arguments::lease_id)]
     pub(crate) lease: Option<u64>,
     /// Let the key live for so long, like 60s; putting it anew without this makes it live until it is deleted
     #[arg(long, group = "lifetime", value_name = "DURATION", value_parser = arguments::duration)]

@@ -21,6 +21,7 @@
 use super::lexer::Relation;
 use super::text::{compare_number, compare_value};
 use super::{DEPTH_MAX, Problem, QUOTED_MAX, quoted};
+use crate::arguments::LEASE_ID_MAX;
 use crate::output::printable;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -184,7 +185,8 @@ impl TryFrom<Fields> for PutRow {
         let lease = (fields.lease.take(), fields.ttl.take(), std::mem::take(&mut fields.keep_lease));
         put = match lease {
             (None, None, false) => put,
-            (Some(id), None, false) => put.lease(id),
+            (Some(id), None, false) if (1..=LEASE_ID_MAX).contains(&id) => put.lease(id),
+            (Some(_), None, false) => return Err(format!("\"lease\" is a number from 1 to {LEASE_ID_MAX}")),
             (None, Some(ttl), false) => put.ttl(crate::arguments::duration(&ttl).map_err(|_| {
                 format!("\"ttl\" is a duration like 500ms, 5s or 1m, and not {}", quoted(ttl.as_bytes()))
             })?),
@@ -399,6 +401,12 @@ mod tests {
             ("{\"then\": [{\"put\": {\"key\": \"k\", \"value_base64\": \"?\"}}]}", 1, "no base64"),
             ("{\"then\": [\n\n{\"move\": {}}]}", 3, "unknown variant \"move\""),
             ("{\"then\": [", 1, "EOF"),
+            (
+                "{\"then\": [{\"put\": {\"key\": \"k\", \"value\": \"v\", \"lease\": 9223372036854775808}}]}",
+                1,
+                "from 1 to 9223372036854775807",
+            ),
+            ("{\"then\": [{\"put\": {\"key\": \"k\", \"value\": \"v\", \"lease\": 0}}]}", 1, "from 1 to"),
             // What a program writes that has mistyped a name.
             ("{\"then\": [{\"del\": {\"key\": null}}]}", 1, "null, expected a string"),
             ("{\"then\": [{\"del\": {\"key\": null, \"to\": \"b\"}}]}", 1, "null, expected a string"),

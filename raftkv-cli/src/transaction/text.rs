@@ -23,6 +23,7 @@
 
 use super::lexer::{Position, Relation, Token, tokens};
 use super::{DEPTH_MAX, Problem, quoted};
+use crate::arguments::LEASE_ID_MAX;
 use bytes::Bytes;
 use client::{Compare, Delete, NumberCompare, Operation, Put, Range, Scan, Transaction, ValueCompare};
 
@@ -215,7 +216,7 @@ impl Parser {
             put = match flag.as_str() {
                 "prev" => put.with_previous(),
                 "keep-lease" => put.keep_lease(),
-                "lease" => put.lease(self.number("the number of a lease")?),
+                "lease" => put.lease(self.lease()?),
                 "ttl" => put.ttl(self.duration()?),
                 "keep-value" => {
                     keeps_value = true;
@@ -291,6 +292,13 @@ impl Parser {
         let (found, position) = self.next();
         let number = if let Token::Word(word) = &found { word.parse().ok() } else { None };
         number.ok_or_else(|| position.problem(format!("expected {what}, found {}", found.shown())))
+    }
+
+    fn lease(&mut self) -> Result<u64, Problem> {
+        let (found, position) = self.next();
+        let id = if let Token::Word(word) = &found { crate::arguments::lease_id(word).ok() } else { None };
+        let wanted = || format!("expected the number of a lease, from 1 to {LEASE_ID_MAX}, found {}", found.shown());
+        id.ok_or_else(|| position.problem(wanted()))
     }
 
     fn duration(&mut self) -> Result<std::time::Duration, Problem> {
@@ -401,6 +409,8 @@ mod tests {
             ("then {\n put k\n}", 2, 7, "put takes a value, or --keep-value"),
             ("then { put k v --keep-value }", 1, 29, "put takes a value, or --keep-value"),
             ("then { put k v --ttl soon }", 1, 22, "expected a duration like 500ms"),
+            ("then { put k v --lease 0 }", 1, 24, "the number of a lease, from 1 to 9223372036854775807, found \"0\""),
+            ("then { put k v --lease 9223372036854775808 }", 1, 24, "from 1 to 9223372036854775807"),
             ("then { put k v --limit 3 }", 1, 16, "found \"--limit\""),
             ("then { get k --prev }", 1, 14, "found \"--prev\""),
             ("then { move a b }", 1, 8, "expected put, get, del or txn"),

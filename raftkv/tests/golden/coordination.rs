@@ -64,6 +64,21 @@ async fn leases() {
         transcript.run(cli(&cluster), line);
     }
     transcript.check("lease");
+    let mut transcript = Transcript::of(&cluster);
+    let lines: &[&[&str]] = &[
+        &["lease", "grant", "10m", "--id", "9223372036854775807"],
+        &["lease", "grant", "10m", "--id", "9223372036854775808"],
+        &["lease", "grant", "10m", "--id", "9223372036854775807"],
+        &["put", "k", "v", "--lease", "9223372036854775808"],
+        &["lease", "revoke", "9223372036854775808"],
+        &["lease", "show", "0"],
+    ];
+    for line in lines {
+        transcript.run(cli(&cluster), line);
+    }
+    let too_great = "then { put k v --lease 9223372036854775808 }\n";
+    transcript.run_with_input(cli(&cluster), &["txn"], too_great);
+    transcript.check("lease-numbers");
 }
 
 #[tokio::test(flavor = "multi_thread")]
