@@ -210,7 +210,7 @@ impl Client {
         let Response::Delete(reply) = response else { return Err(nonsense(Purpose::Write, &address)) };
         let (revision, index) = header(reply.header);
         let previous = reply.previous.into_iter().map(Into::into).collect();
-        Ok(DeleteOutcome { revision, index, deleted: reply.deleted, previous })
+        Ok(DeleteOutcome { revision, index, deleted: reply.deleted, previous, endpoint: address })
     }
 
     /// Lets go of everything that only revisions before `revision` need, and returns the oldest revision that can be read afterwards. Its space comes back in

@@ -56,6 +56,8 @@ pub struct DeleteOutcome {
     pub deleted: u64,
     /// What they held, when asked for.
     pub previous: Vec<KeyValue>,
+    /// The node that answered, as `host:port`.
+    pub endpoint: Arc<str>,
 }
 
 /// The answer to a get.

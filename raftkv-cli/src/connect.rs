@@ -45,6 +45,11 @@ pub(crate) fn endpoints(globals: &Globals) -> Vec<String> {
     given.filter(|endpoint| !endpoint.is_empty()).map(str::to_owned).collect()
 }
 
+/// Who was asked, for a failure that several answers together come to.
+pub(crate) fn asked(globals: &Globals) -> String {
+    endpoints(globals).join(",")
+}
+
 fn credentials(globals: &Globals) -> Result<Credentials, Failure> {
     let paths = CredentialPaths {
         authority: path("the CA certificate", "--ca", "RAFTKV_CA", globals.ca.as_deref())?,

@@ -124,6 +124,13 @@ impl Failure {
         Failure::new(Code::OfCommand(code), format!("the command ended with {code}"))
     }
 
+    /// The one key that was asked for does not exist, says the node at `endpoint`.
+    pub(crate) fn key_not_found(key: &OsStr, endpoint: &str) -> Failure {
+        Failure::new(Code::NotFound, format!("key not found: {}", quoted(key)))
+            .at(endpoint)
+            .with_next("raftkv-cli scan --keys-only, to see which keys exist")
+    }
+
     /// Something was held by a lease, and that was lost.
     pub(crate) fn of_loss(what: &str, loss: &LeaseLoss) -> Failure {
         let code = match loss {
@@ -295,6 +302,13 @@ mod tests {
         assert_eq!(Failure::of_loss("lease 7", &ended).code.number(), 3);
         let alone = LeaseLoss::NotKeptAlive { ttl: Duration::from_secs(10), cause: "unreachable".into() };
         assert_eq!(Failure::of_loss("lease 7", &alone).code.number(), 5);
+    }
+
+    #[test]
+    fn a_missing_key_names_who_was_asked() {
+        let failure = Failure::key_not_found(OsStr::new("a b"), "n1:7420");
+        let wanted = "error: key not found: 'a b' (endpoint n1:7420)\n  try: raftkv-cli scan --keys-only, to see which keys exist";
+        assert_eq!((failure.code, failure.to_string().as_str()), (Code::NotFound, wanted));
     }
 
     #[test]

@@ -10,6 +10,7 @@
 use crate::failure::Failure;
 use bytes::Bytes;
 use client::{Client, Delete, DeleteOutcome, Error, Range, Scan};
+use std::sync::Arc;
 
 /// What a step needs of the cluster.
 pub(crate) trait Store {
@@ -38,7 +39,7 @@ impl Store for Client {
 /// Deletes everything in `range`. The outcome counts all of it, and has the revision of the last step.
 pub(crate) async fn delete<S: Store>(store: &S, range: Range, keys_max: u64) -> Result<DeleteOutcome, Failure> {
     let mut rest = range;
-    let mut total = DeleteOutcome { revision: 0, index: 0, deleted: 0, previous: Vec::new() };
+    let mut total = DeleteOutcome { revision: 0, index: 0, deleted: 0, previous: Vec::new(), endpoint: Arc::default() };
     let most = (keys_max / 2).max(1);
     let mut step = most;
     loop {
@@ -54,7 +55,7 @@ pub(crate) async fn delete<S: Store>(store: &S, range: Range, keys_max: u64) -> 
         match store.delete(Range::between(first.clone(), end.clone())).await {
             Ok(outcome) => {
                 total.deleted += outcome.deleted;
-                (total.revision, total.index) = (outcome.revision, outcome.index);
+                (total.revision, total.index, total.endpoint) = (outcome.revision, outcome.index, outcome.endpoint);
                 rest.start = end;
                 step = (step * 2).min(most);
             }
@@ -145,7 +146,7 @@ mod tests {
             self.keys.borrow_mut().retain(|key, _| !inside.iter().any(|(gone, _)| gone == key));
             self.steps.borrow_mut().push(deleted);
             let revision = self.steps.borrow().len() as u64;
-            Ok(DeleteOutcome { revision, index: revision, deleted, previous: Vec::new() })
+            Ok(DeleteOutcome { revision, index: revision, deleted, previous: Vec::new(), endpoint: "n1:1".into() })
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::arguments::Globals;
 use crate::connect;
-use crate::failure::{Code, Failure, quoted};
+use crate::failure::Failure;
 use crate::output::{Format, Output};
 use crate::record::{self, Parts};
 use crate::source::bytes_of;
@@ -73,8 +73,7 @@ async fn delete(client: &Client, arguments: DelArguments, globals: &Globals) -> 
         (Err(error), None) => return Err(Failure::from(error)),
     };
     if let Some(key) = arguments.key.filter(|_| outcome.deleted == 0) {
-        return Err(Failure::new(Code::NotFound, format!("key not found: {}", quoted(&key)))
-            .with_next("raftkv-cli scan --keys-only, to see which keys exist"));
+        return Err(Failure::key_not_found(&key, &outcome.endpoint));
     }
     let mut output = Output::standard();
     output.write(|out| print(out, &outcome, arguments.prev, globals.output))?;
@@ -131,7 +130,7 @@ mod tests {
             version: 1,
             lease: None,
         };
-        DeleteOutcome { revision: 5, index: 9, deleted: 2, previous: vec![kv(b"a"), kv(b"b")] }
+        DeleteOutcome { revision: 5, index: 9, deleted: 2, previous: vec![kv(b"a"), kv(b"b")], endpoint: "n1:1".into() }
     }
 
     fn printed(prev: bool, format: Option<Format>) -> String {

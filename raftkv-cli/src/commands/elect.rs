@@ -58,7 +58,7 @@ async fn lead(client: &Client, arguments: &ElectArguments, value: OsString, glob
     let won = client.campaign_unless(election, bytes_of(value.clone()), interrupt::interrupted()).await;
     let won = won.map_err(|error| match error {
         ElectionError::Request(error) => error.into(),
-        ElectionError::Lost(loss) => Failure::of_loss("the candidacy", &loss),
+        ElectionError::Lost(loss) => Failure::of_loss("the candidacy", &loss).at(connect::asked(globals)),
     })?;
     let interrupted = || Failure::new(Code::Interrupted, "interrupted before the election was won");
     let leadership = won.ok_or_else(interrupted)?;
@@ -71,7 +71,10 @@ async fn lead(client: &Client, arguments: &ElectArguments, value: OsString, glob
     output.finish()?;
     tell("elected; Ctrl-C resigns");
     let outcome = tokio::select! {
-        loss = leadership.lost() => Err(Failure::of_loss(&format!("election {}", quoted(&arguments.name)), &loss)),
+        loss = leadership.lost() => {
+            let what = format!("election {}", quoted(&arguments.name));
+            Err(Failure::of_loss(&what, &loss).at(connect::asked(globals)))
+        }
         ended = interrupt::interrupted() => ended,
     };
     if !leadership.is_lost()

@@ -2,7 +2,7 @@
 
 use crate::arguments::{self, Globals};
 use crate::connect;
-use crate::failure::{Code, Failure, quoted};
+use crate::failure::{Failure, quoted};
 use crate::output::{
     Format, Output, columns_of, printable, table, tell_if_escaped, text_room, write_table, write_value,
 };
@@ -10,7 +10,7 @@ use crate::record::{self, Parts};
 use crate::source::bytes_of;
 use clap::Args;
 use client::{Get, KeyValue, Level};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io::{self, Write};
 
 /// Characters of a value in a table.
@@ -58,7 +58,7 @@ pub(crate) async fn run(arguments: GetArguments, globals: &Globals) -> Result<()
         get = get.at_revision(revision);
     }
     let found = client.get(get).await?;
-    let Some(kv) = found.kv else { return Err(not_found(&arguments.key, &found.endpoint)) };
+    let Some(kv) = found.kv else { return Err(Failure::key_not_found(&arguments.key, &found.endpoint)) };
     if arguments.meta {
         // The value counts; that standard error is closed does not.
         let _told = write_meta(&mut io::stderr(), &kv);
@@ -71,11 +71,6 @@ pub(crate) async fn run(arguments: GetArguments, globals: &Globals) -> Result<()
         tell_if_escaped(&kv.value, &format!("raftkv-cli get {} > FILE", quoted(&arguments.key)));
     }
     Ok(())
-}
-
-fn not_found(key: &OsStr, endpoint: &str) -> Failure {
-    let next = "raftkv-cli scan --keys-only, to see which keys exist";
-    Failure::new(Code::NotFound, format!("key not found: {}", quoted(key))).at(endpoint).with_next(next)
 }
 
 fn write_meta(out: &mut dyn Write, kv: &KeyValue) -> io::Result<()> {
@@ -168,13 +163,6 @@ mod tests {
         let text = String::from_utf8(printed_in(Some(80), &[b'v'; 500], Some(Format::Table), true)).unwrap();
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         assert!(text.contains("vvvvvvvv…"), "{text}");
-    }
-
-    #[test]
-    fn a_missing_key_names_who_was_asked() {
-        let failure = not_found(OsStr::new("a b"), "n1:7420");
-        let wanted = "error: key not found: 'a b' (endpoint n1:7420)\n  try: raftkv-cli scan --keys-only, to see which keys exist";
-        assert_eq!((failure.code, failure.to_string().as_str()), (Code::NotFound, wanted));
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub(crate) async fn run(command: LeaderCommand, globals: &Globals) -> Result<(),
         LeaderCommand::Show => {
             let unknown = || {
                 Failure::new(Code::Unavailable, "no node knows of a leader at this moment")
+                    .at(connect::asked(globals))
                     .with_next("raftkv-cli status, to see which nodes answer")
             };
             let statuses = client.cluster_status().await?;
@@ -38,7 +39,7 @@ pub(crate) async fn run(command: LeaderCommand, globals: &Globals) -> Result<(),
         }
         LeaderCommand::Transfer { member } => {
             let target = match member {
-                Some(member) => Some(find(&client, &member).await?.id),
+                Some(member) => Some(find(&client, &member, globals).await?.id),
                 None => None,
             };
             client.transfer_leadership(target).await.map_err(not_transferred)?

@@ -79,7 +79,7 @@ pub(crate) async fn run(command: LeaseCommand, globals: &Globals) -> Result<(), 
                 || json!({ "id": id, "ttl_ms": milliseconds(ttl) }),
             )
         }
-        LeaseCommand::KeepAlive { id, once: false } => keep_alive(&client, id).await,
+        LeaseCommand::KeepAlive { id, once: false } => keep_alive(&client, id, globals).await,
         LeaseCommand::Show { id } => show(&client, id, globals).await,
         LeaseCommand::List => list(&client, globals).await,
     }
@@ -105,14 +105,14 @@ async fn revoke(client: &Client, id: u64, globals: &Globals) -> Result<(), Failu
     )
 }
 
-async fn keep_alive(client: &Client, id: u64) -> Result<(), Failure> {
+async fn keep_alive(client: &Client, id: u64, globals: &Globals) -> Result<(), Failure> {
     let lease = client.hold_lease(id).await?;
     interrupt::tell(&format!(
         "lease {id} is kept alive, for {} each time; Ctrl-C ends that",
         humantime::format_duration(lease.ttl())
     ));
     tokio::select! {
-        loss = lease.lost() => Err(Failure::of_loss(&format!("lease {id}"), &loss)),
+        loss = lease.lost() => Err(Failure::of_loss(&format!("lease {id}"), &loss).at(connect::asked(globals))),
         ended = interrupt::interrupted() => ended,
     }
 }

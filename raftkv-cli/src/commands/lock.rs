@@ -55,7 +55,7 @@ pub(crate) struct LockArguments {
 pub(crate) async fn run(arguments: LockArguments, globals: &Globals) -> Result<(), Failure> {
     let client = connect::client(globals)?;
     let lock = Lock::new(bytes_of(arguments.name.clone())).ttl(arguments.ttl).value(holder());
-    let guard = take(&client, lock, &arguments).await;
+    let guard = take(&client, lock, &arguments, globals).await;
     let guard = match guard {
         Ok(guard) => guard,
         Err(failure) => {
@@ -74,7 +74,7 @@ pub(crate) async fn run(arguments: LockArguments, globals: &Globals) -> Result<(
         match supervise::run(&arguments.command, &environment, guard.lost(), arguments.grace).await {
             Ok(Ended::ByItself(0)) => Ok(()),
             Ok(Ended::ByItself(code)) => Err(Failure::of_command(code)),
-            Ok(Ended::Lost(loss)) => Err(Failure::of_loss(&what, &loss)),
+            Ok(Ended::Lost(loss)) => Err(Failure::of_loss(&what, &loss).at(connect::asked(globals))),
             Err(failure) => Err(failure),
         }
     };
@@ -96,13 +96,16 @@ fn holder() -> String {
     format!("process {}", std::process::id())
 }
 
-async fn take(client: &Client, lock: Lock, arguments: &LockArguments) -> Result<LockGuard, Failure> {
+async fn take(client: &Client, lock: Lock, arguments: &LockArguments, globals: &Globals) -> Result<LockGuard, Failure> {
     let name = quoted(&arguments.name);
+    let failed = |error| failure(error, globals);
     let taken = |next: &str| {
-        Failure::new(Code::PreconditionFailed, format!("somebody has the lock {name}")).with_next(next.to_owned())
+        Failure::new(Code::PreconditionFailed, format!("somebody has the lock {name}"))
+            .at(connect::asked(globals))
+            .with_next(next.to_owned())
     };
     if arguments.only_try {
-        let guard = client.try_lock(lock).await.map_err(failure)?;
+        let guard = client.try_lock(lock).await.map_err(failed)?;
         return guard.ok_or_else(|| taken("without --try, to wait for it"));
     }
     let mut impatient = false;
@@ -115,11 +118,12 @@ async fn take(client: &Client, lock: Lock, arguments: &LockArguments) -> Result<
             interrupted = interrupt::interrupted() => interrupted,
         }
     };
-    let guard = client.lock_unless(lock, given_up).await.map_err(failure)?;
+    let guard = client.lock_unless(lock, given_up).await.map_err(failed)?;
     guard.ok_or_else(|| {
         if impatient {
             let cause = format!("the lock {name} was not free, or not to be had, within the time of --wait");
             Failure::new(Code::PreconditionFailed, cause)
+                .at(connect::asked(globals))
                 .with_next("a longer --wait, or none, to wait as long as it takes; --try, to try once".to_owned())
         } else {
             Failure::new(Code::Interrupted, "interrupted before the lock was free")
@@ -134,10 +138,10 @@ async fn patience(wait: Option<Duration>) {
     }
 }
 
-fn failure(error: LockError) -> Failure {
+fn failure(error: LockError, globals: &Globals) -> Failure {
     match error {
         LockError::Request(error) => error.into(),
-        LockError::Lost(loss) => Failure::of_loss("the place in line", &loss),
+        LockError::Lost(loss) => Failure::of_loss("the place in line", &loss).at(connect::asked(globals)),
     }
 }
 
@@ -147,7 +151,7 @@ async fn hold(guard: &LockGuard, what: &str, globals: &Globals) -> Result<(), Fa
     output.finish()?;
     tell("the lock is held; Ctrl-C frees it");
     tokio::select! {
-        loss = guard.lost() => Err(Failure::of_loss(what, &loss)),
+        loss = guard.lost() => Err(Failure::of_loss(what, &loss).at(connect::asked(globals))),
         ended = interrupt::interrupted() => ended,
     }
 }

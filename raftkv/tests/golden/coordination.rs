@@ -1,6 +1,6 @@
 //! Commands with which programs agree: transactions, leases, locks, elections, watches, and letting go of what was.
 
-use crate::common::{Cluster, eventually};
+use crate::common::{Cluster, cli_binary, eventually};
 use crate::transcript::Transcript;
 use std::process::Command;
 
@@ -15,8 +15,14 @@ async fn cluster() -> Cluster {
     cluster
 }
 
+/// The command line; what it runs can call it by its name.
 fn cli(cluster: &Cluster) -> Command {
-    cluster.cli_at(&cluster.endpoints())
+    let mut command = cluster.cli_at(&cluster.endpoints());
+    let own = cli_binary().parent().expect("a program is in a folder").to_owned();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::iter::once(own).chain(std::env::split_paths(&path));
+    command.env("PATH", std::env::join_paths(folders).expect("they come from such a list"));
+    command
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -90,6 +96,7 @@ async fn locks_and_elections() {
         &["lock", "backup", "--", "sh", "-c", "test \"$RAFTKV_FENCING_TOKEN\" -gt 0 && echo held"],
         &["lock", "backup", "--try", "--", "sh", "-c", "exit 3"],
         &["lock", "backup", "--", "/nonexistent/program"],
+        &["lock", "backup", "--", "sh", "-c", "raftkv-cli lock backup --try"],
         &["elect", "scheduler"],
     ];
     for line in lines {

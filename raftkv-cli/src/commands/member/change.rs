@@ -20,7 +20,7 @@ pub(super) async fn run(
     globals: &Globals,
 ) -> Result<(), Failure> {
     let client = connect::client(globals)?;
-    let member = super::find(&client, &arguments.member).await?;
+    let member = super::find(&client, &arguments.member, globals).await?;
     let names = names(&client).await;
     let change = apply(&client, vec![edit(member.id)], &names, arguments.dry_run, globals).await?;
     show(&change, &names, globals)

@@ -5,6 +5,7 @@ mod change;
 mod list;
 
 use crate::arguments::Globals;
+use crate::connect;
 use crate::failure::Failure;
 use clap::{Args, Subcommand};
 use client::{Client, Member, MemberEdit};
@@ -42,8 +43,8 @@ pub(crate) async fn run(command: MemberCommand, globals: &Globals) -> Result<(),
 }
 
 /// The member with this name or number.
-pub(crate) async fn find(client: &Client, given: &str) -> Result<Member, Failure> {
-    the_one_meant(client.member_list().await?, given)
+pub(crate) async fn find(client: &Client, given: &str, globals: &Globals) -> Result<Member, Failure> {
+    the_one_meant(client.member_list().await?, given).map_err(|failure| failure.at(connect::asked(globals)))
 }
 
 /// The one member that `given` names or numbers. Members of old may be called what another is numbered.
