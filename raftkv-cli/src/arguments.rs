@@ -20,7 +20,7 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0  success
   1  other error
-  2  usage, or a key or value over the limit
+  2  usage, a file that is not there included; or a key or value over the limit
   3  key or lease not found
   4  precondition failed, or there already
   5  unavailable or overloaded: certainly not applied

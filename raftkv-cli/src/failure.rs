@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 /// Exit codes: a contract, since scripts act on them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,6 +118,18 @@ impl Failure {
             return Failure::new(Code::ReaderGone, "nobody reads the output any more");
         }
         Failure::other(format!("{what}: {cause}")).with_next(next_after(cause.kind()))
+    }
+
+    /// A file that was named on the command line and cannot be read or written. That there is none under this name, or something else than a
+    /// file, is a slip of whoever wrote the command, as with any other argument: usage. Whatever else fails, such as permissions or the disk,
+    /// is not to be mended in the command.
+    pub(crate) fn named_file(path: &Path, cause: &io::Error) -> Failure {
+        let failure = Failure::io(&path.display().to_string(), cause);
+        let is_slip = matches!(
+            cause.kind(),
+            io::ErrorKind::NotFound | io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory
+        );
+        if is_slip { Failure { code: Code::Usage, ..failure } } else { failure }
     }
 
     /// A command ended with this code.
@@ -338,6 +351,21 @@ mod tests {
         assert_eq!(Failure::io("standard output", &broken).code.number(), 0);
         let full = io::Error::from(io::ErrorKind::StorageFull);
         assert_eq!(Failure::io("standard output", &full).code.number(), 1);
+    }
+
+    #[test]
+    fn a_mistyped_path_is_a_usage_error_and_a_file_that_cannot_be_read_is_none() {
+        for (kind, code) in [
+            (io::ErrorKind::NotFound, Code::Usage),
+            (io::ErrorKind::IsADirectory, Code::Usage),
+            (io::ErrorKind::NotADirectory, Code::Usage),
+            (io::ErrorKind::PermissionDenied, Code::Other),
+            (io::ErrorKind::StorageFull, Code::Other),
+            (io::ErrorKind::BrokenPipe, Code::ReaderGone),
+            (io::ErrorKind::Other, Code::Other),
+        ] {
+            assert_eq!(Failure::named_file(Path::new("/some/file"), &io::Error::from(kind)).code, code, "{kind}");
+        }
     }
 
     #[test]

@@ -64,9 +64,8 @@ impl Source {
             Source::File(path) if path.as_os_str().is_empty() => Err(Failure::usage("no file is named after @")
                 .with_next("@FILE for the contents of a file, @@ for the value @")),
             Source::File(path) => {
-                let what = path.display().to_string();
                 let file = open(&path)?;
-                read_at_most(file, &what, INPUT_BYTES_MAX)
+                read_at_most(file, &path.display().to_string(), INPUT_BYTES_MAX)
             }
             Source::Input => {
                 let input = standard_input()?;
@@ -96,7 +95,12 @@ pub(crate) fn standard_input() -> Result<Stdin, Failure> {
 
 /// Opens a file to read.
 pub(crate) fn open(path: &Path) -> Result<File, Failure> {
-    File::open(path).map_err(|cause| Failure::io(&path.display().to_string(), &cause))
+    let opened = File::open(path).and_then(|file| {
+        // A directory can be opened; only reading it fails.
+        let is_directory = file.metadata()?.is_dir();
+        if is_directory { Err(rustix::io::Errno::ISDIR.into()) } else { Ok(file) }
+    });
+    opened.map_err(|cause| Failure::named_file(path, &cause))
 }
 
 fn read_at_most(input: impl Read, what: &str, bytes_max: u64) -> Result<Bytes, Failure> {
@@ -154,6 +158,8 @@ mod tests {
         let failure = Source::File(missing.clone()).read_blocking().unwrap_err();
         assert!(failure.cause.contains(&missing.display().to_string()), "{failure}");
         assert!(failure.to_string().contains("\n  try: check the path"), "{failure}");
+        assert_eq!(failure.code, Code::Usage);
+        assert_eq!(Source::File(directory.path().to_owned()).read_blocking().unwrap_err().code, Code::Usage);
         let nameless = Source::of_value(Some(OsStr::new("@"))).read_blocking().unwrap_err();
         assert_eq!((nameless.code, nameless.cause.as_str()), (Code::Usage, "no file is named after @"));
         assert!(nameless.to_string().contains("\n  try: @FILE"), "{nameless}");

@@ -69,7 +69,7 @@ async fn to_standard_output(mut scan: ScanStream) -> Result<(), Failure> {
 async fn to_file(path: &Path, mut scan: ScanStream) -> Result<(u64, u64), Failure> {
     let shown = path.display().to_string();
     let failed = |cause: io::Error| Failure::io(&shown, &cause);
-    let mut destination = Destination::open(path).map_err(failed)?;
+    let mut destination = Destination::open(path).map_err(|cause| Failure::named_file(path, &cause))?;
     let bar = progress();
     let mut exported = 0;
     while let Some(kv) = scan.next().await? {

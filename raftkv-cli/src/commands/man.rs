@@ -22,7 +22,7 @@ pub(crate) struct ManArguments {
 
 pub(crate) fn run(arguments: &ManArguments) -> Result<(), Failure> {
     match &arguments.dir {
-        Some(dir) => write_all(dir).map_err(|cause| Failure::io(&dir.display().to_string(), &cause)),
+        Some(dir) => write_all(dir).map_err(|cause| Failure::named_file(dir, &cause)),
         None => {
             let mut output = Output::standard();
             output.write(|out| Man::new(Arguments::command()).render(out))?;

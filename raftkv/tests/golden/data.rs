@@ -25,6 +25,10 @@ async fn put_get_and_del() {
         &["put", "color", "green"],
         &["put", "from/file", &at_file],
         &["put", "from/file", &missing],
+        &["put", "from/file", "@/"],
+        &["put", "from/file", "other", "--if-value", &missing],
+        // As readable as a disk that fails: reading from where nothing is mapped is an error of the system.
+        &["put", "from/file", "@/proc/self/mem"],
         &["put", "lock", "me", "--if-absent"],
         &["put", "lock", "you", "--if-absent"],
         &["put", "color", "blue", "--if-rev", "3", "--prev"],
@@ -91,6 +95,7 @@ async fn scan_export_and_import() {
         &["export", "--prefix", "service/"],
         &["export", &file],
         &["export", "/nonexistent/export.ndjson"],
+        &["export", "/"],
     ];
     check(&cluster, Transcript::of(&cluster), "export", lines);
     let written = std::fs::read_to_string(&file).expect("the file was exported");
@@ -106,6 +111,7 @@ async fn scan_export_and_import() {
     );
     transcript.run_with_input(cli(), &["import"], "{\"key\":\"k\",\"value\":\"v\"}\nnonsense\n");
     transcript.run(cli(), &["import", "/nonexistent.ndjson"]);
+    transcript.run(cli(), &["import", "/"]);
     transcript.check("import");
 }
 
