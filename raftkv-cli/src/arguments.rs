@@ -193,6 +193,17 @@ fn path() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().map(PathBuf::from)
 }
 
+/// A key: any bytes, but some. Nothing is stored under an empty one, so whoever gives that has a variable that is not set.
+pub(crate) fn key() -> impl TypedValueParser<Value = OsString> {
+    OsStringValueParser::new().try_map(|key| if key.is_empty() { Err("a key has at least one byte") } else { Ok(key) })
+}
+
+/// The name of a lock or an election, which is what its keys begin with.
+pub(crate) fn name() -> impl TypedValueParser<Value = OsString> {
+    OsStringValueParser::new()
+        .try_map(|name| if name.is_empty() { Err("a name has at least one byte") } else { Ok(name) })
+}
+
 /// The greatest number of a lease: etcd's are signed, and nodes make none beyond that.
 pub(crate) const LEASE_ID_MAX: u64 = i64::MAX.unsigned_abs();
 
@@ -290,6 +301,12 @@ mod tests {
             vec!["get", "k", "--rev", "-1"],
             vec!["get"],
             vec!["put"],
+            vec!["put", "", "v"],
+            vec!["get", ""],
+            vec!["del", ""],
+            vec!["watch", ""],
+            vec!["lock", ""],
+            vec!["elect", "", "v"],
             vec!["del"],
             vec!["del", "k", "--prefix", "p"],
             vec!["del", "k", "--range", "a", "b"],

@@ -162,6 +162,21 @@ impl Failure {
         Failure::new(code, format!("{what} is lost: {loss}")).with_next(next)
     }
 
+    /// The failure of a read, whose revision is given with `flag`.
+    pub(crate) fn of_read(error: &Error, flag: &str) -> Failure {
+        let failure = Failure::from(error.clone());
+        if let Error::CompactedRevision { compacted: Some(oldest), .. } = error {
+            return failure.with_next(format!(
+                "{flag} {oldest}, the oldest revision that is left; without {flag}, what there is now"
+            ));
+        }
+        if matches!(error, Error::CompactedRevision { .. } | Error::FutureRevision { .. }) {
+            return failure
+                .with_next(format!("{flag} with a revision that is there; without {flag}, what there is now"));
+        }
+        failure
+    }
+
     /// The failure of a write to one key: the next command looks at that key.
     pub(crate) fn of_write(error: &Error, key: &OsStr) -> Failure {
         let failure = Failure::from(error.clone());
@@ -188,8 +203,16 @@ impl From<Error> for Failure {
                 ". DIR/env, or --ca, --cert and --key with files issued for this cluster's clients".to_owned()
             }
             Error::PreconditionFailed { .. } => "raftkv-cli get KEY --meta, and decide anew".to_owned(),
-            Error::CompactedRevision { .. } | Error::FutureRevision { .. } => {
-                "raftkv-cli status, for the current revision".to_owned()
+            Error::CompactedRevision { compacted: Some(oldest), .. } => {
+                format!("revision {oldest} or a later one; none, for what there is now")
+            }
+            Error::CompactedRevision { compacted: None, .. } => {
+                "a later revision; none, for what there is now".to_owned()
+            }
+            Error::FutureRevision { .. } => "an earlier revision; none, for what there is now".to_owned(),
+            Error::Invalid { .. } => {
+                "correct what the message names; raftkv-cli version, to see whether this program and the nodes differ"
+                    .to_owned()
             }
             Error::Unsafe { .. } => "raftkv-cli status, to see which nodes do not answer".to_owned(),
             Error::LeaseUnknown { .. } => {
@@ -206,11 +229,9 @@ impl From<Error> for Failure {
             Error::SessionUnknown { .. } | Error::TooMany { .. } | Error::Unsupported { .. } => {
                 error.next_step().to_owned()
             }
-            Error::TooLarge { .. }
-            | Error::RangeTooLarge { .. }
-            | Error::Invalid { .. }
-            | Error::Internal { .. }
-            | Error::Corrupt { .. } => error.next_step().to_owned(),
+            Error::TooLarge { .. } | Error::RangeTooLarge { .. } | Error::Internal { .. } | Error::Corrupt { .. } => {
+                error.next_step().to_owned()
+            }
         };
         Failure::new(code, error.to_string()).at(error.endpoint()).with_next(next)
     }
@@ -343,6 +364,17 @@ mod tests {
         let failure = Failure::of_write(&error, OsStr::new("it's here"));
         assert_eq!(failure.next.as_deref(), Some(r"raftkv-cli get --meta 'it'\''s here'"));
         assert_eq!(Failure::of_write(&error, OsStr::new("-x")).next.as_deref(), Some("raftkv-cli get --meta -- '-x'"));
+    }
+
+    #[test]
+    fn a_read_of_what_is_gone_or_to_come_points_at_what_is_there() {
+        let (endpoint, cause) = (|| "n1:1".to_owned(), || "because".to_owned());
+        let next = |error: &Error| Failure::of_read(error, "--rev").next.unwrap_or_default();
+        let gone = |compacted| Error::CompactedRevision { endpoint: endpoint(), cause: cause(), compacted };
+        assert!(next(&gone(Some(7))).starts_with("--rev 7, the oldest"));
+        assert!(next(&gone(None)).starts_with("--rev with a revision that is there"));
+        assert!(next(&Error::FutureRevision { endpoint: endpoint(), cause: cause() }).contains("without --rev"));
+        assert!(next(&Error::Unavailable { endpoint: endpoint(), cause: cause() }).contains("status"));
     }
 
     #[test]

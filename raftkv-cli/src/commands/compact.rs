@@ -26,9 +26,20 @@ pub(crate) struct CompactArguments {
 pub(crate) async fn run(arguments: CompactArguments, globals: &Globals) -> Result<(), Failure> {
     let client = connect::client(globals)?;
     let oldest = client.compact(arguments.revision).await.map_err(|error| {
-        let is_unknown = matches!(error, Error::OutcomeUnknown { .. });
+        let next = if matches!(error, Error::OutcomeUnknown { .. }) {
+            Some("the same command again: a second one does no harm")
+        } else if matches!(error, Error::CompactedRevision { .. }) {
+            Some("a later revision, to let go of more: what was before this one has gone already")
+        } else if matches!(error, Error::FutureRevision { .. }) {
+            Some("an earlier revision; the newest one lets go of all that is not current")
+        } else {
+            None
+        };
         let failure = Failure::from(error);
-        if is_unknown { failure.with_next("the same command again: a second one does no harm") } else { failure }
+        match next {
+            Some(next) => failure.with_next(next),
+            None => failure,
+        }
     })?;
     let mut output = Output::standard();
     output.write(|out| match globals.output {

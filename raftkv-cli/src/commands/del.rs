@@ -1,6 +1,6 @@
 //! `del`: delete one key or a range.
 
-use crate::arguments::Globals;
+use crate::arguments::{self, Globals};
 use crate::connect;
 use crate::failure::Failure;
 use crate::output::{Format, Output};
@@ -33,7 +33,7 @@ use std::io::{self, Write};
 )]
 pub(crate) struct DelArguments {
     /// The key: any bytes
-    #[arg(value_name = "KEY")]
+    #[arg(value_name = "KEY", value_parser = arguments::key())]
     pub(crate) key: Option<OsString>,
     /// Every key that begins with this; "" means every key
     #[arg(long, value_name = "PREFIX")]

@@ -30,7 +30,7 @@ const SHOWN_MAX: usize = 200;
   raftkv-cli elect scheduler --observe -o json")]
 pub(crate) struct ElectArguments {
     /// The name of the election; its keys begin with NAME/@
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", value_parser = arguments::name())]
     pub(crate) name: OsString,
     /// What to say as the leader: where to reach it, usually
     #[arg(value_name = "VALUE", required_unless_present = "observe", conflicts_with = "observe")]

@@ -32,6 +32,7 @@ const SHOWN_MAX: usize = 200;
   raftkv-cli get color --at-least-rev 12 --endpoints n3:7420")]
 pub(crate) struct GetArguments {
     /// The key: any bytes
+    #[arg(value_parser = arguments::key())]
     pub(crate) key: OsString,
     /// As it was at this revision
     #[arg(long, value_name = "REVISION", value_parser = clap::value_parser!(u64).range(1..))]
@@ -57,7 +58,7 @@ pub(crate) async fn run(arguments: GetArguments, globals: &Globals) -> Result<()
     if let Some(revision) = arguments.rev {
         get = get.at_revision(revision);
     }
-    let found = client.get(get).await?;
+    let found = client.get(get).await.map_err(|error| Failure::of_read(&error, "--rev"))?;
     let Some(kv) = found.kv else { return Err(Failure::key_not_found(&arguments.key, &found.endpoint)) };
     if arguments.meta {
         // The value counts; that standard error is closed does not.

@@ -33,7 +33,7 @@ use std::time::Duration;
   raftkv-cli lock migrations --ttl 30s -- sh -c './migrate --fencing-token $RAFTKV_FENCING_TOKEN'")]
 pub(crate) struct LockArguments {
     /// The name of the lock; its keys begin with NAME/@
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", value_parser = arguments::name())]
     pub(crate) name: OsString,
     /// How long the lock outlives this program if that is killed, like 10s
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = arguments::duration)]

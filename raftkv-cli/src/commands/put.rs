@@ -30,6 +30,7 @@ use std::time::Duration;
   raftkv-cli put counter 8 --if-value 7 --prev")]
 pub(crate) struct PutArguments {
     /// The key: any bytes
+    #[arg(value_parser = arguments::key())]
     pub(crate) key: OsString,
     /// The value, @FILE, or - for standard input
     #[arg(value_name = "VALUE|@FILE|-", allow_negative_numbers = true)]

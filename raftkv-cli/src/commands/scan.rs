@@ -102,12 +102,13 @@ pub(crate) enum Sort {
 
 pub(crate) async fn run(arguments: ScanArguments, globals: &Globals) -> Result<(), Failure> {
     let client = connect::client(globals)?;
-    let mut stream = client.scan(request(&arguments)?).await?;
+    let failed = |error| Failure::of_read(&error, "--rev");
+    let mut stream = client.scan(request(&arguments)?).await.map_err(failed)?;
     let mut output = Output::standard();
     let default = if output.is_terminal() { Format::Table } else { Format::Plain };
     let format = globals.output.unwrap_or(default);
     if arguments.count {
-        while stream.next().await?.is_some() {}
+        while stream.next().await.map_err(failed)?.is_some() {}
         let summary = stream.summary().expect("a scan that has ended has a summary");
         output.write(|out| match format {
             Format::Json => writeln!(out, "{}", json!({ "count": summary.count, "revision": summary.revision })),
@@ -117,7 +118,7 @@ pub(crate) async fn run(arguments: ScanArguments, globals: &Globals) -> Result<(
     }
     let parts = if arguments.keys_only { Parts::KeyOnly } else { Parts::KeyAndValue };
     let mut printer = Printer::new(format, parts, output.width());
-    while let Some(kv) = stream.next().await? {
+    while let Some(kv) = stream.next().await.map_err(failed)? {
         output.write(|out| printer.print(out, kv))?;
     }
     output.write(|out| printer.finish(out))?;

@@ -8,7 +8,7 @@ use crate::record;
 use crate::source::Source;
 use crate::transaction;
 use clap::Args;
-use client::{KeyValue, Level, OperationOutcome, TransactionOutcome};
+use client::{Error, KeyValue, Level, OperationOutcome, TransactionOutcome};
 use serde_json::{Value, json};
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -71,7 +71,7 @@ pub(crate) async fn run(arguments: TxnArguments, globals: &Globals) -> Result<()
     let client = connect::client(globals)?;
     let outcome = client.transaction(transaction.level(arguments.level)).await;
     client.close_session().await;
-    let outcome = outcome?;
+    let outcome = outcome.map_err(failure)?;
     let mut output = Output::standard();
     let default = if output.is_terminal() { Format::Table } else { Format::Plain };
     match globals.output.unwrap_or(default) {
@@ -79,6 +79,24 @@ pub(crate) async fn run(arguments: TxnArguments, globals: &Globals) -> Result<()
         form @ (Format::Table | Format::Plain) => output.write(|out| print(out, &outcome, form))?,
     }
     output.finish()
+}
+
+/// What is wrong with a transaction is to be mended where it is written.
+fn failure(error: Error) -> Failure {
+    let is_twice = |cause: &str| cause.contains("twice");
+    let next = if matches!(&error, Error::Invalid { cause, .. } if is_twice(cause)) {
+        // A node tells what is wrong in words only; with other words the advice is the one below.
+        "a transaction that writes each key once, since all of it has one revision; or two of them, one after the other"
+    } else if matches!(error, Error::Invalid { .. }) {
+        "correct in the transaction what the message names; raftkv-cli txn --help, for what it takes"
+    } else if matches!(error, Error::CompactedRevision { .. } | Error::FutureRevision { .. }) {
+        "another revision in the get of the transaction; without one, it reads what there is now"
+    } else if matches!(error, Error::OutcomeUnknown { .. } | Error::AnswerForgotten { .. }) {
+        "raftkv-cli get KEY --meta, with a key that the transaction writes, to see whether it happened"
+    } else {
+        return error.into();
+    };
+    Failure::from(error).with_next(next)
 }
 
 fn branch(succeeded: bool) -> &'static str {

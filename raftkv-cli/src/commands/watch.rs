@@ -1,6 +1,6 @@
 //! `watch`: what happens to keys, as it happens.
 
-use crate::arguments::Globals;
+use crate::arguments::{self, Globals};
 use crate::connect;
 use crate::failure::Failure;
 use crate::output::{Format, Output, printable};
@@ -46,7 +46,7 @@ const VARIABLE_BYTES_MAX: usize = 64 << 10;
 )]
 pub(crate) struct WatchArguments {
     /// The key: any bytes
-    #[arg(value_name = "KEY")]
+    #[arg(value_name = "KEY", value_parser = arguments::key())]
     pub(crate) key: Option<OsString>,
     /// Every key that begins with this; "" means every key
     #[arg(long, value_name = "PREFIX")]
@@ -82,13 +82,14 @@ pub(crate) enum Kind {
 
 pub(crate) async fn run(arguments: WatchArguments, globals: &Globals) -> Result<(), Failure> {
     let client = connect::client(globals)?;
-    let mut watch = client.watch(request(&arguments)).await?;
+    let failed = |error| Failure::of_read(&error, "--from-rev");
+    let mut watch = client.watch(request(&arguments)).await.map_err(failed)?;
     let mut output = Output::standard();
     let default = if output.is_terminal() { Format::Table } else { Format::Plain };
     let format = globals.output.unwrap_or(default);
     let mut left = arguments.count;
     loop {
-        let batch = watch.next().await?;
+        let batch = watch.next().await.map_err(failed)?;
         for event in &batch.events {
             match &arguments.exec {
                 Some(command) => execute(command, event).await?,

@@ -37,6 +37,7 @@ async fn transactions() {
     transcript.run_with_input(cli(&cluster), &["txn", "-o", "json"], move_key);
     transcript.run_with_input(cli(&cluster), &["txn", "-o", "table"], "then { get moved; get missing }\n");
     transcript.run_with_input(cli(&cluster), &["txn"], "then { put a 1; put a 2 }\n");
+    transcript.run_with_input(cli(&cluster), &["txn"], "then { put \"\" x }\n");
     transcript.run_with_input(cli(&cluster), &["txn"], "if { colour(a) = 1 }\n");
     let long = format!("then {{ put k v {} }}\n", "word".repeat(15));
     transcript.run_with_input(cli(&cluster), &["txn"], &long);
@@ -98,6 +99,7 @@ async fn locks_and_elections() {
         &["lock", "backup", "--", "/nonexistent/program"],
         &["lock", "backup", "--", "sh", "-c", "raftkv-cli lock backup --try"],
         &["elect", "scheduler"],
+        &["lock", ""],
     ];
     for line in lines {
         transcript.run(cli(&cluster), line);
@@ -120,6 +122,7 @@ async fn watches_and_compaction() {
         &["watch", "color", "--from-rev", "2", "--count", "2", "--only", "put"],
         &["watch", "--prefix", "s", "--from-rev", "2", "--count", "1", "--exec", "cat; echo"],
         &["watch"],
+        &["watch", "", "--count", "1"],
     ];
     for line in lines {
         transcript.run(cli(&cluster), line);
@@ -132,11 +135,16 @@ async fn watches_and_compaction() {
         &["compact", "1000", "-o", "json"],
         &["get", "color", "--rev", "3"],
         &["get", "color", "--rev", "4"],
+        &["scan", "--rev", "3"],
+        &["compact", "3"],
         &["watch", "color", "--from-rev", "2", "--count", "1"],
         &["compact"],
     ];
     for line in lines {
         transcript.run(cli(&cluster), line);
     }
+    let old = "then { get color --rev 3 }\n";
+    transcript.run_with_input(cli(&cluster), &["txn"], old);
+    transcript.run_with_input(cli(&cluster), &["txn"], &old.replace("3 }", "1000; put size small }"));
     transcript.check("compact");
 }

@@ -36,6 +36,8 @@ async fn put_get_and_del() {
         &["put", "color", "red", "--if-value", "blue", "-o", "json"],
         &["put", "color", "pink", "--prev", "-o", "json"],
         &["put", "k", "v", "--if-absent", "--if-rev", "3"],
+        &["put", "", "x"],
+        &["put", "k", "v", "--ttl", "1ms"],
     ];
     check(&cluster, transcript, "put", lines);
     let lines: &[&[&str]] = &[
@@ -50,6 +52,7 @@ async fn put_get_and_del() {
         &["get", "from/input"],
         &["get", "missing"],
         &["get", "it is missing"],
+        &["get", ""],
         &["get"],
     ];
     check(&cluster, Transcript::of(&cluster), "get", lines);
@@ -61,6 +64,7 @@ async fn put_get_and_del() {
         &["del", "--range", "a", "d", "-o", "json"],
         &["del"],
         &["del", "--range", "a"],
+        &["del", ""],
     ];
     check(&cluster, Transcript::of(&cluster), "del", lines);
 }
