@@ -24,32 +24,54 @@ const SHOWN_MAX: usize = 72;
 ///
 /// A transaction that only reads goes where reads go, and takes no place in the log.
 #[derive(Debug, Args)]
-#[command(after_help = "The text form, one compare or operation a line, # for comments:
+#[command(after_help = r#"The text form, one compare or operation a line, # for comments:
   if {
-      value(color) = \"dark green\"       value, version, create, mod, lease; = != < >
-      mod(--prefix jobs/) < 300         of every key in a range
+      value(color) = "dark green"           # also != < >
+      version(color) < 3                    # also create, mod and lease, of numbers
+      mod(--prefix jobs/) < 300             # of every key in a range
+      lease(color) = 0                      # 0: none
       exists(config)
       absent(lock)
   }
   then {
-      put color blue --prev             also --lease ID, --ttl D, --keep-lease, --keep-value
-      del --prefix old/                 or KEY, --range A B, --from A, --all; --prev
-      get --prefix jobs/ --limit 10     also --keys-only, --count, --reverse, --rev N
+      put color blue --prev                 # --prev: and what it held before
+      put session/7 ann --ttl 60s           # or --lease ID, or --keep-lease
+      put config --keep-value --keep-lease  # with a new revision
+      del --prefix old/ --prev              # or KEY, --range A B, --from A, --all
+      get --prefix jobs/ --limit 10 --keys-only --reverse
+      get --range a b --count
+      get color --rev 12                    # as it was at this revision
       txn { if { exists(next) } then { get next } }
   }
   else {
       get color
   }
-Words with blanks or signs stand in double quotes, with \\n \\t \\r \\0 \\\\ \\\" \\xNN.
+Words with blanks or signs stand in double quotes, with \n \t \r \0 \\ \" \xNN.
 
 The same as JSON:
-  {\"if\":   [{\"value\": {\"key\": \"color\", \"op\": \"=\", \"value\": \"dark green\"}}],
-   \"then\": [{\"put\": {\"key\": \"color\", \"value\": \"blue\"}}, {\"get\": {\"prefix\": \"jobs/\"}}],
-   \"else\": [{\"get\": {\"key\": \"color\"}}]}
+  {"if":   [{"value": {"key": "color", "op": "=", "value": "dark green"}},
+            {"version": {"key": "color", "op": "<", "number": 3}},
+            {"mod": {"prefix": "jobs/", "op": "<", "number": 300}},
+            {"lease": {"key": "color", "op": "=", "number": 0}},
+            {"exists": {"key": "config"}},
+            {"absent": {"key": "lock"}}],
+   "then": [{"put": {"key": "color", "value": "blue", "previous": true}},
+            {"put": {"key": "session/7", "value": "ann", "ttl": "60s"}},
+            {"put": {"key": "config", "keep_value": true, "keep_lease": true}},
+            {"del": {"prefix": "old/", "previous": true}},
+            {"get": {"prefix": "jobs/", "limit": 10, "keys_only": true, "reverse": true}},
+            {"get": {"from": "a", "to": "b", "count_only": true}},
+            {"get": {"key": "color", "revision": 12}},
+            {"txn": {"if": [{"exists": {"key": "next"}}], "then": [{"get": {"key": "next"}}]}}],
+   "else": [{"get": {"key": "color"}}]}
+Compares of numbers are version, create, mod and lease; "op" is one of = != < >. Keys are "key", "prefix", or "from"
+and "to", of which one may be left out; "prefix": "" is every key. A put may have "lease": ID. What is no UTF-8 stands
+in base64, in "key_base64", "value_base64" and so on.
 
 Examples:
   raftkv-cli txn -f paint.txn
-  echo 'if { absent(lock) } then { put lock me --ttl 30s } else { get lock }' | raftkv-cli txn")]
+  echo 'if { absent(lock) } then { put lock me --ttl 30s } else { get lock }' | raftkv-cli txn
+  echo '{"then": [{"get": {"prefix": "jobs/"}}, {"get": {"key": "color"}}]}' | raftkv-cli txn -o json"#)]
 pub(crate) struct TxnArguments {
     /// Where the transaction stands; - for standard input
     #[arg(short, long, value_name = "FILE|-", default_value = "-")]
@@ -204,6 +226,65 @@ mod tests {
         let mut out = Vec::new();
         print(&mut out, &outcome(), form).unwrap();
         String::from_utf8(out).unwrap()
+    }
+
+    /// Lines of the help after the one that begins with `first`, up to the one that begins with `end`.
+    fn part(help: &str, first: &str, end: &str) -> String {
+        let lines = help.lines().skip_while(|line| !line.starts_with(first)).skip(1);
+        lines.take_while(|line| !line.starts_with(end)).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn what_the_help_shows_is_taken_and_both_forms_say_the_same() {
+        let help = TxnArguments::augment_args(clap::Command::new("txn")).get_after_help().unwrap().to_string();
+        let text = part(&help, "The text form", "Words with");
+        let json = part(&help, "The same as JSON", "Compares of");
+        assert_eq!(transaction::parse(text.as_bytes()).unwrap(), transaction::parse(json.as_bytes()).unwrap());
+        let piped = help.lines().filter_map(|line| line.trim().strip_prefix("echo '")?.split_once("' |"));
+        let inputs: Vec<&str> = piped.map(|(input, _)| input).collect();
+        assert_eq!(inputs.len(), 2, "{help}");
+        for input in inputs {
+            assert!(transaction::parse(input.as_bytes()).is_ok(), "{input}");
+        }
+    }
+
+    #[test]
+    fn the_help_shows_every_word_that_a_transaction_may_have() {
+        let help = TxnArguments::augment_args(clap::Command::new("txn")).get_after_help().unwrap().to_string();
+        // The messages about a mistyped word list those that are known.
+        let listed = |input: &str, before: &str| {
+            let message = transaction::parse(input.as_bytes()).unwrap_err().to_string();
+            let (_, words) = message.split_once(before).unwrap();
+            let end = words.find(" at line").unwrap_or(words.len());
+            let words = words[..end].split(|sign: char| !sign.is_ascii_alphanumeric() && !"_-".contains(sign));
+            words.map(str::to_owned).filter(|word| word.len() > 1 && word != "or").collect::<Vec<_>>()
+        };
+        let mut words = Vec::new();
+        for (input, before) in [
+            ("{\"when\": []}", "expected one of "),
+            ("{\"if\": [{\"when\": {}}]}", "expected one of "),
+            ("{\"then\": [{\"when\": {}}]}", "expected one of "),
+            ("{\"then\": [{\"get\": {\"when\": 1}}]}", "expected one of "),
+        ] {
+            words.extend(listed(input, before).into_iter().map(|word| format!("\"{word}\"")));
+        }
+        assert!(words.len() > 30, "{words:?}");
+        // One of these stands for all of them.
+        words.retain(|word| !["prefix_base64", "from_base64", "to_base64"].contains(&word.trim_matches('"')));
+        words.retain(|word| word != "\"create\"" || !help.contains("version, create, mod and lease"));
+        let text = [
+            ("if { when(k) = 1 }", "expected "),
+            ("then { put k v --when }", "expected "),
+            ("then { get k --when }", "expected "),
+            ("then { get --when k }", "expected "),
+        ];
+        for (input, before) in text {
+            let of_text = listed(&format!("{input} "), before).into_iter();
+            words.extend(of_text.filter(|word| !["found", "when", "--when", "key", "ID"].contains(&word.as_str())));
+        }
+        for word in words {
+            assert!(help.contains(&word), "{word} is not shown: {help}");
+        }
     }
 
     #[test]

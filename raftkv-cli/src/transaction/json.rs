@@ -4,11 +4,12 @@
 //! {
 //!   "if":   [{"value": {"key": "color", "op": "=", "value": "dark green"}},
 //!            {"version": {"prefix": "jobs/", "op": "<", "number": 3}},
+//!            {"mod": {"key": "color", "op": ">", "number": 12}},
 //!            {"absent": {"key": "lock"}}],
 //!   "then": [{"put": {"key": "color", "value": "blue", "previous": true}},
 //!            {"put": {"key": "session/7", "value": "ann", "ttl": "60s"}},
 //!            {"del": {"prefix": "old/"}},
-//!            {"get": {"prefix": "jobs/", "limit": 10}},
+//!            {"get": {"prefix": "jobs/", "limit": 10, "revision": 12}},
 //!            {"txn": {"if": [], "then": [], "else": []}}],
 //!   "else": [{"get": {"key": "color"}}]
 //! }
