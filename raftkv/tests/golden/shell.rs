@@ -19,6 +19,9 @@ async fn a_script_runs_until_its_first_failure() {
         "put color\n",
         "import\n",
         "put 'open\n",
+        "put b \\\n    'over two lines'\nget b # a remark \\\nget a\n",
+        "get missing \\\n    --meta\nget a\n",
+        "get a\nput never \\\n",
         "raftkv-cli get color\nshell\n",
     ] {
         let mut cli = cluster.cli_at(&cluster.endpoints());
@@ -56,6 +59,10 @@ async fn at_a_terminal_tab_completes_and_interrupts_end_commands_only() {
     terminal.press("get missing\r");
     terminal.shows("key not found: missing");
     terminal.shows("exit code 3");
+    terminal.press("get color/blue \\\r");
+    terminal.press("--meta\r");
+    terminal.shows("version: 1");
+    terminal.shows("sky\r\n");
     terminal.press("status --watch\r");
     terminal.shows("leader");
     terminal.press(CTRL_C);

@@ -208,10 +208,10 @@ impl Completer for Assistant {
 }
 
 impl Validator for Assistant {
-    /// A line with an open quote goes on below.
+    /// A line with an open quote, or a backslash at its end, goes on below.
     fn validate(&self, context: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
-        let is_open = line::is_open(context.input());
-        Ok(if is_open { ValidationResult::Incomplete } else { ValidationResult::Valid(None) })
+        let goes_on = line::open(context.input()).is_some();
+        Ok(if goes_on { ValidationResult::Incomplete } else { ValidationResult::Valid(None) })
     }
 }
 

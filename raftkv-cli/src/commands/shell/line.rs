@@ -18,9 +18,36 @@ pub(super) enum Line {
     Leave,
 }
 
-/// Whether a quote is open at the end, so that the line goes on.
-pub(super) fn is_open(text: &str) -> bool {
-    shell_words::split(text).is_err()
+/// Why a line goes on in the next one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Open {
+    /// A quote is not closed.
+    Quote,
+    /// A backslash is the last character, and no part of a comment: it and the end of the line count for nothing.
+    Backslash,
+}
+
+impl Open {
+    /// What it is to the line that comes last.
+    fn failure(self) -> Failure {
+        match self {
+            Open::Quote => {
+                Failure::usage("a quote is not closed").with_next("a \\ before a quote that stands for itself")
+            }
+            Open::Backslash => Failure::usage("a \\ at its end says that the line goes on, and no other comes")
+                .with_next("without the \\; or \\\\, for one that stands for itself"),
+        }
+    }
+}
+
+/// Whether a line goes on in the next one.
+pub(super) fn open(text: &str) -> Option<Open> {
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    let Ok(words) = shell_words::split(text) else { return Some(Open::Quote) };
+    let backslashes = text.bytes().rev().take_while(|byte| *byte == b'\\').count();
+    // To a comment, more characters make no difference.
+    let is_comment = || shell_words::split(&format!("{text}x")).is_ok_and(|longer| longer == words);
+    (backslashes % 2 == 1 && !is_comment()).then_some(Open::Backslash)
 }
 
 /// Reads a line. The program's name may stand before the command, as in what an error message says to try.
@@ -28,9 +55,10 @@ pub(super) fn is_open(text: &str) -> bool {
 /// # Errors
 /// Usage, with what is wrong as the command line would say it.
 pub(super) fn read(text: &str) -> Result<Line, Failure> {
-    let mut words = shell_words::split(text).map_err(|_open| {
-        Failure::usage("a quote is not closed").with_next("a \\ before a quote that stands for itself")
-    })?;
+    if let Some(open) = open(text) {
+        return Err(open.failure());
+    }
+    let mut words = shell_words::split(text).map_err(|_quote| Open::Quote.failure())?;
     if words.first().is_some_and(|word| word == PROGRAM) {
         words.remove(0);
     }
@@ -84,8 +112,11 @@ impl Typed {
 fn last_word(text: &str) -> usize {
     let (mut start, mut quote, mut is_escaped) = (None, None, false);
     for (position, character) in text.char_indices() {
-        if character.is_ascii_whitespace() && quote.is_none() && !is_escaped {
-            start = None;
+        let begins_with_it = start.is_some_and(|start| start + '\\'.len_utf8() == position);
+        // A line end after a backslash is none, and parts words no more than the two together do before one.
+        let is_joint = character == '\n' && is_escaped && begins_with_it;
+        if is_joint || (character.is_ascii_whitespace() && quote.is_none() && !is_escaped) {
+            (start, is_escaped) = (None, false);
             continue;
         }
         start = start.or(Some(position));
@@ -138,12 +169,43 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_a_usage_error() {
-        for (bad, wanted) in [("put 'a", "not closed"), ("nonsense", "nonsense"), ("get", "<KEY>")] {
+        for (bad, wanted) in [
+            ("put 'a", "not closed"),
+            ("put a \\", "no other comes"),
+            ("put a \\\n", "no other comes"),
+            ("nonsense", "nonsense"),
+            ("get", "<KEY>"),
+        ] {
             let failure = read(bad).unwrap_err();
             assert_eq!(failure.code, Code::Usage, "{bad}");
             assert!(failure.cause.contains(wanted) && !failure.cause.starts_with("error"), "{bad}: {failure}");
         }
-        assert!(is_open("put 'a") && !is_open("put 'a'"));
+    }
+
+    #[test]
+    fn a_line_goes_on_after_an_open_quote_and_after_a_backslash() {
+        for (text, wanted) in [
+            ("put 'a", Some(Open::Quote)),
+            ("put \"a\\", Some(Open::Quote)),
+            ("put 'a'", None),
+            ("put a \\", Some(Open::Backslash)),
+            ("put a\\", Some(Open::Backslash)),
+            ("\\", Some(Open::Backslash)),
+            ("put a\\\n", Some(Open::Backslash)),
+            (r"put a \\\", Some(Open::Backslash)),
+            (r"put a \\", None),
+            (r"put 'a\'", None),
+            ("put a b # remark \\", None),
+            ("# remark \\", None),
+            ("put a \\\nb", None),
+            ("put a b # remark \\\nget \\", Some(Open::Backslash)),
+        ] {
+            assert_eq!(open(text), wanted, "{text:?}");
+        }
+        let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        assert_eq!(put("put a \\\n  b"), pair("a", "b"));
+        assert_eq!(put("put lo\\\nng b"), pair("long", "b"));
+        assert_eq!(put("put a \"two \\\nwords\""), pair("a", "two words"));
     }
 
     #[test]
@@ -161,5 +223,7 @@ mod tests {
         assert_eq!(typed("get --level=st"), of("get", 4, "--level=st"));
         assert_eq!(typed("raftkv-cli get k"), of("get", 15, "k"));
         assert_eq!(typed("get grün"), of("get", 4, "grün"));
+        assert_eq!(typed("get \\\nco"), of("get", 6, "co"));
+        assert_eq!(typed("get co\\\nlor"), of("get", 4, "color"));
     }
 }

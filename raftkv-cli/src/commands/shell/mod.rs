@@ -38,7 +38,7 @@ const HISTORY_LINES_MAX: usize = 1000;
 
 /// Run commands one after another over one connection, with history and completion
 ///
-/// A line is a command as it stands after raftkv-cli, quoted as in a shell. Tab completes commands, options, keys, members and contexts.
+/// A line is a command as it stands after raftkv-cli, quoted as in a shell; with a \ at its end it goes on in the next one. Tab completes commands, options, keys, members and contexts.
 /// Ctrl-C ends the command that runs, Ctrl-D leaves; `help` and `help COMMAND` help. An exit code that is not zero is shown.
 ///
 /// Where standard input is no terminal, commands are read from there, and the first that fails ends the shell with its exit code. Empty lines and
@@ -75,8 +75,8 @@ async fn script(globals: &Globals) -> Result<(), Failure> {
     loop {
         let mut text = String::new();
         let first = number + 1;
-        // A line with an open quote goes on in the next one.
-        while text.is_empty() || line::is_open(&text) {
+        // A line with an open quote, or a backslash at its end, goes on in the next one.
+        while text.is_empty() || line::open(&text).is_some() {
             match block_in_place(|| lines.next()) {
                 Some(read) => {
                     number += 1;
