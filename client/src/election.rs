@@ -194,7 +194,7 @@ impl Leadership {
         let put = Put::new(key.clone(), value).keep_lease();
         let still_leads = Compare::create_revision(key.clone()).equals(*create_revision);
         let outcome = client.transaction(Transaction::new().when(still_leads).then(Operation::put(put))).await?;
-        if outcome.succeeded { Ok(outcome.revision) } else { Err(ElectionError::Lost(self.place.gone())) }
+        if outcome.succeeded { Ok(outcome.revision) } else { Err(ElectionError::Lost(self.place.why_gone().await)) }
     }
 
     /// Lets the next one lead.

@@ -115,13 +115,14 @@ pub enum LeaseLoss {
         /// How the last keep-alive ended.
         cause: String,
     },
-    /// The cluster has ended it.
+    /// The cluster has ended it: somebody has revoked it, or it was not kept alive by the cluster's time.
     #[error("the cluster has ended the lease: {cause}")]
     Ended {
         /// What the cluster said.
         cause: String,
     },
-    /// Somebody has deleted the key of the lock or election that lived by it, or put another value there without the lease.
+    /// Somebody has deleted the key of the lock or election that lived by it, or put another value there without the lease. Also told where
+    /// the key is gone and the cluster does not answer whether the lease is.
     #[error("the key {} was deleted or overwritten", key.escape_ascii())]
     KeyGone {
         /// The key.

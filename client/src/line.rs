@@ -20,6 +20,8 @@ use bytes::{Bytes, BytesMut};
 use std::time::Duration;
 use transport::proto::client as wire;
 
+/// How long a place that is lost may take to learn why: whoever holds it has to stop, and nothing is certain meanwhile.
+const LEASE_ANSWER_MAX: Duration = Duration::from_millis(500);
 /// What stands between the name of a line and that of a place.
 const PLACES: &[u8] = b"/@";
 
@@ -183,7 +185,7 @@ impl Place {
         loop {
             let outcome = match self.ahead().await {
                 Ok(Ahead::Nobody) => return Ok(()),
-                Ok(Ahead::PlaceGone) => return Err(LineError::Lost(self.gone())),
+                Ok(Ahead::PlaceGone) => return Err(LineError::Lost(self.why_gone().await)),
                 Ok(Ahead::Somebody(ahead)) => {
                     let is_there = |kv: &KeyValue| kv.create_revision == ahead.create_revision;
                     wait_for_change(&self.client, &ahead.key, is_there).await
@@ -217,8 +219,20 @@ impl Place {
         Ok(first_pair(ahead).map_or(Ahead::Nobody, Ahead::Somebody))
     }
 
-    pub(crate) fn gone(&self) -> LeaseLoss {
-        LeaseLoss::KeyGone { key: self.key.clone() }
+    /// Why the key is not there any more, or not the same. A key goes with its lease, and a delete looks the same as that from here: the
+    /// cluster knows whether there is the lease still. Where it does not say so in a moment, what is certain is told: the key is gone.
+    pub(crate) async fn why_gone(&self) -> LeaseLoss {
+        let id = self.lease.id();
+        match tokio::time::timeout(LEASE_ANSWER_MAX, self.client.show_lease(id, false)).await {
+            Ok(Err(Error::LeaseUnknown { .. })) => {
+                let cause = format!(
+                    "lease {id} was revoked or has expired, and the key {} went with it",
+                    self.key.escape_ascii()
+                );
+                LeaseLoss::Ended { cause }
+            }
+            Ok(_) | Err(_) => LeaseLoss::KeyGone { key: self.key.clone() },
+        }
     }
 
     /// Returns when the place can no longer be counted on: its lease is lost, or its key is gone.
@@ -226,7 +240,10 @@ impl Place {
         tokio::select! {
             biased;
             loss = self.lease.lost() => loss,
-            () = self.key_gone() => self.gone(),
+            loss = async {
+                self.key_gone().await;
+                self.why_gone().await
+            } => loss,
         }
     }
 

@@ -130,7 +130,7 @@ impl Client {
         let place = line::enter(self, &lock.name, &lock.value, lock.ttl).await?;
         match place.ahead().await {
             Ok(Ahead::Nobody) => Ok(Some(LockGuard { place })),
-            Ok(Ahead::PlaceGone) => Err(LockError::Lost(place.gone())),
+            Ok(Ahead::PlaceGone) => Err(LockError::Lost(place.why_gone().await)),
             Ok(Ahead::Somebody(_)) => {
                 place.leave().await;
                 Ok(None)

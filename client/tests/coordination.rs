@@ -254,6 +254,23 @@ async fn a_place_that_is_gone_is_no_lock() {
     assert!(matches!(error, LockError::Lost(LeaseLoss::KeyGone { .. })), "{error:?}");
 }
 
+/// From the key alone it looks the same; the cluster knows whether there is the lease.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_place_that_went_with_its_lease_says_so() {
+    let mut cluster = Cluster::new("main");
+    let places = line(|| vec![found(Vec::new()), found(Vec::new())]);
+    let decide: Decide = Box::new(move |request| match request {
+        Request::LeaseShow(_) => Response::error(ErrorCode::LeaseUnknown, "there is no lease 70"),
+        other => places(other),
+    });
+    let (address, _) = cluster.start(Script { decide: Some(decide), ..Script::default() });
+    let client = cluster.client(&[&address], DEADLINE);
+    let LockError::Lost(LeaseLoss::Ended { cause }) = client.lock(Lock::new("backup")).await.unwrap_err() else {
+        panic!("it was lost with its lease")
+    };
+    assert!(cause.contains("lease 70 was revoked or has expired"), "{cause}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waiting_for_a_lock_ends_when_the_lease_of_the_place_is_lost() {
     let decide: Decide = Box::new(|request| match request {

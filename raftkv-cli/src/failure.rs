@@ -162,6 +162,17 @@ impl Failure {
         Failure::new(code, format!("{what} is lost: {loss}")).with_next(next)
     }
 
+    /// A place in the line of a lock or an election was lost. It has a lease of its own, which the command takes.
+    pub(crate) fn of_lost_place(what: &str, loss: &LeaseLoss) -> Failure {
+        let failure = Failure::of_loss(what, loss);
+        match loss {
+            LeaseLoss::Ended { .. } => failure.with_next(
+                "find out who revoked the lease, or what kept this machine from keeping it alive; then the same command again",
+            ),
+            LeaseLoss::NotKeptAlive { .. } | LeaseLoss::KeyGone { .. } => failure,
+        }
+    }
+
     /// The failure of a read, whose revision is given with `flag`.
     pub(crate) fn of_read(error: &Error, flag: &str) -> Failure {
         let failure = Failure::from(error.clone());

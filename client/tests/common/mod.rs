@@ -196,6 +196,10 @@ pub fn success(request: Request) -> Response {
             Response::LeaseGrant(wire::LeaseGrantReply { header, id, ttl_ms: grant.ttl_ms })
         }
         Request::LeaseRevoke(_) => Response::LeaseRevoke(wire::LeaseRevokeReply { header, deleted: 1 }),
+        Request::LeaseShow(show) => {
+            let lease = Some(wire::Lease { id: show.id, ..wire::Lease::default() });
+            Response::LeaseShow(wire::LeaseShowReply { header, lease, keys: Vec::new() })
+        }
         Request::Transaction(_) => Response::Transaction(wire::TransactionReply {
             header,
             outcome: Some(wire::TransactionOutcome { succeeded: true, operations: Vec::new() }),
@@ -204,7 +208,6 @@ pub fn success(request: Request) -> Response {
         | Request::NodeConfig(_)
         | Request::LeaderTransfer(_)
         | Request::LeaseKeepAlive(_)
-        | Request::LeaseShow(_)
         | Request::LeaseList(_)
         | Request::SessionOpen(_)
         | Request::SessionClose(_)

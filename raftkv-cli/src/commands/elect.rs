@@ -8,7 +8,7 @@ use crate::output::{Format, Output, printable};
 use crate::record;
 use crate::source::bytes_of;
 use clap::Args;
-use client::{Client, Elected, Election, ElectionError};
+use client::{Client, Elected, Election, ElectionError, Error};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -58,7 +58,7 @@ async fn lead(client: &Client, arguments: &ElectArguments, value: OsString, glob
     let won = client.campaign_unless(election, bytes_of(value.clone()), interrupt::interrupted()).await;
     let won = won.map_err(|error| match error {
         ElectionError::Request(error) => error.into(),
-        ElectionError::Lost(loss) => Failure::of_loss("the candidacy", &loss).at(connect::asked(globals)),
+        ElectionError::Lost(loss) => Failure::of_lost_place("the candidacy", &loss).at(connect::asked(globals)),
     })?;
     let interrupted = || Failure::new(Code::Interrupted, "interrupted before the election was won");
     let leadership = won.ok_or_else(interrupted)?;
@@ -73,14 +73,21 @@ async fn lead(client: &Client, arguments: &ElectArguments, value: OsString, glob
     let outcome = tokio::select! {
         loss = leadership.lost() => {
             let what = format!("election {}", quoted(&arguments.name));
-            Err(Failure::of_loss(&what, &loss).at(connect::asked(globals)))
+            Err(Failure::of_lost_place(&what, &loss).at(connect::asked(globals)))
         }
         ended = interrupt::interrupted() => ended,
     };
-    if !leadership.is_lost()
-        && let Err(error) = leadership.resign().await
-    {
-        tell(&format!("leadership could not be given up, and ends by itself within {:?}: {error}", arguments.ttl));
+    if !leadership.is_lost() {
+        match leadership.resign().await {
+            // That it has ended already is what is wanted.
+            Ok(_) | Err(Error::LeaseUnknown { .. }) => {}
+            Err(error) => {
+                tell(&format!(
+                    "leadership could not be given up, and ends by itself within {:?}: {error}",
+                    arguments.ttl
+                ));
+            }
+        }
     }
     outcome
 }

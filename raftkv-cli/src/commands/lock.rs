@@ -74,7 +74,7 @@ pub(crate) async fn run(arguments: LockArguments, globals: &Globals) -> Result<(
         match supervise::run(&arguments.command, &environment, guard.lost(), arguments.grace).await {
             Ok(Ended::ByItself(0)) => Ok(()),
             Ok(Ended::ByItself(code)) => Err(Failure::of_command(code)),
-            Ok(Ended::Lost(loss)) => Err(Failure::of_loss(&what, &loss).at(connect::asked(globals))),
+            Ok(Ended::Lost(loss)) => Err(Failure::of_lost_place(&what, &loss).at(connect::asked(globals))),
             Err(failure) => Err(failure),
         }
     };
@@ -141,7 +141,7 @@ async fn patience(wait: Option<Duration>) {
 fn failure(error: LockError, globals: &Globals) -> Failure {
     match error {
         LockError::Request(error) => error.into(),
-        LockError::Lost(loss) => Failure::of_loss("the place in line", &loss).at(connect::asked(globals)),
+        LockError::Lost(loss) => Failure::of_lost_place("the place in line", &loss).at(connect::asked(globals)),
     }
 }
 
@@ -151,7 +151,7 @@ async fn hold(guard: &LockGuard, what: &str, globals: &Globals) -> Result<(), Fa
     output.finish()?;
     tell("the lock is held; Ctrl-C frees it");
     tokio::select! {
-        loss = guard.lost() => Err(Failure::of_loss(what, &loss).at(connect::asked(globals))),
+        loss = guard.lost() => Err(Failure::of_lost_place(what, &loss).at(connect::asked(globals))),
         ended = interrupt::interrupted() => ended,
     }
 }

@@ -108,6 +108,25 @@ async fn locks_and_elections() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_is_lost_says_why() {
+    let cluster = cluster().await;
+    let mut transcript = Transcript::of(&cluster);
+    // Keys are named after leases, and those are counted.
+    transcript.numbers_vary();
+    // Longer than anything here takes, so that it ends because of what it does.
+    let then_wait = |line: &str| format!("{line} >/dev/null && sleep 600");
+    let revoke = then_wait("raftkv-cli lease revoke $((0x${RAFTKV_LOCK_KEY##*@}))");
+    let delete = then_wait("raftkv-cli del \"$RAFTKV_LOCK_KEY\"");
+    let overwrite = then_wait("raftkv-cli put \"$RAFTKV_LOCK_KEY\" mine");
+    for script in [&revoke, &delete, &overwrite] {
+        transcript.run(cli(&cluster), &["lock", "backup", "--ttl", "10m", "--", "sh", "-c", script]);
+        // What was put there is in the way of who comes next.
+        assert!(cluster.cli(&["del", "--prefix", "backup/"]).status.success());
+    }
+    transcript.check("lock-lost");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn watches_and_compaction() {
     let cluster = cluster().await;
     for (key, value) in [("color", "red"), ("color", "green"), ("size", "large")] {
