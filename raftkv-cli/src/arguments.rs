@@ -311,7 +311,6 @@ mod tests {
             vec!["del", "k", "--prefix", "p"],
             vec!["del", "k", "--range", "a", "b"],
             vec!["del", "--range", "a"],
-            vec!["scan", "--prefix", "p", "--from", "a"],
             vec!["scan", "--keys-only", "--count"],
             vec!["scan", "--sort", "colour"],
             vec!["scan", "--count", "--total"],

@@ -284,15 +284,39 @@ fn code_of(error: &Error) -> Code {
     }
 }
 
-/// An argument as a shell takes it back.
+/// An argument as a shell takes it back. What is no text, or would steer a terminal, is written as bash, ksh and zsh read it: `$'a\033'`.
 pub(crate) fn quoted(argument: &OsStr) -> String {
-    let text = argument.to_string_lossy();
+    let bytes = argument.as_bytes();
     let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-:=@%+,".contains(byte);
-    if !argument.is_empty() && argument.as_bytes().iter().all(is_plain) && !text.starts_with('-') {
-        return text.into_owned();
+    if !argument.is_empty() && bytes.iter().all(is_plain) && !bytes.starts_with(b"-") {
+        return argument.to_string_lossy().into_owned();
     }
-    let dashes = if text.starts_with('-') { "-- " } else { "" };
-    format!("{dashes}'{}'", text.replace('\'', r"'\''"))
+    let dashes = if bytes.starts_with(b"-") { "-- " } else { "" };
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.contains(char::is_control) => format!("{dashes}'{}'", text.replace('\'', r"'\''")),
+        Ok(_) | Err(_) => format!("{dashes}$'{}'", escaped(bytes)),
+    }
+}
+
+fn escaped(bytes: &[u8]) -> String {
+    let mut escaped = String::new();
+    for chunk in bytes.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            match character {
+                '\'' | '\\' => escaped.extend(['\\', character]),
+                '\n' => escaped.push_str("\\n"),
+                '\t' => escaped.push_str("\\t"),
+                _ if character.is_control() => {
+                    let mut utf8 = [0; 4];
+                    // Three octal digits: a fourth digit after them is none of the escape.
+                    escaped.extend(character.encode_utf8(&mut utf8).bytes().map(|byte| format!("\\{byte:03o}")));
+                }
+                _ => escaped.push(character),
+            }
+        }
+        escaped.extend(chunk.invalid().iter().map(|byte| format!("\\{byte:03o}")));
+    }
+    escaped
 }
 
 #[cfg(test)]
@@ -375,6 +399,21 @@ mod tests {
         let failure = Failure::of_write(&error, OsStr::new("it's here"));
         assert_eq!(failure.next.as_deref(), Some(r"raftkv-cli get --meta 'it'\''s here'"));
         assert_eq!(Failure::of_write(&error, OsStr::new("-x")).next.as_deref(), Some("raftkv-cli get --meta -- '-x'"));
+    }
+
+    #[test]
+    fn what_is_quoted_comes_back_from_a_shell_as_it_was() {
+        let of = |bytes: &[u8]| quoted(OsStr::from_bytes(bytes));
+        assert_eq!(of(b"a/b"), "a/b");
+        assert_eq!(of("grün".as_bytes()), "'grün'");
+        assert_eq!(of(b"a\x1b[2J"), "$'a\\033[2J'");
+        assert_eq!(of(b"it's\n\xff7"), "$'it\\'s\\n\\3777'");
+        assert_eq!(of(b"-\x01"), "-- $'-\\001'");
+        for bytes in [&b"a\x1b[2J"[..], b"it's\n\xff7\\", "a\u{9b}b 'c'".as_bytes(), b"\xfe\t'"] {
+            let script = format!("printf %s {}", of(bytes));
+            let printed = std::process::Command::new("bash").args(["-c", &script]).output().expect("there is a bash");
+            assert_eq!(printed.stdout, bytes, "{script}");
+        }
     }
 
     #[test]

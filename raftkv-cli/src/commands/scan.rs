@@ -2,15 +2,17 @@
 
 use crate::arguments::{self, Globals};
 use crate::connect;
-use crate::failure::Failure;
+use crate::failure::{Failure, quoted};
 use crate::output::{Format, Output, columns_of, printable, table, text_room, write_table};
 use crate::record::{self, Parts};
 use crate::source::bytes_of;
+use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use client::{KeyValue, Level, Range, Scan, SortBy};
 use serde_json::json;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 
 /// Rows that share the widths of their columns: what a table keeps in memory.
 const ROWS_AT_ONCE: usize = 1000;
@@ -18,6 +20,9 @@ const ROWS_AT_ONCE: usize = 1000;
 const SHOWN_MAX: usize = 72;
 
 /// Read a range of keys, in order, all at one revision
+///
+/// Where --limit leaves some out, standard error says so, and how to go on: with --from and the next key, or backwards with --to, and with --rev if all pages
+/// are to be of one revision. With -o json that is an object: {"more":true,"next_key":"KEY","revision":N}, or next_key_base64 where the key is no UTF-8.
 ///
 /// Sorted by the key, a range of any size streams in little memory. By anything else the node sorts it in memory, and refuses what does not fit in 64 MiB unless
 /// --limit says how many are wanted.
@@ -28,14 +33,15 @@ const SHOWN_MAX: usize = 72;
 #[command(after_help = "Examples:
   raftkv-cli scan --prefix service/
   raftkv-cli scan --from a --to m --limit 10 --reverse
+  raftkv-cli scan --prefix service/ --from service/k --limit 100
   raftkv-cli scan --count
   raftkv-cli scan --prefix log/ --keys-only -o plain | head
   raftkv-cli scan --sort mod --reverse --limit 10
   raftkv-cli scan --min-mod-rev 1200
   raftkv-cli scan --rev 12 -o json")]
 pub(crate) struct ScanArguments {
-    /// Every key that begins with this
-    #[arg(long, value_name = "PREFIX", conflicts_with_all = ["from", "to"])]
+    /// Every key that begins with this; with --from or --to, those of them that lie there
+    #[arg(long, value_name = "PREFIX")]
     pub(crate) prefix: Option<OsString>,
     /// The first key, inclusive
     #[arg(long, value_name = "KEY")]
@@ -43,7 +49,7 @@ pub(crate) struct ScanArguments {
     /// The end, exclusive
     #[arg(long, value_name = "KEY")]
     pub(crate) to: Option<OsString>,
-    /// At most so many
+    /// At most so many; says whether there are more
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) limit: Option<u64>,
     /// Without values
@@ -118,7 +124,18 @@ pub(crate) async fn run(arguments: ScanArguments, globals: &Globals) -> Result<(
     }
     let parts = if arguments.keys_only { Parts::KeyOnly } else { Parts::KeyAndValue };
     let mut printer = Printer::new(format, parts, output.width());
+    let mut left = arguments.limit.unwrap_or(u64::MAX);
+    let mut last = None;
+    let mut more = None;
     while let Some(kv) = stream.next().await.map_err(failed)? {
+        if left == 0 {
+            more = Some(More { last: last.take(), next: kv.key, revision: stream.revision() });
+            continue;
+        }
+        left -= 1;
+        if left == 0 {
+            last = Some(kv.key.clone());
+        }
         output.write(|out| printer.print(out, kv))?;
     }
     output.write(|out| printer.finish(out))?;
@@ -127,7 +144,53 @@ pub(crate) async fn run(arguments: ScanArguments, globals: &Globals) -> Result<(
         // The pairs count; that standard error is closed does not.
         let _told = writeln!(io::stderr(), "total: {total}");
     }
+    if let Some(more) = more {
+        // As above.
+        let _told = writeln!(io::stderr(), "{}", more.shown(&arguments, format));
+    }
     Ok(())
+}
+
+/// What a limit has left out.
+struct More {
+    /// The last key that was shown.
+    last: Option<Bytes>,
+    /// The first that was not.
+    next: Bytes,
+    revision: u64,
+}
+
+impl More {
+    /// As people, or with JSON programs, are told.
+    fn shown(&self, arguments: &ScanArguments, format: Format) -> String {
+        let More { last, next, revision } = self;
+        if format == Format::Json {
+            let (name, key) = record::key_field(next);
+            let mut object = json!({ "more": true, "revision": revision });
+            object[format!("next_{name}")] = key.into();
+            return object.to_string();
+        }
+        // --to is exclusive, so backwards the key that was shown last is where the next page ends.
+        let (flag, key) = match last {
+            Some(last) if arguments.reverse => ("--to", last),
+            Some(_) | None => ("--from", next),
+        };
+        // In another order than by key, a page does not end at a key; and no argument can hold a zero byte.
+        if arguments.sort != Sort::Key || key.contains(&0) {
+            return "there are more; a greater --limit shows them".to_owned();
+        }
+        let key = quoted(OsStr::from_bytes(key));
+        // What begins with a dash would be taken for a flag.
+        let option = match key.strip_prefix("-- ") {
+            Some(key) => format!("{flag}={key}"),
+            None => format!("{flag} {key}"),
+        };
+        let rev = match arguments.rev {
+            Some(_) => String::new(),
+            None => format!(", and --rev {revision} if all of it is to be of one revision"),
+        };
+        format!("there are more; to go on, the same with {option}{rev}")
+    }
 }
 
 /// An option of a scan that is a revision.
@@ -135,10 +198,10 @@ type WithRevision = fn(Scan, u64) -> Scan;
 
 fn request(arguments: &ScanArguments) -> Result<Scan, Failure> {
     let bytes = |argument: &Option<OsString>| argument.clone().map(bytes_of);
-    let range = match bytes(&arguments.prefix) {
-        Some(prefix) => Range::prefix(prefix),
-        None => Range { start: bytes(&arguments.from).unwrap_or_default(), end: bytes(&arguments.to) },
-    };
+    let Range { start, end } = Range::prefix(bytes(&arguments.prefix).unwrap_or_default());
+    let ends = [end, bytes(&arguments.to)];
+    let range =
+        Range { start: start.max(bytes(&arguments.from).unwrap_or_default()), end: ends.into_iter().flatten().min() };
     let level = arguments::level_at_least(arguments.level, arguments.at_least_rev)?;
     let sort_by = match arguments.sort {
         Sort::Key => SortBy::Key,
@@ -147,7 +210,9 @@ fn request(arguments: &ScanArguments) -> Result<Scan, Failure> {
         Sort::Mod => SortBy::ModRevision,
         Sort::Value => SortBy::Value,
     };
-    let mut scan = Scan::new(range).limit(arguments.limit.unwrap_or(0)).level(level).sort_by(sort_by);
+    // One more than is shown tells whether there is more, and where to go on.
+    let limit = arguments.limit.map_or(0, |limit| limit.saturating_add(1));
+    let mut scan = Scan::new(range).limit(limit).level(level).sort_by(sort_by);
     let with: [(Option<u64>, WithRevision); 6] = [
         (arguments.min_mod_rev, Scan::min_mod_revision),
         (arguments.max_mod_rev, Scan::max_mod_revision),
@@ -259,7 +324,6 @@ fn shortened(mut kv: KeyValue) -> KeyValue {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
-    use bytes::Bytes;
 
     fn pair(key: &[u8], value: &[u8]) -> KeyValue {
         let (key, value) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
@@ -329,6 +393,46 @@ mod tests {
         assert!(text.contains(&format!("{}…", "x".repeat(50))), "a short key leaves the room to the value: {text}");
     }
 
+    /// The arguments of a command line that begins with `scan`.
+    fn arguments(line: &[&str]) -> ScanArguments {
+        let command = ScanArguments::augment_args(clap::Command::new("scan"));
+        let matches = command.try_get_matches_from([&["scan"], line].concat()).unwrap();
+        clap::FromArgMatches::from_arg_matches(&matches).unwrap()
+    }
+
+    #[test]
+    fn what_a_limit_leaves_out_is_told_with_how_to_go_on() {
+        let shown = |line: &[&str], last: &'static [u8], next: &'static [u8], format| {
+            let more = More { last: Some(Bytes::from_static(last)), next: Bytes::from_static(next), revision: 9 };
+            more.shown(&arguments(line), format)
+        };
+        let plain = |line: &[&str], last, next| shown(line, last, next, Format::Plain);
+        assert_eq!(
+            plain(&["--limit", "1"], b"a", b"b c"),
+            "there are more; to go on, the same with --from 'b c', and --rev 9 if all of it is to be of one revision"
+        );
+        let at = ["--limit", "1", "--rev", "4"];
+        assert_eq!(plain(&at, b"a", b"-b"), "there are more; to go on, the same with --from='-b'");
+        assert!(plain(&at, b"a", b"b\x1b").ends_with("--from $'b\\033'"));
+        assert!(plain(&["--limit", "1", "--reverse"], b"b", b"a").contains("the same with --to b,"));
+        for line in [&["--limit", "1", "--sort", "mod"][..], &["--limit", "1"]] {
+            assert_eq!(plain(line, b"a", b"b\0"), "there are more; a greater --limit shows them", "{line:?}");
+        }
+        let json = |next| shown(&["--limit", "1"], b"a", next, Format::Json);
+        assert_eq!(json(b"b"), "{\"more\":true,\"next_key\":\"b\",\"revision\":9}");
+        assert_eq!(json(b"\xff"), "{\"more\":true,\"next_key_base64\":\"/w==\",\"revision\":9}");
+    }
+
+    #[test]
+    fn a_prefix_and_ends_together_are_what_lies_in_both() {
+        let range = |line: &[&str]| request(&arguments(line)).unwrap();
+        assert_eq!(range(&["--prefix", "p/", "--from", "p/k"]), Scan::new(Range::between("p/k", "p0")));
+        assert_eq!(range(&["--prefix", "p/", "--from", "a", "--to", "z"]), Scan::new(Range::prefix("p/")));
+        assert_eq!(range(&["--prefix", "p/", "--to", "p/k"]), Scan::new(Range::between("p/", "p/k")));
+        assert_eq!(range(&["--from", "a"]), Scan::new(Range::from("a")));
+        assert_eq!(range(&[]), Scan::new(Range::all()));
+    }
+
     #[test]
     fn flags_become_the_request() {
         let arguments = ScanArguments {
@@ -349,7 +453,7 @@ mod tests {
             level: None,
             at_least_rev: Some(5),
         };
-        let sorted = Scan::new(Range::from("a")).limit(3).keys_only().count_total().sort_by(SortBy::ModRevision);
+        let sorted = Scan::new(Range::from("a")).limit(4).keys_only().count_total().sort_by(SortBy::ModRevision);
         let chosen = sorted.min_mod_revision(1).max_mod_revision(2).min_create_revision(3).max_create_revision(4);
         let stale = chosen.at_least_revision(5).level(Level::Stale { age_max: None });
         assert_eq!(request(&arguments).unwrap(), stale.reverse().at_revision(9));

@@ -91,7 +91,13 @@ async fn scan_export_and_import() {
         &["scan", "--rev", "2", "--keys-only"],
         &["scan", "--prefix", "nothing/", "-o", "table"],
         &["scan", "--rev", "1000"],
-        &["scan", "--prefix", "a", "--from", "b"],
+        &["scan", "--limit", "2"],
+        &["scan", "--limit", "2", "-o", "json"],
+        &["scan", "--limit", "3"],
+        &["scan", "--prefix", "service/", "--limit", "1"],
+        &["scan", "--prefix", "service/", "--limit", "1", "--from", "service/b", "--rev", "4"],
+        &["scan", "--sort", "mod", "--limit", "1", "--keys-only"],
+        &["scan", "--keys-only", "--count"],
     ];
     check(&cluster, Transcript::of(&cluster), "scan", lines);
     let lines: &[&[&str]] = &[
