@@ -1,6 +1,7 @@
 //! Commands with which programs agree: transactions, leases, locks, elections, watches, and letting go of what was.
 
 use crate::common::{Cluster, cli_binary, eventually};
+use crate::running::Running;
 use crate::transcript::Transcript;
 use std::process::Command;
 
@@ -98,7 +99,6 @@ async fn locks_and_elections() {
         &["lock", "backup", "--try", "--", "sh", "-c", "exit 3"],
         &["lock", "backup", "--", "/nonexistent/program"],
         &["lock", "backup", "--", "sh", "-c", "raftkv-cli lock backup --try"],
-        &["elect", "scheduler"],
         &["lock", ""],
     ];
     for line in lines {
@@ -124,6 +124,91 @@ async fn a_lock_that_is_lost_says_why() {
         assert!(cluster.cli(&["del", "--prefix", "backup/"]).status.success());
     }
     transcript.check("lock-lost");
+}
+
+/// Two candidates and an observer: the first resigns, the lease of the second is revoked.
+#[tokio::test(flavor = "multi_thread")]
+async fn elections() {
+    let cluster = cluster().await;
+    let mut transcript = Transcript::of(&cluster);
+    // Tokens are revisions, and keys are named after leases.
+    transcript.numbers_vary();
+    let in_line = |wanted: &'static str| {
+        let cluster = &cluster;
+        eventually("the candidates to stand in line", move || async move {
+            let counted = cluster.cli(&["scan", "--prefix", "scheduler/@", "--count"]);
+            (String::from_utf8_lossy(&counted.stdout).trim() == wanted).then_some(())
+        })
+    };
+    let mut observer = Running::start(cli(&cluster), &["elect", "scheduler", "--observe"]);
+    assert_eq!(observer.next_line(), "", "nobody leads");
+    let mut json = Running::start(cli(&cluster), &["elect", "scheduler", "--observe", "-o", "json"]);
+    assert_eq!(json.next_line(), "null");
+    let mut first = Running::start(cli(&cluster), &["elect", "scheduler", "10.0.0.7:9000", "--ttl", "10m"]);
+    let token = first.next_line();
+    assert_eq!(observer.next_line(), format!("{token}\t10.0.0.7:9000"));
+    assert!(json.next_line().contains("10.0.0.7:9000"));
+    let mut second =
+        Running::start(cli(&cluster), &["elect", "scheduler", "10.0.0.8:9000", "--ttl", "10m", "-o", "json"]);
+    in_line("2").await;
+    first.interrupt();
+    first.write_down(&mut transcript);
+    assert!(second.next_line().contains("10.0.0.8:9000"));
+    assert!(observer.next_line().ends_with("\t10.0.0.8:9000"));
+    assert!(json.next_line().contains("10.0.0.8:9000"));
+    let key = cluster.cli(&["scan", "--prefix", "scheduler/@", "--keys-only"]).stdout;
+    let key = String::from_utf8(key).expect("names of leases are plain");
+    let lease = key.trim().strip_prefix("scheduler/@").and_then(|lease| u64::from_str_radix(lease, 16).ok());
+    let lease = lease.expect("the key is named after the lease").to_string();
+    assert!(cluster.cli(&["lease", "revoke", &lease]).status.success());
+    second.write_down(&mut transcript);
+    assert_eq!(observer.next_line(), "", "nobody leads any more");
+    assert_eq!(json.next_line(), "null");
+    for observer in [observer, json] {
+        observer.interrupt();
+        observer.write_down(&mut transcript);
+    }
+    transcript.run(cli(&cluster), &["elect", "scheduler"]);
+    transcript.run(cli(&cluster), &["elect", "scheduler", "10.0.0.7:9000", "--observe"]);
+    transcript.run(cli(&cluster), &["elect", "", "10.0.0.7:9000"]);
+    transcript.check("elect");
+}
+
+/// What holds something until Ctrl-C, or until it is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn locks_and_leases_are_held_until_an_interrupt() {
+    let cluster = cluster().await;
+    let mut transcript = Transcript::of(&cluster);
+    transcript.numbers_vary();
+    let mut holder = Running::start(cli(&cluster), &["lock", "backup", "--ttl", "10m"]);
+    holder.next_line();
+    let waiting = Running::start(cli(&cluster), &["lock", "backup", "--ttl", "10m"]);
+    transcript.run(cli(&cluster), &["lock", "backup", "--wait", "100ms"]);
+    eventually("the second to stand in line", || async {
+        let counted = cluster.cli(&["scan", "--prefix", "backup/@", "--count"]);
+        (String::from_utf8_lossy(&counted.stdout).trim() == "2").then_some(())
+    })
+    .await;
+    waiting.interrupt();
+    waiting.write_down(&mut transcript);
+    holder.interrupt();
+    holder.write_down(&mut transcript);
+    for (lease, ttl) in [("77", "10m"), ("78", "15s")] {
+        assert!(cluster.cli(&["lease", "grant", ttl, "--id", lease]).status.success());
+    }
+    let keeper = Running::start(cli(&cluster), &["lease", "keep-alive", "77"]);
+    let loser = Running::start(cli(&cluster), &["lease", "keep-alive", "78"]);
+    eventually("the leases to be kept alive", || async {
+        (keeper.listens_to_interrupts() && loser.listens_to_interrupts()).then_some(())
+    })
+    .await;
+    keeper.interrupt();
+    keeper.write_down(&mut transcript);
+    // Its next keep-alive finds out.
+    assert!(cluster.cli(&["lease", "revoke", "78"]).status.success());
+    loser.write_down(&mut transcript);
+    transcript.run(cli(&cluster), &["lease", "keep-alive", "78"]);
+    transcript.check("held");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@ use crate::common::cli_binary;
 use crate::transcript::Transcript;
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// The command line with nothing of this test's own environment.
@@ -94,14 +94,44 @@ fn every_command_has_a_transcript() {
         .filter(|path| path.extension().is_some_and(|ending| ending == "snap"))
         .map(|path| fs::read_to_string(path).expect("a snapshot is text"))
         .collect();
-    let lines: Vec<&str> = transcripts.lines().filter(|line| line.starts_with("$ ")).collect();
+    // A run that succeeds shows no exit code.
+    let succeeds = |run: &&str| !run.lines().any(|line| line.starts_with("exit "));
+    let runs = transcripts.split("\n$ ").filter(succeeds);
+    let lines: Vec<&str> = runs.filter_map(|run| run.lines().next()).collect();
     let missing: Vec<String> = pages()
         .into_iter()
         .filter(|page| !page.is_group)
         .map(|page| format!("raftkv-cli {}", page.command.join(" ")))
         .filter(|command| !lines.iter().any(|line| line.contains(&format!("{command} ")) || line.ends_with(command)))
         .collect();
-    assert!(missing.is_empty(), "no transcript shows {missing:?}; add one beside the others in raftkv/tests/golden/");
+    assert!(
+        missing.is_empty(),
+        "no transcript shows how {missing:?} succeeds; add one beside the others in raftkv/tests/golden/"
+    );
+}
+
+#[test]
+fn every_exit_code_has_a_transcript() {
+    let folder = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the test"))
+        .join("tests/golden/snapshots");
+    let table = stdout(cli(&["--help"]));
+    let listed = table.lines().skip_while(|line| *line != "Exit codes:").skip(1).take_while(|line| !line.is_empty());
+    let mut codes: Vec<&str> = listed.filter_map(|line| line.split_whitespace().next()).collect();
+    assert_eq!(codes, ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]);
+    let named = |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("exit-"));
+    for entry in fs::read_dir(folder).expect("there are snapshots") {
+        let path = entry.expect("it can be read").path();
+        if named(&path) && path.extension().is_some_and(|ending| ending == "snap") {
+            let text = fs::read_to_string(path).expect("a snapshot is text");
+            let shown = |run: &str| run.lines().find_map(|line| line.strip_prefix("exit ")).unwrap_or("0").to_owned();
+            let found: Vec<String> = text.split("\n$ ").skip(1).map(shown).collect();
+            codes.retain(|code| !found.iter().any(|found| found == code));
+        }
+    }
+    assert!(
+        codes.is_empty(),
+        "no transcript shows the exit codes {codes:?}; add one to raftkv/tests/golden/exit_codes.rs"
+    );
 }
 
 #[test]
@@ -121,7 +151,13 @@ fn every_command_has_a_manual_page() {
     let one = stdout(cli(&["man"]));
     assert_eq!(one, fs::read_to_string(pages_dir.join("raftkv-cli.1")).expect("it was just found"));
     let mut transcript = Transcript::default();
+    transcript.replace(folder.path().display().to_string(), "DIR");
+    transcript.run(Command::new(cli_binary()), &["man", &pages_dir.display().to_string()]);
     transcript.run(Command::new(cli_binary()), &["man", "/dev/null/man1"]);
+    // The rest is the completion library's.
+    let mut script = cli(&["completions", "bash"]);
+    script.stdout.truncate(script.stdout.iter().position(|byte| *byte == b'\n').map_or(0, |end| end + 1));
+    transcript.write("raftkv-cli completions bash | head -n 1", "", &script);
     transcript.run(Command::new(cli_binary()), &["completions", "tcsh"]);
     transcript.check("man-and-completions");
 }

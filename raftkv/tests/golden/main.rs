@@ -26,6 +26,7 @@ mod coordination;
 mod data;
 mod exit_codes;
 mod help;
+mod running;
 mod shell;
 mod terminal;
 mod transcript;
