@@ -44,7 +44,9 @@
 //! | letting go of the past | [`Client::compact`] |
 //! | who is a member | [`Client::member_list`], [`Client::change_members`] |
 //!
-//! Programs that run and show each of them are in `client/examples/`.
+//! Programs that run and show each of them are in `client/examples/`. Three more show what goes on around them: `sessions`, how a write is applied once
+//! though its answer gets lost, and what to do where that cannot be; `deadlines`, what each error says of a write and how to go on after it; `pipelining`,
+//! many requests at once over few connections.
 //!
 //! # Where requests go
 //!

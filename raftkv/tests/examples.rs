@@ -7,8 +7,11 @@ extern crate client as raftkv_client;
 
 mod common;
 
-use common::Cluster;
+use common::{Cluster, TestNode};
 
+#[path = "../../client/examples/deadlines.rs"]
+#[expect(dead_code, reason = "the test has a client of its own")]
+mod deadlines;
 #[path = "../../client/examples/elections.rs"]
 #[expect(dead_code, reason = "the test has a client of its own")]
 mod elections;
@@ -21,9 +24,15 @@ mod leases;
 #[path = "../../client/examples/locks.rs"]
 #[expect(dead_code, reason = "the test has a client of its own")]
 mod locks;
+#[path = "../../client/examples/pipelining.rs"]
+#[expect(dead_code, reason = "the test has a client of its own")]
+mod pipelining;
 #[path = "../../client/examples/ranges.rs"]
 #[expect(dead_code, reason = "the test has a client of its own")]
 mod ranges;
+#[path = "../../client/examples/sessions.rs"]
+#[expect(dead_code, reason = "the test has a client of its own")]
+mod sessions;
 #[path = "../../client/examples/transactions.rs"]
 #[expect(dead_code, reason = "the test has a client of its own")]
 mod transactions;
@@ -42,4 +51,9 @@ async fn examples_do_what_they_say() {
     leases::example(&client).await.unwrap();
     locks::example(&client).await.unwrap();
     elections::example(&client).await.unwrap();
+    let addresses = cluster.nodes.iter().map(TestNode::client_address);
+    let builder = raftkv_client::Client::builder().endpoints(addresses).credentials(cluster.credentials());
+    pipelining::example(&client, &builder).await.unwrap();
+    sessions::example(&client, &builder).await.unwrap();
+    deadlines::example(&client, &builder).await.unwrap();
 }
