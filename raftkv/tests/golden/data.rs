@@ -1,6 +1,8 @@
 //! Commands that read and write data, on a cluster of one node: revisions are the same in every run.
 
 use crate::common::Cluster;
+use crate::common::eventually;
+use crate::running::Running;
 use crate::transcript::Transcript;
 
 /// Runs command lines, each a list of words, and compares what they print.
@@ -140,5 +142,15 @@ async fn bench() {
         .run(cluster.cli_at(&cluster.endpoints()), &[&["bench", "watch", "--watchers", "3"][..], &load[..]].concat());
     transcript.run(cluster.cli_at(&cluster.endpoints()), &["bench", "watch", "--value", "7"]);
     transcript.run(cluster.cli_at(&cluster.endpoints()), &["bench", "put", "--clients", "0"]);
+    let line =
+        ["bench", "put", "--clients", "1", "--keys", "1", "--seconds", "86400", "--warmup", "0", "--prefix", "long/"];
+    let long = Running::start(cluster.cli_at(&cluster.endpoints()), &line);
+    eventually("something is measured, and signals are listened for", || async {
+        let written = cluster.client().get("long/000000000000").await.ok()?.kv?.version;
+        (written > 2 && long.listens_to_interrupts()).then_some(())
+    })
+    .await;
+    long.interrupt();
+    long.write_down(&mut transcript);
     transcript.check("bench");
 }

@@ -10,6 +10,7 @@ mod watch;
 use crate::arguments::{self, Globals};
 use crate::connect;
 use crate::failure::{Code, Failure};
+use crate::interrupt;
 use crate::output::{Format, Output};
 use crate::source::bytes_of;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -92,7 +93,7 @@ pub(crate) struct BenchArguments {
     /// Bytes of each value
     #[arg(long, value_name = "BYTES", default_value_t = 256, value_parser = clap::value_parser!(u32).range(0..=64 << 20))]
     pub(crate) value: u32,
-    /// How long to measure
+    /// How long to measure; Ctrl-C ends put, get and mixed early, with what was measured so far
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub(crate) seconds: u32,
     /// Different keys
@@ -101,7 +102,7 @@ pub(crate) struct BenchArguments {
     /// How long to run before measuring
     #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=3600))]
     pub(crate) warmup: u32,
-    /// What the keys begin with
+    /// What the keys begin with. They stay afterwards: `raftkv-cli del --prefix PREFIX` takes them away, and all else that begins so
     #[arg(long, value_name = "PREFIX", default_value = "bench/")]
     pub(crate) prefix: OsString,
     /// Send puts without a session: one whose answer is lost is not repeated, and more than 1,024 may be under way
@@ -131,8 +132,12 @@ pub(crate) async fn run(command: BenchCommand, globals: &Globals) -> Result<(), 
     bench.client.close_session().await;
     let reports = bench.reports(&load, elapsed);
     let mut output = Output::standard();
-    for report in &reports {
-        output.write(|out| report.print(out, globals.output.unwrap_or(Format::Table)))?;
+    let format = globals.output.unwrap_or(Format::Table);
+    for (number, report) in reports.iter().enumerate() {
+        if number > 0 && format == Format::Table {
+            output.write(|out| writeln!(out))?;
+        }
+        output.write(|out| report.print(out, format))?;
     }
     output.finish()?;
     match bench.last_error() {
@@ -318,17 +323,29 @@ impl Bench {
             clients.spawn(self.clone().one_client(number));
         }
         let phases = async {
-            tokio::time::sleep(Duration::from_secs(load.warmup.into())).await;
+            if load.warmup > 0 {
+                tokio::select! {
+                    () = tokio::time::sleep(Duration::from_secs(load.warmup.into())) => {}
+                    interrupted = interrupt::interrupted() => {
+                        interrupted?;
+                        return Err(Failure::new(Code::Interrupted, "interrupted before anything was measured"));
+                    }
+                }
+            }
             self.phase.store(MEASURING, Ordering::Relaxed);
             let began = Instant::now();
-            tokio::time::sleep(Duration::from_secs(load.seconds.into())).await;
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_secs(load.seconds.into())) => {}
+                // What was measured so far is worth as much as if so long had been asked for.
+                interrupted = interrupt::interrupted() => interrupted?,
+            }
             self.phase.store(ENDED, Ordering::Relaxed);
-            began.elapsed()
+            Ok(began.elapsed())
         };
         let mut phases = std::pin::pin!(phases);
         let elapsed = loop {
             tokio::select! {
-                elapsed = &mut phases => break elapsed,
+                elapsed = &mut phases => break elapsed?,
                 // Before its time a client ends only with an error that stays.
                 Some(ended) = clients.join_next() => ended.expect("a client neither panics nor is cancelled")?,
             }

@@ -35,7 +35,8 @@ pub(super) async fn run(load: &BenchArguments, watchers: u32, globals: &Globals)
     if (load.value as usize) < MOMENT_BYTES {
         return Err(Failure::usage(format!(
             "--value has to be at least {MOMENT_BYTES}: a value carries the moment of its put"
-        )));
+        ))
+        .with_next(format!("--value {MOMENT_BYTES}, or more; without it, 256")));
     }
     let measured_from = Duration::from_secs(load.warmup.into());
     let elapsed = Duration::from_secs(load.seconds.into());
