@@ -436,7 +436,7 @@ impl<H: Host> Driver<H> {
             });
         }
         if let Some(changed) = actions.changed.take() {
-            self.follow_role(now, changed);
+            self.follow_role(changed);
             self.host.changed(changed);
         }
         if let Some(answer) = actions.proposal.take() {
@@ -547,16 +547,20 @@ impl<H: Host> Driver<H> {
     fn learn_facts(&mut self, now: Instant, facts: StateFacts) {
         self.facts = facts;
         self.clock.applied(now, facts.time_ms);
+        let status = self.node.status();
+        if status.role == Role::Leader && self.node.log().term(self.applied) == Some(status.term) {
+            self.clock.lead(now, status.term, self.host.wall_clock_ms());
+        }
         if facts.format > self.formats.in_effect {
             self.formats.in_effect = facts.format;
             self.raise_format(now);
         }
     }
 
-    fn follow_role(&mut self, now: Instant, changed: Changed) {
-        match changed.role {
-            Role::Leader => self.clock.elected(now, changed.term, self.host.wall_clock_ms()),
-            Role::Follower | Role::PreCandidate | Role::Candidate => self.clock.deposed(),
+    fn follow_role(&mut self, changed: Changed) {
+        // A leader knows the time once its state holds an entry of its own.
+        if changed.role != Role::Leader {
+            self.clock.deposed();
         }
     }
 

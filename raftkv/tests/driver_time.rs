@@ -9,6 +9,7 @@ use raft::{EntryKind, NodeId};
 use raftkv::driver::Input;
 use std::time::Duration;
 use storage::command::{BatchDecoder, Command};
+use storage::state::FORMAT_WITH_TRANSACTIONS;
 
 const HOUR_MS: u64 = 3_600_000;
 
@@ -78,6 +79,24 @@ fn time_does_not_go_back_when_leaders_change_nor_run_while_there_is_none() {
     assert!(after < before + led, "{after} follows on {before}: time ran while nobody led");
     let times: Vec<u64> = batches(&world, new).into_iter().map(|(time_ms, _)| time_ms).collect();
     assert!(times.is_sorted(), "{times:?}");
+}
+
+/// What tells the time is in the log then, and not applied yet when the next leader is elected.
+#[test]
+fn a_restart_of_everything_with_nothing_flushed_does_not_set_the_time_by_a_wall_clock() {
+    let (mut world, _, before) = begun();
+    world.restart_without_states();
+    for node in &world.nodes {
+        node.host.0.borrow_mut().wall_clock_ms = WALL_CLOCK_MS + HOUR_MS;
+    }
+    let leader = world.elect();
+    // At once, before the new leader has applied anything.
+    let written = world.write(leader, "k");
+    world.pass(Duration::from_secs(1));
+    assert!(written.try_recv().unwrap().is_ok());
+    world.hear_formats(FORMAT_WITH_TRANSACTIONS);
+    let after = time_of_a_write(&mut world, leader);
+    assert!((before + 900..before + 5_000).contains(&after), "{after} follows on {before}");
 }
 
 #[test]

@@ -40,8 +40,8 @@ impl Checks {
         self.history.done(operation, now, outcome);
     }
 
-    pub(crate) fn applied(&mut self, node: usize, term: Term, entries: &[Entry], state_hash: [u8; 16]) {
-        self.reference.applied(node, term, entries, state_hash);
+    pub(crate) fn applied(&mut self, now: Time, node: usize, term: Term, entries: &[Entry], state_hash: [u8; 16]) {
+        self.reference.applied(now, node, term, entries, state_hash);
     }
 
     /// A node's state, as it was found or received.

@@ -146,7 +146,7 @@ impl World {
         let term = process.driver.core().status().term;
         let format = process.machine.format();
         let index = process.apply.apply(&mut process.machine, job, |machine, entries| {
-            checks.applied(node, term, entries, machine.state_hash());
+            checks.applied(now, node, term, entries, machine.state_hash());
         })?;
         self.answer_reads(node, &reads);
         let process = self.nodes[node].process.as_mut().expect("void in later lives");

@@ -83,17 +83,15 @@ impl fmt::Display for FormatPending {
 }
 
 impl<H: Host> Driver<H> {
-    /// The time that the next batch carries, if the format in effect has it.
+    /// The time that the next batch carries, if the format in effect has it and this node knows what it is.
     pub(super) fn batch_time(&mut self, now: Instant) -> Option<u64> {
+        self.clock.advance(now);
+        // Before it knows the time, it does not know which format is in effect either.
+        let time_ms = self.clock.time_ms()?;
         if self.formats.in_effect < FORMAT_WITH_TIME {
             return None;
         }
-        if self.formats.in_effect < FORMAT_WITH_TRANSACTIONS {
-            return Some(self.host.wall_clock_ms());
-        }
-        self.clock.advance(now);
-        // What a node proposes that does not lead, the core refuses, whatever time it carries.
-        Some(self.clock.time_ms().unwrap_or(self.facts.time_ms))
+        Some(if self.formats.in_effect < FORMAT_WITH_TRANSACTIONS { self.host.wall_clock_ms() } else { time_ms })
     }
 
     /// Whether a command that needs this format may be written.

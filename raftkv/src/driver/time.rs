@@ -1,9 +1,12 @@
 //! The cluster's time, as the leader counts it (`docs/decisions/0009-commands-of-format-4.md`, "Time is the cluster's").
 //!
 //! Leases and sessions end by a time that every node learns from the log: each batch carries it, and the state keeps the greatest. From format 4 on
-//! it is no wall clock. A leader takes it up where the state was when it was elected, and counts on by its monotonic clock; only a state that has
-//! never had a time begins at the leader's wall clock. So a wall clock may be set at any moment without any lease noticing, and while nobody leads
-//! (nobody could keep a lease alive) no time passes.
+//! it is no wall clock. A leader takes it up where the state is once it has applied all that leaders before it have committed, and counts on by its monotonic
+//! clock; only a state that has never had a time begins at the leader's wall clock. So a wall clock may be set at any moment without any lease noticing, and
+//! while nobody leads (nobody could keep a lease alive) no time passes.
+//!
+//! Before that a leader knows no time, and its batches carry none: a node that has restarted begins with the state that RocksDB had flushed, which may
+//! be none at all, while the log is full of times and of formats.
 //!
 //! Invariants:
 //! - Within one leadership the time never goes back, and it is never before that of a batch applied here.
@@ -45,8 +48,9 @@ impl ClusterClock {
         ClusterClock { applied: Duration::from_millis(applied_ms), counting: None }
     }
 
-    /// This node leads in `term`. `wall_clock_ms` counts only if the state has no time yet.
-    pub(super) fn elected(&mut self, now: Instant, term: Term, wall_clock_ms: u64) {
+    /// This node leads in `term`, and its state holds an entry of that term, and so all that leaders before it have committed. `wall_clock_ms` counts only if
+    /// the state has no time yet.
+    pub(super) fn lead(&mut self, now: Instant, term: Term, wall_clock_ms: u64) {
         if self.counting.is_some_and(|counting| counting.term == term) {
             return;
         }
@@ -77,7 +81,7 @@ impl ClusterClock {
         }
     }
 
-    /// The time in milliseconds since 1970, as of the last [`advance`](ClusterClock::advance); `None` on a node that does not lead.
+    /// The time in milliseconds since 1970, as of the last [`advance`](ClusterClock::advance); `None` on a node that does not lead, or does not know it yet.
     pub(super) fn time_ms(&self) -> Option<u64> {
         let counting = self.counting?;
         Some(u64::try_from(counting.time.as_millis()).unwrap_or(u64::MAX))
@@ -109,7 +113,7 @@ mod tests {
     fn the_first_leader_begins_at_its_wall_clock() {
         let mut clock = ClusterClock::new(0);
         assert_eq!(clock.time_ms(), None);
-        clock.elected(at(1), Term(1), WALL_MS);
+        clock.lead(at(1), Term(1), WALL_MS);
         pass(&mut clock, 1, 11);
         assert_eq!(clock.time_ms(), Some(WALL_MS + 10_000));
     }
@@ -118,7 +122,7 @@ mod tests {
     fn a_later_leader_goes_on_where_the_state_is_whatever_its_wall_clock_says() {
         for wall_ms in [0, WALL_MS - 3_600_000, WALL_MS + 3_600_000, u64::MAX] {
             let mut clock = ClusterClock::new(WALL_MS);
-            clock.elected(at(5), Term(2), wall_ms);
+            clock.lead(at(5), Term(2), wall_ms);
             pass(&mut clock, 5, 6);
             assert_eq!(clock.time_ms(), Some(WALL_MS + 1_000));
         }
@@ -127,19 +131,19 @@ mod tests {
     #[test]
     fn time_stands_still_while_nobody_leads() {
         let mut clock = ClusterClock::new(WALL_MS);
-        clock.elected(at(0), Term(1), 0);
+        clock.lead(at(0), Term(1), 0);
         pass(&mut clock, 0, 3);
         clock.applied(at(3), WALL_MS + 3_000);
         clock.deposed();
         pass(&mut clock, 4, 9);
-        clock.elected(at(10), Term(3), 0);
+        clock.lead(at(10), Term(3), 0);
         assert_eq!(clock.time_ms(), Some(WALL_MS + 3_000));
     }
 
     #[test]
     fn what_a_leader_before_has_written_moves_the_time_on_and_never_back() {
         let mut clock = ClusterClock::new(WALL_MS);
-        clock.elected(at(0), Term(2), 0);
+        clock.lead(at(0), Term(2), 0);
         clock.applied(at(1), WALL_MS + 60_000);
         assert_eq!(clock.time_ms(), Some(WALL_MS + 60_000));
         clock.applied(at(2), WALL_MS + 5_000);
@@ -149,16 +153,16 @@ mod tests {
     #[test]
     fn being_told_twice_of_one_election_changes_nothing() {
         let mut clock = ClusterClock::new(WALL_MS);
-        clock.elected(at(0), Term(2), 0);
+        clock.lead(at(0), Term(2), 0);
         pass(&mut clock, 0, 4);
-        clock.elected(at(4), Term(2), 0);
+        clock.lead(at(4), Term(2), 0);
         assert_eq!(clock.time_ms(), Some(WALL_MS + 4_000));
     }
 
     #[test]
     fn a_process_that_was_stopped_for_an_hour_has_not_led_for_an_hour() {
         let mut clock = ClusterClock::new(WALL_MS);
-        clock.elected(at(0), Term(2), 0);
+        clock.lead(at(0), Term(2), 0);
         clock.advance(at(3_600));
         assert_eq!(clock.time_ms(), Some(WALL_MS + 2_000));
         clock.advance(at(3_601));
@@ -168,7 +172,7 @@ mod tests {
     #[test]
     fn fractions_of_a_millisecond_add_up() {
         let mut clock = ClusterClock::new(WALL_MS);
-        clock.elected(at(0), Term(2), 0);
+        clock.lead(at(0), Term(2), 0);
         for step in 1..=30_000u32 {
             clock.advance(at(0) + Duration::from_micros(100) * step);
         }
@@ -179,7 +183,7 @@ mod tests {
     fn a_moment_to_come_is_named_by_the_monotonic_clock() {
         let mut clock = ClusterClock::new(WALL_MS);
         assert_eq!(clock.when(WALL_MS), None);
-        clock.elected(at(7), Term(2), 0);
+        clock.lead(at(7), Term(2), 0);
         assert_eq!(clock.when(WALL_MS + 4_000), Some(at(11)));
         assert_eq!(clock.when(WALL_MS - 4_000), Some(at(7)));
         pass(&mut clock, 7, 9);

@@ -94,6 +94,8 @@ pub(crate) struct TestNode {
     pub(crate) facts: StateFacts,
     /// When things are due, as a test has said. One command ends one of them.
     ends_ms: BTreeSet<u64>,
+    /// What the log on disk holds that was there when the node started.
+    on_disk: Vec<Entry>,
 }
 
 /// What a new state says of itself.
@@ -118,12 +120,32 @@ fn founding(founders: u64) -> MemberDirectory {
 }
 
 fn test_node(id: u64, founders: u64, lease_reads: bool, space: SpaceLimits) -> TestNode {
+    start_node(id, founders, lease_reads, space, Instant::ORIGIN, Vec::new())
+}
+
+/// A node with this log and an empty state, in the term of the log's end.
+fn start_node(
+    id: u64,
+    founders: u64,
+    lease_reads: bool,
+    space: SpaceLimits,
+    now: Instant,
+    on_disk: Vec<Entry>,
+) -> TestNode {
     let is_founder = id <= founders;
     let membership = if is_founder { Membership::new((1..=founders).map(NodeId)) } else { Membership::default() };
     let host = SharedHost::default();
     host.0.borrow_mut().wall_clock_ms = WALL_CLOCK_MS;
     let core = Config { lease_reads, ..Config::new(NodeId(id)) };
-    let node = Node::new(core, Restored::new(membership), Instant::ORIGIN, id);
+    let mut restored = Restored::new(membership);
+    for entry in &on_disk {
+        if entry.term != restored.hard_state.term {
+            restored.term_runs.push((entry.index, entry.term));
+        }
+        restored.hard_state.term = entry.term;
+        restored.log_last = entry.index;
+    }
+    let node = Node::new(core, restored, now, id);
     let config = DriverConfig {
         log_retained_bytes: u64::MAX,
         election_timeout: core.election_timeout,
@@ -131,9 +153,9 @@ fn test_node(id: u64, founders: u64, lease_reads: bool, space: SpaceLimits) -> T
         founding: if is_founder { founding(founders) } else { MemberDirectory::default() },
         space,
     };
-    let on_disk = RestoredDisk { applied: LogIndex::ZERO, log_bytes: 0, facts: NEW_STATE };
-    let driver = Driver::new(node, host.clone(), config, on_disk, Instant::ORIGIN);
-    TestNode { driver, host, applied: Vec::new(), facts: NEW_STATE, ends_ms: BTreeSet::new() }
+    let disk = RestoredDisk { applied: LogIndex::ZERO, log_bytes: 0, facts: NEW_STATE };
+    let driver = Driver::new(node, host.clone(), config, disk, now);
+    TestNode { driver, host, applied: Vec::new(), facts: NEW_STATE, ends_ms: BTreeSet::new(), on_disk }
 }
 
 impl TestNode {
@@ -181,6 +203,16 @@ impl World {
         World { nodes, cut_off: BTreeSet::new(), now: Instant::ORIGIN }
     }
 
+    /// Every process ends and starts again, with its log and without its state: RocksDB had flushed nothing of it. Everything must be applied before.
+    pub(crate) fn restart_without_states(&mut self) {
+        let founders = self.nodes.len() as u64;
+        let nodes = (1..).zip(&self.nodes).map(|(id, node)| {
+            assert_eq!(node.applied.last().map(|entry| entry.index), Some(node.driver.status().log_last));
+            start_node(id, founders, false, SpaceLimits::default(), self.now, node.applied.clone())
+        });
+        self.nodes = nodes.collect();
+    }
+
     /// Does everything that was asked for, until nothing is.
     pub(crate) fn settle(&mut self) {
         let mut busy = true;
@@ -216,7 +248,13 @@ impl World {
     pub(crate) fn apply(&mut self, node: usize) -> bool {
         let job = self.nodes[node].host.0.borrow_mut().applies.pop_front();
         let Some(ApplyJob { entries, waiters }) = job else { return false };
-        let ApplyEntries::Cached(entries) = entries else { panic!("everything is in the cache") };
+        let entries = match entries {
+            ApplyEntries::Cached(entries) => entries,
+            ApplyEntries::OnDisk(range) => {
+                let on_disk = self.nodes[node].on_disk.iter();
+                on_disk.filter(|entry| range.first <= entry.index && entry.index <= range.last).cloned().collect()
+            }
+        };
         let index = entries.last().unwrap().index;
         let mut waiters: VecDeque<EntryWaiters> = waiters.into();
         for entry in &entries {

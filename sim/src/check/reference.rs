@@ -5,8 +5,10 @@
 //! state hash is compared after every run of entries, however the node groups them.
 
 use super::model::Model;
+use crate::schedule::Time;
 use raft::{Entry, LogIndex, LogPosition, Membership, Term};
-use storage::state::{Bootstrap, MemoryEngine, StateMachine};
+use std::time::Duration;
+use storage::state::{Bootstrap, FORMAT_WITH_TRANSACTIONS, MemoryEngine, StateMachine};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// What is known of one entry.
@@ -24,17 +26,25 @@ pub(crate) struct Reference {
     known: Vec<Known>,
     machine: StateMachine<MemoryEngine>,
     pub(crate) model: Model,
+    /// The term in which format 4 was raised.
+    raised_in: Option<Term>,
+    /// When the first entry of a later term was applied, and what the cluster's time was then.
+    time_begun: Option<(Time, u64)>,
 }
+
+/// What the cluster's time may be ahead by: the first batch was laid some time before it was applied, and whenever a clock jumps forward two seconds may
+/// pass at once.
+const TIME_SLACK: Duration = Duration::from_secs(180);
 
 impl Reference {
     pub(crate) fn new(cluster: &str, membership: Membership) -> Reference {
         let bootstrap = Bootstrap { cluster: cluster.to_owned(), membership };
         let machine = StateMachine::open(MemoryEngine::new(), &bootstrap).expect("a new state can be set up");
-        Reference { known: Vec::new(), machine, model: Model::new() }
+        Reference { known: Vec::new(), machine, model: Model::new(), raised_in: None, time_begun: None }
     }
 
     /// A node in `term` has applied `entries` and its state has this hash.
-    pub(crate) fn applied(&mut self, node: usize, term: Term, entries: &[Entry], state_hash: [u8; 16]) {
+    pub(crate) fn applied(&mut self, now: Time, node: usize, term: Term, entries: &[Entry], state_hash: [u8; 16]) {
         for entry in entries {
             let payload = xxh3_64(&entry.payload) ^ entry.kind as u64;
             if let Some(known) = self.at(entry.index) {
@@ -67,12 +77,31 @@ impl Reference {
                 entry.index
             );
             assert_eq!(self.machine.revision(), self.model.revision(), "revisions after entry {}", entry.index);
+            self.check_time(now, entry.term);
             let state_hash = self.machine.state_hash();
             self.known.push(Known { term: entry.term, payload, state_hash, committed_by: term });
         }
         if let Some(last) = entries.last() {
             self.check_state(node, last.position(), state_hash);
         }
+    }
+
+    /// From format 4 on the cluster's time passes no faster than time does: leases and sessions live as long as they were promised, whatever wall clocks show.
+    /// Whoever led when the format was raised may still have laid batches by the older one, so it counts from the next term on.
+    fn check_time(&mut self, now: Time, term: Term) {
+        let time_ms = self.machine.time_ms();
+        if self.machine.format() < FORMAT_WITH_TRANSACTIONS {
+            return;
+        }
+        let raised_in = *self.raised_in.get_or_insert(term);
+        if term == raised_in || time_ms == 0 {
+            return;
+        }
+        let (begun, begun_ms) = *self.time_begun.get_or_insert((now, time_ms));
+        let passed = now.since(begun);
+        let bound = passed + passed / 10 + TIME_SLACK;
+        let counted = Duration::from_millis(time_ms - begun_ms);
+        assert!(counted <= bound, "the cluster counts {counted:?} in {passed:?}");
     }
 
     /// A node's state after `position` has this hash.
