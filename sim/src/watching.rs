@@ -300,7 +300,7 @@ impl World {
         };
         let last = *revisions.end();
         let mut interest = |key: &[u8], is_delete: bool| watches.table.interest(key, is_delete);
-        let part = match reader.changes(revisions, part_bytes, &mut interest) {
+        let part = match reader.recent_changes(revisions, part_bytes, &mut interest) {
             Ok(Changes { changes, through }) => {
                 let events = changes.into_iter().map(|change| Gathered {
                     revision: change.revision,

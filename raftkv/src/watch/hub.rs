@@ -97,7 +97,8 @@ impl WatchHub {
             let Some(revisions) = self.lock().table.gather(reader.revision()) else { return Ok(()) };
             let last = *revisions.end();
             let mut interest = |key: &[u8], is_delete: bool| -> Interest { self.lock().table.interest(key, is_delete) };
-            match reader.changes(revisions, PART_BYTES, &mut interest) {
+            // A watcher that keeps up is told what happened also if it has been compacted a moment later.
+            match reader.recent_changes(revisions, PART_BYTES, &mut interest) {
                 Ok(Changes { changes, through }) => {
                     let events = changes.into_iter().map(|change| {
                         let (revision, key, is_delete) = (change.revision, change.key.clone(), change.value.is_none());
@@ -208,7 +209,7 @@ mod tests {
     use std::ops::RangeInclusive;
     use std::path::Path;
     use storage::command::{BatchEncoder, Command, Put};
-    use storage::state::{Bootstrap, RocksEngine, RocksOptions, StateMachine};
+    use storage::state::{Bootstrap, RocksEngine, RocksOptions, STATE_FORMAT, StateMachine};
 
     fn machine(directory: &Path) -> StateMachine {
         let bootstrap = Bootstrap { cluster: "test".to_owned(), membership: Membership::default() };
@@ -218,12 +219,16 @@ mod tests {
     /// Each entry is a put, so entry n takes revision n + 1.
     fn apply(machine: &mut StateMachine, entries: RangeInclusive<u64>) {
         for index in entries {
-            let mut encoder = BatchEncoder::new();
-            encoder.append(&Command::Put(Put::new(b"k", &index.to_be_bytes())));
-            let payload = encoder.take();
-            let entry = Entry { term: Term(1), index: LogIndex(index), kind: EntryKind::Command, payload };
-            machine.apply(&[entry], &mut Vec::new()).unwrap();
+            apply_one(machine, index, &Command::Put(Put::new(b"k", &index.to_be_bytes())));
         }
+    }
+
+    fn apply_one(machine: &mut StateMachine, index: u64, command: &Command<'_>) {
+        let mut encoder = BatchEncoder::new();
+        encoder.append(command);
+        let payload = encoder.take();
+        let entry = Entry { term: Term(1), index: LogIndex(index), kind: EntryKind::Command, payload };
+        machine.apply(&[entry], &mut Vec::new()).unwrap();
     }
 
     fn hub_of(machine: &StateMachine) -> Arc<WatchHub> {
@@ -271,6 +276,28 @@ mod tests {
         hub.shared.replace(ahead.reader(), published(&ahead));
         gather(&hub);
         assert_eq!(take(&watching), [6, 7, 8, 9, 10]);
+    }
+
+    /// It has kept up, so it is told, however soon the past is let go of.
+    #[test]
+    fn a_compaction_right_after_a_change_does_not_end_a_watch() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut machine = machine(&folder.path().join("db"));
+        for format in machine.format() + 1..=STATE_FORMAT {
+            let index = machine.applied().index.0 + 1;
+            apply_one(&mut machine, index, &Command::RaiseFormat { to: format });
+        }
+        let hub = hub_of(&machine);
+        let first = machine.applied().index.0 + 1;
+        let from = machine.revision() + 1;
+        let watching = hub.add(everything(), from);
+        apply(&mut machine, first..=first + 4);
+        apply_one(&mut machine, first + 5, &Command::Compact { revision: from + 4 });
+        assert_eq!(machine.reader().compacted_revision(), from + 4);
+        gather(&hub);
+        let Step::Batch { events, through } = watching.step(1 << 20) else { panic!("the watcher is sent to disk") };
+        let revisions: Vec<u64> = events.iter().map(|event| event.revision).collect();
+        assert_eq!((revisions, through), ((from..=from + 4).collect(), from + 4));
     }
 
     #[test]

@@ -64,6 +64,15 @@ pub struct Changes {
     pub through: u64,
 }
 
+/// What bounds a read of changes from below.
+#[derive(Debug, Clone, Copy)]
+enum Floor {
+    /// What anybody may ask for.
+    Readable,
+    /// What is there.
+    Kept,
+}
+
 impl<E: Engine> StateReader<E> {
     /// Reads the changes of these revisions in order, from the first one on, until there are `bytes_max` bytes of them or many have been gone
     /// through; always at least one revision, and never part of one. `interest` is asked for each, by its key and whether
@@ -80,6 +89,46 @@ impl<E: Engine> StateReader<E> {
         bytes_max: usize,
         interest: &mut dyn FnMut(&[u8], bool) -> Interest,
     ) -> Result<Changes, ReadError> {
+        self.changes_from(Floor::Readable, revisions, bytes_max, interest)
+    }
+
+    /// The same for whoever tells of changes as they come: also of revisions that a compaction has put out of reach meanwhile, as long as the engine was not
+    /// allowed to drop anything of them. What a key held before may be left out of any change at or before the compaction.
+    ///
+    /// # Errors
+    /// As [`changes`](StateReader::changes).
+    ///
+    /// # Panics
+    /// If the range holds no revision.
+    pub fn recent_changes(
+        &self,
+        revisions: RangeInclusive<u64>,
+        bytes_max: usize,
+        interest: &mut dyn FnMut(&[u8], bool) -> Interest,
+    ) -> Result<Changes, ReadError> {
+        self.changes_from(Floor::Kept, revisions, bytes_max, interest)
+    }
+
+    /// The oldest revision whose changes can be read.
+    fn floor(&self, floor: Floor) -> u64 {
+        match floor {
+            Floor::Readable => self.compacted_revision(),
+            Floor::Kept => self.engine().let_go_before(),
+        }
+    }
+
+    fn check_floor(&self, floor: Floor, requested: u64) -> Result<(), ReadError> {
+        let compacted = self.floor(floor);
+        if requested < compacted { Err(ReadError::Compacted { requested, compacted }) } else { Ok(()) }
+    }
+
+    fn changes_from(
+        &self,
+        floor: Floor,
+        revisions: RangeInclusive<u64>,
+        bytes_max: usize,
+        interest: &mut dyn FnMut(&[u8], bool) -> Interest,
+    ) -> Result<Changes, ReadError> {
         assert!(!revisions.is_empty(), "a read of the changes of no revision: {revisions:?}");
         let (first, last) = (*revisions.start(), *revisions.end());
         let snapshot = self.engine().snapshot();
@@ -87,15 +136,16 @@ impl<E: Engine> StateReader<E> {
         if last > newest {
             return Err(ReadError::Future { requested: last, current: newest });
         }
-        self.check_not_compacted(first)?;
-        let outcome = self.read_part(&snapshot, first, last, bytes_max, interest);
+        self.check_floor(floor, first)?;
+        let outcome = self.read_part(floor, &snapshot, first, last, bytes_max, interest);
         // First: a row that is missing was compacted rather than lost.
-        self.check_not_compacted(first)?;
+        self.check_floor(floor, first)?;
         outcome
     }
 
     fn read_part<S: Snapshot>(
         &self,
+        floor: Floor,
         snapshot: &S,
         first: u64,
         last: u64,
@@ -117,7 +167,7 @@ impl<E: Engine> StateReader<E> {
             let (kind, key) = layout::split_change(value).map_err(corrupt)?;
             let wanted = interest(key, kind == ChangeKind::Delete);
             if wanted != Interest::Nothing {
-                let change = self.change(snapshot, revision, kind, key, wanted == Interest::WithPrevious)?;
+                let change = self.change(floor, snapshot, revision, kind, key, wanted == Interest::WithPrevious)?;
                 bytes += change.bytes();
                 part.changes.push(change);
             }
@@ -131,6 +181,7 @@ impl<E: Engine> StateReader<E> {
 
     fn change<S: Snapshot>(
         &self,
+        floor: Floor,
         snapshot: &S,
         revision: u64,
         kind: ChangeKind,
@@ -150,7 +201,7 @@ impl<E: Engine> StateReader<E> {
         let previous = if with_previous && !is_new {
             let held = held_at(snapshot, &key, revision - 1)?;
             // Asked after the look: what is gone then was gone by compaction.
-            if revision <= self.compacted_revision() { None } else { Some(held.ok_or_else(missing)?) }
+            if revision <= self.floor(floor) { None } else { Some(held.ok_or_else(missing)?) }
         } else {
             None
         };
@@ -207,6 +258,19 @@ mod tests {
         assert_eq!(revisions, [4, 5]);
         assert_eq!(part.changes[0].previous, None, "what was before the oldest readable revision is compacted");
         assert_eq!(part.changes[1].previous.as_ref().unwrap().mod_revision, 4);
+    }
+
+    #[test]
+    fn who_tells_of_changes_as_they_come_reads_what_is_still_there() {
+        let reader = reader(4);
+        let read = || reader.recent_changes(3..=5, 1 << 20, &mut |_, _| Interest::WithPrevious);
+        let part = read().unwrap();
+        let told: Vec<_> = part.changes.iter().map(|change| (change.revision, change.previous.is_some())).collect();
+        assert_eq!(told, [(3, true), (4, true), (5, true)]);
+        reader.engine().let_go(3);
+        assert_eq!(read().unwrap().changes[0].previous, None, "what was before it may be gone");
+        reader.engine().let_go(4);
+        assert_eq!(read(), Err(ReadError::Compacted { requested: 3, compacted: 4 }));
     }
 
     #[test]
