@@ -46,6 +46,9 @@ struct Shared {
     session: Option<Arc<SharedSession>>,
 }
 
+/// Longer than anybody waits.
+const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
+
 /// Until when a request may take.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Deadline {
@@ -55,9 +58,9 @@ pub(crate) struct Deadline {
 }
 
 impl Deadline {
-    /// So long from this moment on.
+    /// So long from this moment on; no longer than a century, which no clock overflows.
     pub(crate) fn after(whole: Duration) -> Deadline {
-        Deadline { at: Instant::now() + whole, whole }
+        Deadline { at: Instant::now() + whole.min(CENTURY), whole }
     }
 
     pub(crate) fn is_over(self) -> bool {
@@ -517,5 +520,16 @@ pub(crate) fn read_purpose(level: Level) -> Purpose {
 pub(crate) fn nonsense(purpose: Purpose, address: &Address) -> Error {
     match judge(purpose, address, Failure::Nonsense) {
         policy::Verdict::Fail(error) | policy::Verdict::Retry { error, .. } => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_as_long_as_can_be_said_waits() {
+        let deadline = Deadline::after(Duration::MAX);
+        assert!(!deadline.is_over() && deadline.remaining() > CENTURY / 2);
     }
 }

@@ -1,7 +1,7 @@
 //! A line of those who want the same: the recipe under locks and elections.
 //!
 //! Who stands in line has a key `NAME/@LEASE`, with its lease in hexadecimal, which it puts if it does not exist. Other keys under `NAME/`,
-//! and so lines whose names lie under one another, do not get in its way. Keys come to exist at different revisions, so their
+//! and so lines whose names lie under one another, do not get in its way: no name has `/@` in it. Keys come to exist at different revisions, so their
 //! `create_revision` orders the line; the lowest is served. Everybody else waits until the key just before its own is deleted, and looks
 //! again: so a deletion wakes one, and not all. A key goes with its lease, so one that stands still for ever is passed over after its time
 //! to live.
@@ -61,6 +61,11 @@ pub(crate) enum Ahead {
 pub(crate) fn prefix_of(name: &Bytes) -> Result<Bytes, Error> {
     if name.is_empty() {
         let cause = "the name of a lock or election is empty".to_owned();
+        return Err(Error::Invalid { endpoint: String::new(), cause });
+    }
+    if name.windows(PLACES.len()).any(|part| part == PLACES) {
+        let cause =
+            "the name of a lock or election has \"/@\" in it, which stands before the places in its line".to_owned();
         return Err(Error::Invalid { endpoint: String::new(), cause });
     }
     let mut prefix = BytesMut::from(name.as_ref());
@@ -288,5 +293,21 @@ fn first_pair(outcome: OperationOutcome) -> Option<KeyValue> {
     match outcome {
         OperationOutcome::Range { pairs, .. } => pairs.into_iter().next(),
         OperationOutcome::Put { .. } | OperationOutcome::Delete { .. } | OperationOutcome::Transaction { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    #[test]
+    fn no_line_lies_among_the_places_of_another() {
+        for name in ["a", "a/b", "a@b", "@", "a/", "/"] {
+            assert_eq!(prefix_of(&name.into()).unwrap(), format!("{name}/@"));
+        }
+        for name in ["", "a/@b", "/@", "a/@"] {
+            assert!(matches!(prefix_of(&name.into()), Err(Error::Invalid { .. })), "{name}");
+        }
     }
 }

@@ -7,7 +7,7 @@
 use crate::client::{Client, Deadline, Done, OpenScan, Work, nonsense, read_purpose, scan_failure};
 use crate::error::Error;
 use crate::policy::{Failure, Verdict, Weight, judge};
-use crate::request::{Scan, SortBy, successor};
+use crate::request::{Level, Scan, SortBy, successor};
 use crate::value::{KeyValue, header};
 use bytes::Bytes;
 use transport::proto::client as wire;
@@ -182,6 +182,10 @@ async fn begin(client: &Client, scan: &Scan) -> Result<OpenScan, Error> {
 fn rest_of(scan: &Scan, revision: u64, received: u64, last_key: Option<&Bytes>) -> Option<Scan> {
     let mut rest = scan.clone();
     rest.revision = Some(revision);
+    if matches!(scan.level, Level::Stale { .. }) {
+        // Another node may be further behind: it has to wait for what the first one had.
+        rest.revision_min = Some(scan.revision_min.map_or(revision, |least| least.max(revision)));
+    }
     if scan.sort_by != SortBy::Key {
         return Some(rest);
     }
@@ -228,6 +232,14 @@ mod tests {
     fn a_sorted_scan_starts_over_and_leaves_out_what_had_come() {
         let scan = Scan::new(Range::all()).sort_by(SortBy::Value).limit(10);
         assert_eq!(rest_of(&scan, 7, 4, Some(&"k".into())).unwrap(), scan.at_revision(7));
+    }
+
+    #[test]
+    fn a_stale_scan_goes_on_only_where_its_revision_is_known() {
+        let scan = Scan::new(Range::all()).level(Level::Stale { age_max: None });
+        assert_eq!(rest_of(&scan, 7, 0, None).unwrap(), scan.clone().at_revision(7).at_least_revision(7));
+        let later = scan.at_least_revision(9);
+        assert_eq!(rest_of(&later, 12, 0, None).unwrap(), later.at_revision(12).at_least_revision(12));
     }
 
     #[test]

@@ -105,7 +105,7 @@ impl Watch {
 
     /// How long a node may say nothing.
     pub(crate) fn silence_max(&self) -> Duration {
-        3 * self.progress_interval
+        self.progress_interval.saturating_mul(3)
     }
 
     /// The same watch, from this revision on.
@@ -261,5 +261,6 @@ mod tests {
         assert!(resumed.previous && resumed.no_deletes && !resumed.no_puts);
         assert_eq!((resumed.progress_interval_ms, watch.silence_max()), (100, Duration::from_millis(300)));
         assert_eq!(watch.to_wire().from_revision, None);
+        assert_eq!(watch.progress_every(Duration::MAX).silence_max(), Duration::MAX);
     }
 }

@@ -195,6 +195,17 @@ fn check_revision_min(revision: u64, least: Option<u64>) -> Result<(), Refused> 
     }
 }
 
+/// Checks the revision that a read asks for.
+///
+/// # Errors
+/// If there can be none of that number.
+pub fn check_asked(revision: Option<u64>) -> Result<(), Refused> {
+    match revision {
+        Some(0) => Err(error(ErrorCode::Invalid, "revisions begin at 1; without one, a read is of the newest")),
+        Some(_) | None => Ok(()),
+    }
+}
+
 /// The answer to a get, once the state may be read.
 ///
 /// # Errors

@@ -13,8 +13,8 @@ use crate::members::Members;
 use crate::operator;
 use crate::provision::joining_files;
 use crate::requests::{
-    self, Question, QuestionError, ReadLevel, Refused, RequestLimits, Write, check_state, error, get_reply,
-    read_refused, write_refused, write_reply,
+    self, Question, QuestionError, ReadLevel, Refused, RequestLimits, Write, check_asked, check_state, error,
+    get_reply, read_refused, write_refused, write_reply,
 };
 use crate::scans::{ScanJob, run_scan};
 use crate::shared_state::SharedState;
@@ -112,7 +112,7 @@ impl ClientService for Service {
 
     fn scan(&self, _client: &Identity, request: wire::ScanRequest, responder: ScanResponder) {
         let range = request.range.clone().unwrap_or_default();
-        let checked = self.check_range(&range);
+        let checked = self.check_range(&range).and_then(|()| check_asked(request.revision));
         let (level, revision_min) = (ReadLevel::of(request.level(), request.age_ms_max), request.revision_min);
         let job = ScanJob {
             range,
@@ -261,6 +261,7 @@ impl Service {
         let level = self
             .limits
             .check_key(&request.key, false)
+            .and_then(|()| check_asked(request.revision))
             .and_then(|()| ReadLevel::of(request.level(), request.age_ms_max));
         let level = match level {
             Ok(level) => level,

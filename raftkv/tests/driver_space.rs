@@ -81,6 +81,22 @@ fn the_leader_lets_go_of_old_revisions_once_each() {
     assert_eq!(compactions(&world, leader), [400, 410]);
 }
 
+/// Writes stop while leadership is handed over, and so does this; a leader that keeps it tries again though nothing more is written.
+#[test]
+fn a_compaction_that_was_refused_is_asked_for_again() {
+    let mut world = World::with_space(SpaceLimits { keep_revisions: Some(100), ..SpaceLimits::default() });
+    let leader = world.elect();
+    world.raise_formats();
+    let target = (leader + 1) % 3;
+    world.cut_off.insert(target);
+    let handed_over = world.transfer(leader, Some(target as u64 + 1));
+    sample(&mut world, leader, 0, 500, 0);
+    assert!(compactions(&world, leader).is_empty(), "it was refused");
+    world.until("the end of the attempt", |_| handed_over.try_recv().is_ok());
+    sample(&mut world, leader, 0, 500, 0);
+    assert_eq!(compactions(&world, leader), [400]);
+}
+
 #[test]
 fn a_new_leader_goes_by_the_notes_it_took_before() {
     let age = Duration::from_secs(100);

@@ -194,6 +194,7 @@ async fn what_was_compacted_cannot_be_read_and_what_is_to_come_not_yet() {
     };
     assert_eq!(code(&mut cluster, at(newest - 1)).await, ErrorCode::Compacted);
     assert_eq!(code(&mut cluster, at(newest + 1_000)).await, ErrorCode::FutureRevision);
+    assert_eq!(code(&mut cluster, at(0)).await, ErrorCode::Invalid);
     assert_eq!(code(&mut cluster, compact(newest + 1_000)).await, ErrorCode::FutureRevision);
     assert!(matches!(ask(&mut cluster, at(newest)).await, Response::Get(reply) if reply.kv.is_some()));
 }

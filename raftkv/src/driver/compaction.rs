@@ -115,9 +115,10 @@ impl<H: Host> Driver<H> {
         }
         let Some(revision) = self.space.compaction.due(now, &sample, term) else { return };
         tracing::info!(revision, oldest = sample.compacted, newest = sample.revision, "letting go of old revisions");
-        self.space.compaction.asked = Some((revision, term));
-        // The next sample shows what became of it.
-        let _ = self.propose_own(now, &Command::Compact { revision });
+        // The next sample shows what became of it; what was refused is asked for again then.
+        if self.propose_own(now, &Command::Compact { revision }).is_some() {
+            self.space.compaction.asked = Some((revision, term));
+        }
     }
 }
 

@@ -6,7 +6,9 @@
 
 use super::evaluate::evaluate;
 use super::writes::{Asked, Write, session_call};
-use super::{QuestionError, ReadLevel, Refused, RequestLimits, check_revision_min, error, key_value, range_of};
+use super::{
+    QuestionError, ReadLevel, Refused, RequestLimits, check_asked, check_revision_min, error, key_value, range_of,
+};
 use storage::command::{
     Command, Compare, CompareTarget, EncodedCommand, NESTING_MAX, Operation, RangeLimits, RangeRead, Relation, SortBy,
     Transaction, TransactionError,
@@ -140,6 +142,7 @@ impl RequestLimits {
         refuse_part(sent.level() != wire::ReadLevel::Linearizable, "a range", "level")?;
         refuse_part(sent.age_ms_max.is_some(), "a range", "age")?;
         refuse_part(sent.revision_min.is_some(), "a range", "revision to wait for")?;
+        check_asked(sent.revision)?;
         let range = range_of(sent.range.as_ref(), "a range")?;
         self.check_range(&range)?;
         let sort_by = match wire::SortBy::try_from(sent.sort_by) {
