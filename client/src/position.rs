@@ -49,7 +49,7 @@ mod tests {
             ..wire::WatchEvent::default()
         };
         let header = Some(wire::Header { revision: through, index: 0 });
-        wire::WatchReply { header, events: revisions.iter().map(event).collect() }
+        wire::WatchReply { header, events: revisions.iter().map(event).collect(), part: false }
     }
 
     #[test]

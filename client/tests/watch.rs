@@ -25,6 +25,8 @@ enum Act {
     Reply(u64, Vec<u64>),
     /// Send puts, one in each reply, each with so many bytes, from this revision to that one.
     Puts(u64, u64, usize),
+    /// Send puts at one revision, each with so many bytes, in one reply.
+    Together(u64, usize, usize),
     /// Say nothing more, until the client goes.
     Hang,
     /// End with this error.
@@ -83,6 +85,10 @@ async fn play(acts: Vec<Act>, mut responder: WatchResponder) -> Result<(), Answe
                 for revision in first..=last {
                     responder.send(responder.reply(revision, [put(revision, bytes)].iter(), false)).await?;
                 }
+            }
+            Act::Together(revision, count, bytes) => {
+                let events = vec![put(revision, bytes); count];
+                responder.send(responder.reply(revision, events.iter(), false)).await?;
             }
             Act::Hang => responder.closed().await,
             Act::Error(error) => return responder.send_error(error).await,
@@ -214,6 +220,18 @@ async fn a_program_that_takes_no_events_gives_the_stream_back_and_loses_none() {
     // Two batches are in hand.
     assert_eq!(revisions(&mut watch, 100).await, (1..=100).collect::<Vec<_>>());
     assert_eq!(cluster.asked(0), [Some(1), Some(3)]);
+}
+
+/// A frame holds 8 MiB of events, about.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revision_larger_than_a_frame_comes_as_a_whole() {
+    let acts = vec![Act::Reply(4, vec![]), Act::Together(5, 9, 3 << 20), Act::Reply(6, vec![6]), Act::Hang];
+    let cluster = Cluster::of(vec![vec![acts]]);
+    let mut watch = cluster.client().watch(Watch::key("k").from_revision(5)).await.unwrap();
+    let batch = tokio::time::timeout(DEADLINE, watch.next()).await.unwrap().unwrap();
+    assert_eq!((batch.revision, batch.events.len()), (5, 9));
+    assert_eq!(revisions(&mut watch, 1).await, [6]);
+    assert_eq!(cluster.asked(0), [Some(5)]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -421,7 +421,7 @@ impl World {
             events.iter_mut().for_each(|event| event.previous = None);
         }
         let header = wire::Header { revision: through, ..wire::Header::default() };
-        self.send_watch(node, id, Ok(wire::WatchReply { header: Some(header), events }));
+        self.send_watch(node, id, Ok(wire::WatchReply { header: Some(header), events, part: false }));
     }
 
     fn send_watch(&mut self, node: usize, id: WatcherId, reply: Result<wire::WatchReply, Box<wire::Error>>) {

@@ -55,4 +55,4 @@ pub use snapshot::{
 pub use snapshot_client::{FetchConfig, FetchError, FetchedSnapshot, SnapshotClient};
 pub use tls::{CredentialPaths, Credentials, CredentialsError, Negotiated, Protocol};
 pub use watch::{EncodedWatchEvent, WatchFrame, WatchResponder};
-pub use watch_stream::{WatchError, WatchStream};
+pub use watch_stream::{REVISION_BYTES_MAX, WatchError, WatchStream};

@@ -16,6 +16,9 @@ use std::future::Future;
 /// Pieces of at least this many bytes are shared between streams, smaller ones copied.
 const SHARED_BYTES_MIN: usize = 4 << 10;
 
+/// A reply with more bytes of events goes in several frames: a revision is as large as what it changes, and a frame has a limit.
+const FRAME_BYTES: usize = 8 << 20;
+
 /// The number of the field `events` in a reply.
 const EVENTS: u32 = 2;
 
@@ -89,16 +92,44 @@ impl WatchResponder {
     }
 }
 
-/// The frame of a reply, in pieces.
+/// The frames of a reply, in pieces. One, unless it is large.
 fn reply<'a>(
     request: u64,
     revision: u64,
-    events: impl Iterator<Item = &'a EncodedWatchEvent> + Clone,
+    mut events: impl Iterator<Item = &'a EncodedWatchEvent> + Clone,
     with_previous: bool,
 ) -> Vec<Bytes> {
+    let mut pieces = Vec::new();
+    loop {
+        let mut bytes = 0;
+        let fits = |event: &&EncodedWatchEvent| {
+            let is_first = bytes == 0;
+            bytes += if with_previous { event.bytes() } else { event.event.len() };
+            is_first || bytes <= FRAME_BYTES
+        };
+        let count = events.clone().take_while(fits).count();
+        let part = events.clone().nth(count).is_some();
+        let head =
+            wire::WatchReply { header: Some(wire::Header { revision, index: 0 }), part, ..wire::WatchReply::default() };
+        frame(request, &head, events.clone().take(count), with_previous, &mut pieces);
+        if !part {
+            pieces.retain(|piece| !piece.is_empty());
+            return pieces;
+        }
+        let _last_sent = events.nth(count - 1);
+    }
+}
+
+/// One frame, in pieces.
+fn frame<'a>(
+    request: u64,
+    head: &wire::WatchReply,
+    events: impl Iterator<Item = &'a EncodedWatchEvent> + Clone,
+    with_previous: bool,
+    pieces: &mut Vec<Bytes>,
+) {
     let previous_of = |event: &'a EncodedWatchEvent| with_previous.then_some(&event.previous);
     let length_of = |event: &'a EncodedWatchEvent| event.event.len() + previous_of(event).map_or(0, Bytes::len);
-    let head = wire::WatchReply { header: Some(wire::Header { revision, index: 0 }), events: Vec::new() };
     let field_len = |length: usize| key_len(EVENTS) + encoded_len_varint(length as u64) + length;
     let length = head.encoded_len() + events.clone().map(|event| field_len(length_of(event))).sum::<usize>();
     let shared = |event: &'a EncodedWatchEvent| {
@@ -107,7 +138,7 @@ fn reply<'a>(
     };
     // Exactly: a reply may be waited with for long.
     let copied = ENVELOPE_BYTES + length - events.clone().map(shared).sum::<usize>();
-    let (mut pieces, mut out) = (Vec::new(), BytesMut::with_capacity(copied));
+    let mut out = BytesMut::with_capacity(copied);
     put_envelope(&mut out, length, kind::WATCH_REPLY, request);
     head.encode_raw(&mut out);
     for event in events {
@@ -123,8 +154,6 @@ fn reply<'a>(
         }
     }
     pieces.push(out.freeze());
-    pieces.retain(|piece| !piece.is_empty());
-    pieces
 }
 
 #[cfg(test)]
@@ -158,6 +187,24 @@ mod tests {
             }
             assert_eq!(found.events, expected);
         }
+    }
+
+    #[test]
+    fn a_reply_that_is_large_goes_in_several_frames() {
+        let encoded: Vec<EncodedWatchEvent> =
+            [5 << 20, 1 << 20, 9 << 20, 3].map(|bytes| EncodedWatchEvent::new(event(bytes, None))).into();
+        let mut rest = &reply(6, 77, encoded.iter(), false).concat()[..];
+        let mut found = Vec::new();
+        while !rest.is_empty() {
+            let length = u32::from_be_bytes(*rest.first_chunk().unwrap()) as usize;
+            let body = &rest[ENVELOPE_BYTES..ENVELOPE_BYTES + length];
+            let reply = wire::WatchReply::decode(body).unwrap();
+            assert_eq!(reply.header.unwrap().revision, 77);
+            let bytes: Vec<usize> = reply.events.iter().map(|event| event.kv.as_ref().unwrap().value.len()).collect();
+            found.push((bytes, reply.part));
+            rest = &rest[ENVELOPE_BYTES + length..];
+        }
+        assert_eq!(found, [(vec![5 << 20, 1 << 20], true), (vec![9 << 20], true), (vec![3], false)]);
     }
 
     #[test]

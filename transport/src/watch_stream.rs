@@ -9,6 +9,9 @@ use prost::Message as _;
 use std::future::Future;
 use std::time::Duration;
 
+/// The events of one revision that a watch takes, previous values included: they are in memory together, because a program gets a revision as a whole.
+pub const REVISION_BYTES_MAX: usize = 1 << 30;
+
 /// Why a watch ended.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum WatchError {
@@ -40,8 +43,24 @@ impl WatchStream {
     /// A large reply may take its time, as long as some of it comes every `silence_max`.
     ///
     /// # Errors
-    /// When the node reports an error, the stream breaks, or nothing comes: it has ended then.
+    /// When the node reports an error, the stream breaks, or nothing comes: it has ended then. When a revision is larger than [`REVISION_BYTES_MAX`].
     pub async fn next(&mut self, silence_max: Duration) -> Result<wire::WatchReply, WatchError> {
+        let (mut events, mut bytes) = (Vec::new(), 0);
+        loop {
+            let (frame, length) = self.frame(silence_max).await?;
+            bytes += length;
+            if bytes > REVISION_BYTES_MAX {
+                return Err(too_large());
+            }
+            events.extend(frame.events);
+            if !frame.part {
+                return Ok(wire::WatchReply { header: frame.header, events, part: false });
+            }
+        }
+    }
+
+    /// The next frame, and its length.
+    async fn frame(&mut self, silence_max: Duration) -> Result<(wire::WatchReply, usize), WatchError> {
         let envelope = heard(silence_max, self.reader.envelope(REPLY_BYTES_MAX)).await?;
         let envelope = envelope.ok_or_else(|| broken("the node ended the stream"))?;
         let length = envelope.length as usize;
@@ -51,7 +70,7 @@ impl WatchStream {
             body.extend_from_slice(&piece.ok_or_else(|| broken("the node ended the stream in the middle of a reply"))?);
         }
         match envelope.kind {
-            kind::WATCH_REPLY => wire::WatchReply::decode(body.freeze()).map_err(broken),
+            kind::WATCH_REPLY => Ok((wire::WatchReply::decode(body.freeze()).map_err(broken)?, length)),
             kind::ERROR => Err(WatchError::Node(wire::Error::decode(body.freeze()).map_err(broken)?)),
             other => Err(broken(format!("frame kind {other} in a watch"))),
         }
@@ -73,6 +92,15 @@ fn overloaded() -> WatchError {
         message: message.to_owned(),
         ..wire::Error::default()
     })
+}
+
+/// Trying again would bring the same.
+fn too_large() -> WatchError {
+    let message = format!(
+        "the watch has come to a revision whose events have more than {} MiB; read the keys, and watch from the next revision on",
+        REVISION_BYTES_MAX >> 20
+    );
+    WatchError::Node(wire::Error { code: wire::ErrorCode::TooLarge.into(), message, ..wire::Error::default() })
 }
 
 fn broken(cause: impl ToString) -> WatchError {
