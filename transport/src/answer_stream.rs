@@ -1,14 +1,18 @@
 //! The stream on which one request is answered by many frames: a scan's, or a watch's.
 //!
 //! QUIC holds the sender back while the client does not read. That costs one batch of memory and a place among those that there may be, so a client that
-//! takes nothing for too long loses its stream, with a code of its own: a reset arrives however full the windows are.
+//! takes nothing for too long loses its stream, with a code of its own: a reset arrives however full the windows are. A batch may be as large as a
+//! value, so there is a bound on what all batches have together, too: beyond it a stream is lost as soon as a frame has waited for a few seconds.
 
 use crate::error::RefusalCode;
 use crate::frame::put_frame;
 use bytes::{Bytes, BytesMut};
 use quinn::{SendStream, WriteError};
 use std::future::Future;
-use std::time::Duration;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 use tokio::sync::OwnedSemaphorePermit;
 
 /// Why nothing more can be sent of a scan or a watch.
@@ -25,11 +29,48 @@ pub enum AnswerClosed {
     },
 }
 
+/// Beyond the bound, a frame waits no longer than this, about.
+const PATIENCE_UNDER_PRESSURE: Duration = Duration::from_secs(2);
+
+/// How long clients may let frames wait, and what those that wait have in bytes.
+pub(crate) struct Unread {
+    not_taken_max: Duration,
+    bytes_max: usize,
+    bytes: AtomicUsize,
+}
+
+impl Unread {
+    pub(crate) fn new(not_taken_max: Duration, bytes_max: usize) -> Unread {
+        Unread { not_taken_max, bytes_max, bytes: AtomicUsize::new(0) }
+    }
+
+    /// Counts a frame that waits until this is dropped.
+    fn count(&self, bytes: usize) -> Waiting<'_> {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        Waiting { unread: self, bytes }
+    }
+
+    fn is_too_much(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) > self.bytes_max
+    }
+}
+
+struct Waiting<'a> {
+    unread: &'a Unread,
+    bytes: usize,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.unread.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 /// See the module. Dropping it before [`finish`](AnswerStream::finish) breaks the stream off, which the client sees as a failure.
 pub(crate) struct AnswerStream {
     stream: SendStream,
     request: u64,
-    not_taken_max: Duration,
+    unread: Arc<Unread>,
     done: bool,
     _places: Vec<OwnedSemaphorePermit>,
 }
@@ -39,10 +80,10 @@ impl AnswerStream {
     pub(crate) fn new(
         stream: SendStream,
         request: u64,
-        not_taken_max: Duration,
+        unread: Arc<Unread>,
         places: Vec<OwnedSemaphorePermit>,
     ) -> AnswerStream {
-        AnswerStream { stream, request, not_taken_max, done: false, _places: places }
+        AnswerStream { stream, request, unread, done: false, _places: places }
     }
 
     /// The number of the request that is answered.
@@ -57,13 +98,22 @@ impl AnswerStream {
 
     /// Sends a frame that is laid out in pieces, and waits while the client is not ready for it.
     pub(crate) async fn write(&mut self, pieces: &mut [Bytes]) -> Result<(), AnswerClosed> {
-        match tokio::time::timeout(self.not_taken_max, self.stream.write_all_chunks(pieces)).await {
-            Ok(written) => written.map_err(AnswerClosed::Ended),
-            Err(_) => {
-                self.break_off(RefusalCode::NotTaken);
-                Err(AnswerClosed::NotTaken { after: self.not_taken_max })
+        let unread = self.unread.clone();
+        let _waiting = unread.count(pieces.iter().map(Bytes::len).sum());
+        let begun = Instant::now();
+        {
+            let mut writing = pin!(self.stream.write_all_chunks(pieces));
+            loop {
+                let left = unread.not_taken_max.saturating_sub(begun.elapsed());
+                match tokio::time::timeout(left.min(PATIENCE_UNDER_PRESSURE), &mut writing).await {
+                    Ok(written) => return written.map_err(AnswerClosed::Ended),
+                    Err(_) if begun.elapsed() >= unread.not_taken_max || unread.is_too_much() => break,
+                    Err(_) => {}
+                }
             }
         }
+        self.break_off(RefusalCode::NotTaken);
+        Err(AnswerClosed::NotTaken { after: begun.elapsed() })
     }
 
     /// Sends a frame, and waits while the client is not ready for it.

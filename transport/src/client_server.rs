@@ -14,11 +14,13 @@
 //! replaced: it is small, unless the client asked for what was there before, and then as large as the service lets it be.
 //!
 //! Watches last, so they are counted apart: one too many, on the connection or on the node, is refused with `TOO_MANY`. Each holds as many bytes as its node's
-//! batches have, and while its client does not read, only those. A client that takes nothing of a watch or a scan for ten minutes loses it.
+//! batches have, and while its client does not read, only those. A client that takes nothing of a watch or a scan for ten minutes loses it, and sooner when what waits for all clients is over a
+//! bound.
 //!
 //! A frame over the limit is answered with `TOO_LARGE`; its body is read past without being kept. A body that does not decode, or of an unknown kind, is
 //! answered under its number. Either way the stream goes on. An unknown envelope version ends the connection.
 
+use crate::answer_stream::Unread;
 use crate::client_stream::{self, Greeted};
 use crate::dial::HELLO_BYTES_MAX;
 use crate::error::{Refusal, RefusalCode};
@@ -78,6 +80,9 @@ pub struct ClientLimits {
     /// A watch or a scan whose client takes nothing of it for this long is ended, so that its place is free for another. Default ten minutes: long enough
     /// for somebody who reads page by page.
     pub not_taken_max: Duration,
+    /// Bytes of watches' and scans' replies that may wait for their clients, on all connections: beyond, whoever has taken nothing for about two seconds loses its
+    /// stream. Default 256 MiB.
+    pub unread_bytes_max: usize,
     /// Bytes of answers waiting on one connection; beyond, reads are refused. Default 64 MiB.
     pub reply_bytes_max: usize,
     /// The longest key. Default 4 KiB.
@@ -95,6 +100,7 @@ impl Default for ClientLimits {
             request_bytes_total_max: 512 << 20,
             watches_max: WATCHES_MAX,
             not_taken_max: Duration::from_secs(600),
+            unread_bytes_max: 256 << 20,
             watches_total_max: 16 * WATCHES_MAX,
             reply_bytes_max: 64 << 20,
             key_bytes_max: 4 << 10,
@@ -126,6 +132,8 @@ pub(crate) struct ListenerShared {
     pub(crate) request_bytes: Semaphore,
     /// Places for watches, for all connections.
     pub(crate) watches: Arc<Semaphore>,
+    /// What waits on the streams of watches and scans.
+    pub(crate) unread: Arc<Unread>,
 }
 
 /// The client port. Dropping it closes every connection.
@@ -152,7 +160,9 @@ impl ClientListener {
             .map_err(|cause| StartError::Bind { address: bind, cause })?;
         let request_bytes = Semaphore::new(limits.request_bytes_total_max.max(limits.frame_bytes_max()));
         let watches = Arc::new(Semaphore::new(limits.watches_total_max));
-        let shared = Arc::new(ListenerShared { cluster: identity.cluster, limits, service, request_bytes, watches });
+        let unread = Arc::new(Unread::new(limits.not_taken_max, limits.unread_bytes_max));
+        let shared =
+            Arc::new(ListenerShared { cluster: identity.cluster, limits, service, request_bytes, watches, unread });
         let door = Door::new("client", limits.connections_max);
         tokio::spawn(run(door, shared, endpoint.clone()));
         Ok(ClientListener { endpoint })

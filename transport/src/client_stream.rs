@@ -124,8 +124,8 @@ async fn serve_stream(shared: Arc<ConnectionShared>, connection: Connection, sen
 
 async fn serve_scan(shared: Arc<ConnectionShared>, send: SendStream, mut reader: FrameReader, envelope: Envelope) {
     let place = shared.requests.clone().acquire_owned().await.expect("the semaphore is never closed");
-    let not_taken_max = shared.listener.limits.not_taken_max;
-    let responder = ScanResponder { stream: AnswerStream::new(send, envelope.request, not_taken_max, vec![place]) };
+    let unread = shared.listener.unread.clone();
+    let responder = ScanResponder { stream: AnswerStream::new(send, envelope.request, unread, vec![place]) };
     let Ok(frame) = reader.body(envelope).await else { return };
     match wire::ScanRequest::decode(frame.body) {
         Ok(request) => shared.listener.service.scan(&shared.client, request, responder),
@@ -142,8 +142,8 @@ async fn serve_watch(shared: Arc<ConnectionShared>, send: SendStream, mut reader
     let places = (shared.watches.clone().try_acquire_owned(), shared.listener.watches.clone().try_acquire_owned());
     let refused = match (wire::WatchRequest::decode(frame.body), places) {
         (Ok(request), (Ok(own), Ok(of_all))) => {
-            let not_taken_max = shared.listener.limits.not_taken_max;
-            let stream = AnswerStream::new(send, envelope.request, not_taken_max, vec![own, of_all]);
+            let unread = shared.listener.unread.clone();
+            let stream = AnswerStream::new(send, envelope.request, unread, vec![own, of_all]);
             return shared.listener.service.watch(&shared.client, request, WatchResponder { stream });
         }
         (Err(cause), _) => (ErrorCode::Invalid, format!("the watch does not decode: {cause}")),

@@ -368,6 +368,25 @@ async fn a_watch_that_is_not_read_is_ended_as_overloaded() {
     assert!(next.next(DEADLINE).await.is_ok());
 }
 
+/// Each holds a reply of 200 KB and more, of which its stream has no room for all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watches_that_are_not_read_hold_no_more_than_they_may_together() {
+    let limits = ClientLimits { unread_bytes_max: 1_000_000, ..ClientLimits::default() };
+    let (_listener, connection, service) = connected(limits).await;
+    let range = Some(wire::KeyRange::default());
+    let request = wire::WatchRequest { range, previous: true, ..Default::default() };
+    let mut stuck = Vec::new();
+    for _ in 0..10 {
+        stuck.push(connection.watch(&request).await.unwrap());
+    }
+    until("enough are given up", || {
+        let ended = service.ended.lock().unwrap();
+        ended.len() >= 6 && ended.iter().all(|end| matches!(end, Err(AnswerClosed::NotTaken { .. })))
+    })
+    .await;
+    assert!(service.watching.load(Ordering::SeqCst) >= 1, "no more than it takes");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_scan_that_is_not_read_is_ended() {
     let limits = ClientLimits { not_taken_max: Duration::from_millis(100), ..ClientLimits::default() };
