@@ -53,7 +53,7 @@ impl EncodedCommand {
             bytes: out.freeze(),
             format: format.max(command.format()),
             applies_alone: command.applies_alone(),
-            is_growth: is_growth(command),
+            is_growth: is_growth(command, session.is_some()),
         }
     }
 
@@ -82,10 +82,11 @@ impl EncodedCommand {
     }
 }
 
-fn is_growth(command: &Command<'_>) -> bool {
+fn is_growth(command: &Command<'_>, in_session: bool) -> bool {
     match command {
         Command::Put(_) | Command::GrantLease { .. } | Command::OpenSession { .. } => true,
-        Command::Transaction { transaction, .. } => transaction.puts(),
+        // The answer to what comes in a session is kept, and as large as what it reads.
+        Command::Transaction { transaction, .. } => transaction.puts() || (in_session && transaction.reads()),
         Command::DeleteRange { .. }
         | Command::RaiseFormat { .. }
         | Command::KeepLeaseAlive { .. }

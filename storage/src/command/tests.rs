@@ -490,3 +490,20 @@ fn single_key_ranges_are_recognized() {
     assert_eq!(KeyRange { start: b"k", end: None }.single_key(), None);
     assert_eq!(KeyRange { start: b"", end: Some(b"\0") }.single_key(), None);
 }
+
+#[test]
+fn an_answer_that_is_kept_takes_room_as_data_does() {
+    let range = KeyRange { start: b"a", end: None };
+    let delete = |previous| Operation::DeleteRange { range, previous };
+    let call = SessionCall { session: 1, sequence: 1, oldest: 1 };
+    let is_growth = |operations: Vec<Operation<'_>>, session| {
+        let transaction = Transaction { compares: Vec::new(), success: operations, failure: Vec::new() };
+        let limits = RangeLimits { keys_max: 1, bytes_max: 1 };
+        EncodedCommand::new(&Command::Transaction { transaction, limits }, session).is_growth()
+    };
+    let read = Operation::Range(RangeRead::all_of(range));
+    assert!(is_growth(vec![delete(false), read.clone()], Some(call)));
+    assert!(is_growth(vec![delete(true)], Some(call)));
+    assert!(!is_growth(vec![delete(false)], Some(call)), "what makes room is taken");
+    assert!(!is_growth(vec![delete(true), read], None), "nothing is kept of it");
+}

@@ -217,6 +217,17 @@ impl<'a> Transaction<'a> {
         })
     }
 
+    /// Whether its outcome may hold pairs: it reads, or says what it deletes.
+    #[must_use]
+    pub fn reads(&self) -> bool {
+        self.success.iter().chain(&self.failure).any(|operation| match operation {
+            Operation::Put(put) => put.previous,
+            Operation::DeleteRange { previous, .. } => *previous,
+            Operation::Range(_) => true,
+            Operation::Transaction(transaction) => transaction.reads(),
+        })
+    }
+
     /// Whether it reads, compares or deletes a range that may hold more than one key.
     #[must_use]
     pub fn touches_ranges(&self) -> bool {
