@@ -59,7 +59,8 @@ impl Builder {
         self
     }
 
-    /// How long a request may take, dialling and trying again included. Default [`TIMEOUT_DEFAULT`]; more than zero.
+    /// How long a request may take, dialling and trying again included; of a scan, how long it may bring neither pairs nor a sign that its node is at it. Default
+    /// [`TIMEOUT_DEFAULT`]; more than zero.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Builder {
         self.timeout = timeout;

@@ -471,16 +471,20 @@ async fn open_scan(
     request: &wire::ScanRequest,
     patience: Duration,
 ) -> Result<Done, Failure> {
-    let opening = async {
-        // A scan is a read: that it may have been sent does no harm, so a connection that had ended is worth a second dial.
-        let opened = connected.connection.scan(request).await;
-        let mut stream = opened.map_err(|error| scan_failure(error, Failure::NotSent))?;
-        let first = stream.next().await.map_err(|error| scan_failure(error, Failure::Lost))?;
-        let first = first.ok_or(Failure::Nonsense)?;
-        let connected = connected.clone();
-        Ok(Done::Scan(Box::new(OpenScan { first, stream, address: address.clone(), _connected: connected })))
+    let silent = |_| Failure::Silent(patience);
+    // A scan is a read: that it may have been sent does no harm, so a connection that had ended is worth a second dial.
+    let opened = tokio::time::timeout(patience, connected.connection.scan(request)).await.map_err(silent)?;
+    let mut stream = opened.map_err(|error| scan_failure(error, Failure::NotSent))?;
+    let first = loop {
+        let reply = tokio::time::timeout(patience, stream.next()).await.map_err(silent)?;
+        let reply = reply.map_err(|error| scan_failure(error, Failure::Lost))?.ok_or(Failure::Nonsense)?;
+        // Without a header it only says that the node is at it.
+        if reply.header.is_some() {
+            break reply;
+        }
     };
-    tokio::time::timeout(patience, opening).await.unwrap_or(Err(Failure::Silent(patience)))
+    let connected = connected.clone();
+    Ok(Done::Scan(Box::new(OpenScan { first, stream, address: address.clone(), _connected: connected })))
 }
 
 async fn open_watch(

@@ -2,7 +2,7 @@
 //! what ends it.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use client::{Client, Error, Range, Watch, WatchEvent};
+use client::{Client, Error, Range, Scan, Watch, WatchEvent};
 use raft::NodeId;
 use raftkv_client as client;
 use std::collections::VecDeque;
@@ -51,8 +51,16 @@ impl ClientService for Script {
         responder.answer(Response::Status(wire::StatusReply::default()));
     }
 
-    fn scan(&self, _client: &Identity, _request: wire::ScanRequest, responder: ScanResponder) {
-        drop(responder);
+    /// Takes its time, and shows that it is at it.
+    fn scan(&self, _client: &Identity, _request: wire::ScanRequest, mut responder: ScanResponder) {
+        tokio::spawn(async move {
+            for _ in 0..25 {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                responder.send(wire::ScanReply::default()).await?;
+            }
+            let header = Some(wire::Header { revision: 7, index: 0 });
+            responder.send(wire::ScanReply { header, count: 12, last: true, ..Default::default() }).await
+        });
     }
 
     fn watch(&self, _client: &Identity, request: wire::WatchRequest, responder: WatchResponder) {
@@ -121,11 +129,15 @@ impl Cluster {
     }
 
     fn client(&self) -> Client {
+        self.client_that_waits(DEADLINE)
+    }
+
+    fn client_that_waits(&self, timeout: Duration) -> Client {
         let issued = self.authority.issue_client("test", Validity::lasting(LEAF_VALIDITY)).unwrap();
         let credentials =
             Credentials::from_pem(self.authority.certificate_pem(), &issued.certificate_pem, &issued.key_pem).unwrap();
         let endpoints = self.nodes.iter().map(|(_, address, _)| address.clone());
-        Client::builder().endpoints(endpoints).credentials(credentials).timeout(DEADLINE).build().unwrap()
+        Client::builder().endpoints(endpoints).credentials(credentials).timeout(timeout).build().unwrap()
     }
 
     /// From which revisions a node was asked to watch.
@@ -220,6 +232,17 @@ async fn a_program_that_takes_no_events_gives_the_stream_back_and_loses_none() {
     // Two batches are in hand.
     assert_eq!(revisions(&mut watch, 100).await, (1..=100).collect::<Vec<_>>());
     assert_eq!(cluster.asked(0), [Some(1), Some(3)]);
+}
+
+/// The timeout is of silence.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_count_may_take_longer_than_the_timeout_while_the_node_is_at_it() {
+    let cluster = Cluster::of(vec![vec![]]);
+    let client = cluster.client_that_waits(Duration::from_secs(3));
+    let begun = Instant::now();
+    let mut scan = client.scan(Scan::new(Range::all()).count_only()).await.unwrap();
+    assert_eq!((scan.next().await.unwrap(), scan.revision(), scan.summary().unwrap().count), (None, 7, 12));
+    assert!(begun.elapsed() > Duration::from_secs(3));
 }
 
 /// A frame holds 8 MiB of events, about.

@@ -10,6 +10,7 @@ use crate::requests::{ScanReplies, error, is_sorted};
 use crate::service::read_failed;
 use crate::shared_state::SharedState;
 use std::sync::Arc;
+use std::time::Duration;
 use storage::state::ReadError;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -33,6 +34,8 @@ pub(crate) struct ScanJob {
 
 /// Scans at a time. More are refused, and their clients turn to another node.
 pub(crate) const SCANS_MAX: usize = 128;
+/// How often a client hears that its scan is under way, when there is nothing to send yet.
+const SIGN_OF_LIFE_INTERVAL: Duration = Duration::from_millis(500);
 /// Places that a scan takes which holds all its pairs: there are 8 of these at a time, if there are no others.
 const SORTED_PLACES: u32 = 16;
 
@@ -53,7 +56,20 @@ pub(crate) async fn run_scan(job: ScanJob, mut responder: ScanResponder) {
     };
     let mut reading = read(move || ScanReplies::new(&shared.reader(), &range, &request));
     loop {
-        let piece = match reading.await {
+        // A count, a sort, or a filter that nothing passes may take long: the client hears that the node is at it.
+        let read_next = loop {
+            match tokio::time::timeout(SIGN_OF_LIFE_INTERVAL, &mut reading).await {
+                Ok(read_next) => break read_next,
+                Err(_) => {
+                    if let Err(closed) = responder.send(wire::ScanReply::default()).await {
+                        tracing::debug!(%closed, "a scan is given up");
+                        // Its place is taken for as long as its thread is.
+                        return drop(reading.await);
+                    }
+                }
+            }
+        };
+        let piece = match read_next {
             Ok(Ok(Some((scan, piece)))) => {
                 reading = read(|| Ok(scan));
                 piece
