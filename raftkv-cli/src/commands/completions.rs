@@ -21,7 +21,16 @@ pub(crate) fn run(arguments: &CompletionsArguments) -> Result<(), Failure> {
     // Into memory first: the generator panics where its output cannot be written.
     let mut script = Vec::new();
     clap_complete::generate(arguments.shell, &mut Arguments::command(), "raftkv-cli", &mut script);
+    if arguments.shell == Shell::Bash {
+        script = mended(&script);
+    }
     let mut output = Output::standard();
     output.write(|out| out.write_all(&script))?;
     output.finish()
+}
+
+/// In its script for bash the generator gives the state of a subcommand two names if there is a dash in the program's: it goes to the one, and what is
+/// completed there stands under the other.
+fn mended(script: &[u8]) -> Vec<u8> {
+    String::from_utf8_lossy(script).replace("raftkv__subcmd__cli__", "raftkv__cli__").into_bytes()
 }

@@ -10,9 +10,10 @@ use crate::output::Output;
 use crate::record::{self, Parts};
 use crate::source::bytes_of;
 use clap::Args;
-use client::{Range, Scan, ScanStream};
-use indicatif::{ProgressBar, ProgressStyle};
+use client::{Error, Range, Scan, ScanStream};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use std::ffi::OsString;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -60,7 +61,7 @@ pub(crate) async fn run(arguments: ExportArguments, globals: &Globals) -> Result
 
 async fn to_standard_output(mut scan: ScanStream) -> Result<(), Failure> {
     let mut output = Output::standard();
-    while let Some(kv) = scan.next().await? {
+    while let Some(kv) = scan.next().await.map_err(broken_off)? {
         output.write(|out| record::write_line(out, &kv, Parts::KeyAndValue))?;
     }
     output.finish()
@@ -72,7 +73,7 @@ async fn to_file(path: &Path, mut scan: ScanStream) -> Result<(u64, u64), Failur
     let mut destination = Destination::open(path).map_err(|cause| Failure::named_file(path, &cause))?;
     let bar = progress();
     let mut exported = 0;
-    while let Some(kv) = scan.next().await? {
+    while let Some(kv) = scan.next().await.map_err(broken_off)? {
         record::write_line(destination.out(), &kv, Parts::KeyAndValue).map_err(failed)?;
         exported += 1;
         if exported % PROGRESS_EVERY == 0 {
@@ -84,13 +85,29 @@ async fn to_file(path: &Path, mut scan: ScanStream) -> Result<(u64, u64), Failur
     Ok((exported, scan.revision()))
 }
 
+/// All of an export is of one revision, which has to stay readable until it is through.
+fn broken_off(error: Error) -> Failure {
+    let is_overtaken = matches!(error, Error::CompactedRevision { .. });
+    let failure = Failure::from(error);
+    if is_overtaken {
+        return failure.with_next(
+            "the same again: a compaction has overtaken it. Where that goes on, let `cluster.compact_revisions` or `cluster.compact_age` keep more",
+        );
+    }
+    failure
+}
+
 /// How many there will be is not known.
 fn progress() -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template("{spinner} {human_pos} pairs ({per_sec})").expect("it is well-formed");
-    ProgressBar::new_spinner().with_style(style)
+    let style = ProgressStyle::with_template("{spinner} {human_pos} pairs ({rate})").expect("it is well-formed");
+    let rate = |state: &ProgressState, out: &mut dyn fmt::Write| {
+        // A bar that cannot be drawn keeps nobody from exporting.
+        let _drawn = write!(out, "{:.0}/s", state.per_sec());
+    };
+    ProgressBar::new_spinner().with_style(style.with_key("rate", rate))
 }
 
 /// Where the lines go.

@@ -22,7 +22,8 @@ const SHOWN_MAX: usize = 72;
 /// Read a range of keys, in order, all at one revision
 ///
 /// Where --limit leaves some out, standard error says so, and how to go on: with --from and the next key, or backwards with --to, and with --rev if all pages
-/// are to be of one revision. With -o json that is an object: {"more":true,"next_key":"KEY","revision":N}, or next_key_base64 where the key is no UTF-8.
+/// are to be of one revision. With -o json that is an object: {"more":true,"from":"KEY","revision":N} (or "to"), from_base64 where the key is no UTF-8,
+/// and without a key where the order is not that of the keys.
 ///
 /// Sorted by the key, a range of any size streams in little memory. By anything else the node sorts it in memory, and refuses what does not fit in 64 MiB unless
 /// --limit says how many are wanted.
@@ -164,19 +165,23 @@ impl More {
     /// As people, or with JSON programs, are told.
     fn shown(&self, arguments: &ScanArguments, format: Format) -> String {
         let More { last, next, revision } = self;
-        if format == Format::Json {
-            let (name, key) = record::key_field(next);
-            let mut object = json!({ "more": true, "revision": revision });
-            object[format!("next_{name}")] = key.into();
-            return object.to_string();
-        }
         // --to is exclusive, so backwards the key that was shown last is where the next page ends.
         let (flag, key) = match last {
             Some(last) if arguments.reverse => ("--to", last),
             Some(_) | None => ("--from", next),
         };
-        // In another order than by key, a page does not end at a key; and no argument can hold a zero byte.
-        if arguments.sort != Sort::Key || key.contains(&0) {
+        // In another order than by key, a page does not end at a key.
+        let is_by_key = arguments.sort == Sort::Key;
+        if format == Format::Json {
+            let mut object = json!({ "more": true, "revision": revision });
+            if is_by_key {
+                let (name, key) = record::key_field(key);
+                object[format!("{}{}", &flag[2..], &name["key".len()..])] = key.into();
+            }
+            return object.to_string();
+        }
+        // No argument can hold a zero byte.
+        if !is_by_key || key.contains(&0) {
             return "there are more; a greater --limit shows them".to_owned();
         }
         let key = quoted(OsStr::from_bytes(key));
@@ -418,9 +423,11 @@ mod tests {
         for line in [&["--limit", "1", "--sort", "mod"][..], &["--limit", "1"]] {
             assert_eq!(plain(line, b"a", b"b\0"), "there are more; a greater --limit shows them", "{line:?}");
         }
-        let json = |next| shown(&["--limit", "1"], b"a", next, Format::Json);
-        assert_eq!(json(b"b"), "{\"more\":true,\"next_key\":\"b\",\"revision\":9}");
-        assert_eq!(json(b"\xff"), "{\"more\":true,\"next_key_base64\":\"/w==\",\"revision\":9}");
+        let json = |line: &[&str], last, next| shown(&[&["--limit", "1"], line].concat(), last, next, Format::Json);
+        assert_eq!(json(&[], b"a", b"b"), "{\"from\":\"b\",\"more\":true,\"revision\":9}");
+        assert_eq!(json(&[], b"a", b"\xff"), "{\"from_base64\":\"/w==\",\"more\":true,\"revision\":9}");
+        assert_eq!(json(&["--reverse"], b"b", b"a"), "{\"more\":true,\"revision\":9,\"to\":\"b\"}");
+        assert_eq!(json(&["--sort", "mod"], b"b", b"a"), "{\"more\":true,\"revision\":9}");
     }
 
     #[test]

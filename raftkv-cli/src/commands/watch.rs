@@ -30,7 +30,7 @@ const VARIABLE_BYTES_MAX: usize = 64 << 10;
 ///
 /// With --exec nothing is printed: the command is run by a shell for one change after the other. It gets the new value on standard input, and in its
 /// environment RAFTKV_EVENT_TYPE, RAFTKV_EVENT_KEY, RAFTKV_EVENT_VALUE and RAFTKV_EVENT_REVISION; key and value only if they can be there, which zero
-/// bytes and more than 64 KiB cannot. A command that fails ends the watch, and the message says how to go on after that change.
+/// bytes and more than 64 KiB cannot. A command that fails ends the watch, and the message says how to go on.
 ///
 /// If the revision to begin with is compacted the watch ends with 1, and the message names the oldest one that is left.
 #[derive(Debug, Args)]
@@ -90,9 +90,13 @@ pub(crate) async fn run(arguments: WatchArguments, globals: &Globals) -> Result<
     let mut left = arguments.count;
     loop {
         let batch = watch.next().await.map_err(failed)?;
-        for event in &batch.events {
+        for (place, event) in batch.events.iter().enumerate() {
             match &arguments.exec {
-                Some(command) => execute(command, event).await?,
+                Some(command) => {
+                    let rest = batch.events[place + 1..].iter();
+                    let left = rest.take_while(|later| later.revision() == event.revision()).count();
+                    execute(command, event, left).await?;
+                }
                 None => output.write(|out| print(out, format, event))?,
             }
             if let Some(left) = &mut left {
@@ -158,8 +162,8 @@ fn kind(event: &WatchEvent) -> &'static str {
     }
 }
 
-/// Runs the command for one event, and waits for its end.
-async fn execute(command: &OsStr, event: &WatchEvent) -> Result<(), Failure> {
+/// Runs the command for one event, and waits for its end. So many events of the same revision are `left`.
+async fn execute(command: &OsStr, event: &WatchEvent, left: usize) -> Result<(), Failure> {
     let value = match event {
         WatchEvent::Put { kv, .. } => Some(&kv.value[..]),
         WatchEvent::Delete { .. } => None,
@@ -179,10 +183,16 @@ async fn execute(command: &OsStr, event: &WatchEvent) -> Result<(), Failure> {
             "the command for the change of {} at revision {revision} {cause}",
             printable(event.key(), SHOWN_MAX)
         ))
-        .with_next(format!(
-            "the same watch with --from-rev {revision} to repeat it, or {} to go on after it",
-            revision + 1
-        ))
+        .with_next(match left {
+            0 => format!(
+                "the same watch with --from-rev {revision} to repeat it, or {} to go on after it",
+                revision + 1
+            ),
+            // A watch begins at a revision, not in the middle of one.
+            _ => format!(
+                "the same watch with --from-rev {revision} to repeat it; {left} more of the same revision have not been told"
+            ),
+        })
     };
     let mut child = shell.spawn().map_err(|cause| failed(format!("cannot be run: {cause}")))?;
     let mut input = child.stdin.take().expect("it was asked for");
@@ -254,13 +264,18 @@ mod tests {
             "{{ cat; printf ' %s %s %s %s' \"$RAFTKV_EVENT_TYPE\" \"$RAFTKV_EVENT_KEY\" \"$RAFTKV_EVENT_VALUE\" \"$RAFTKV_EVENT_REVISION\"; }} > {}",
             file.display()
         );
-        execute(OsStr::new(&script), &put("color", b"green")).await.unwrap();
+        execute(OsStr::new(&script), &put("color", b"green"), 0).await.unwrap();
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "green put color green 7");
-        execute(OsStr::new(&script), &delete("color")).await.unwrap();
+        execute(OsStr::new(&script), &delete("color"), 0).await.unwrap();
         assert_eq!(std::fs::read_to_string(&file).unwrap(), " delete color  8");
-        execute(OsStr::new(&script), &put("color", b"a\0b")).await.unwrap();
+        execute(OsStr::new(&script), &put("color", b"a\0b"), 0).await.unwrap();
         assert_eq!(std::fs::read(&file).unwrap(), b"a\0b put color  7");
-        let failure = execute(OsStr::new("exit 3"), &delete("color")).await.unwrap_err().to_string();
+        let amid = execute(OsStr::new("exit 3"), &delete("color"), 2).await.unwrap_err();
+        assert_eq!(
+            amid.next.as_deref(),
+            Some("the same watch with --from-rev 8 to repeat it; 2 more of the same revision have not been told")
+        );
+        let failure = execute(OsStr::new("exit 3"), &delete("color"), 0).await.unwrap_err().to_string();
         assert!(
             failure.contains("revision 8") && failure.contains("--from-rev 8") && failure.contains('9'),
             "{failure}"

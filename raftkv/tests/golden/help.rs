@@ -182,6 +182,37 @@ fn completions_are_scripts_that_shells_take() {
     }
 }
 
+/// A real bash completes these, as when Tab is pressed at their ends.
+#[test]
+fn bash_completes_subcommands_options_and_values() {
+    let folder = tempfile::tempdir().expect("there is room");
+    let file = folder.path().join("completions");
+    fs::write(&file, stdout(cli(&["completions", "bash"]))).expect("there is room");
+    for (line, expected) in [
+        (&["raftkv-cli", "le"][..], "lease"),
+        (&["raftkv-cli", "lease", ""], "grant"),
+        (&["raftkv-cli", "lease", "keep"], "keep-alive"),
+        (&["raftkv-cli", "lease", "keep-alive", "--on"], "--once"),
+        (&["raftkv-cli", "bench", "put", "--sec"], "--seconds"),
+        (&["raftkv-cli", "put", "--if-v"], "--if-value"),
+        (&["raftkv-cli", "scan", "--sort", "m"], "mod"),
+        (&["raftkv-cli", "get", "-o", "j"], "json"),
+    ] {
+        let place = line.len() - 1;
+        let script = format!(
+            "source {} && COMP_WORDS=({}) && COMP_CWORD={place} && _raftkv__cli raftkv-cli '{}' '{}' && printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+            file.display(),
+            line.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" "),
+            line[place],
+            line[place - 1]
+        );
+        let completed = Command::new("bash").args(["--norc", "-c", &script]).output().expect("bash starts");
+        let found = String::from_utf8_lossy(&completed.stdout);
+        let errors = String::from_utf8_lossy(&completed.stderr);
+        assert!(found.lines().any(|word| word == expected), "{line:?}: {found:?} {errors}");
+    }
+}
+
 /// Where a program is.
 fn which(program: &str) -> Result<std::path::PathBuf, std::env::VarError> {
     let path = std::env::var("PATH")?;
