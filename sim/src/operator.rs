@@ -143,7 +143,11 @@ impl World {
             return true;
         }
         let Ok(changed) = membership.changed(&asked_for(changes)) else { return true };
-        changed.has_quorum(|id| !self.nodes[index_of(id)].damage.lost) && self.has_intact_quorum(|_| true)
+        // Who is repaired votes again, whether its disk has lost something since or not.
+        let mut later = vec![changed];
+        add_repaired(&mut later);
+        let is_intact = |id| !self.nodes[index_of(id)].damage.lost;
+        later.iter().all(|membership| membership.has_quorum(is_intact)) && self.has_intact_quorum(|_| true)
     }
 
     fn count_change(&mut self, asked: usize, changes: &[MemberEdit]) {
