@@ -305,7 +305,8 @@ pub enum OperationOutcome {
     Range {
         /// The pairs, in the order asked for.
         pairs: Vec<KeyValue>,
-        /// Pairs in the range, those that the limit left out included.
+        /// Pairs given; all in the range, whatever was left out, if [`Scan::count_total`](crate::Scan::count_total) or
+        /// [`Scan::count_only`](crate::Scan::count_only) asked for that.
         count: u64,
         /// The limit left some out.
         more: bool,

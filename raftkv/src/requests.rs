@@ -292,8 +292,8 @@ impl Excess {
         let message = if is_transaction {
             format!(
                 "the ranges of the transaction hold more than the {keys_max} keys, or the {bytes_max} bytes of keys and values, that one \
-                 transaction may read and delete; nothing was done; name smaller ranges (every key counts that has to be looked at), or read in a \
-                 transaction of its own"
+                 transaction may read and delete; nothing was done; name smaller ranges, or set limits and ask for no counts: every key counts \
+                 that has to be looked at"
             )
         } else {
             format!(

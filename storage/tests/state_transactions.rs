@@ -353,6 +353,32 @@ fn what_is_only_counted_takes_no_bytes() {
 }
 
 #[test]
+fn a_limit_bounds_what_is_looked_at_unless_all_is_to_be_counted() {
+    let mut machine = three();
+    let limits = RangeLimits { keys_max: 2, bytes_max: 100 };
+    let mut done = |read| {
+        let transaction = all_of(vec![Operation::Range(read), Operation::Put(Put::new(b"z", b""))]);
+        one_at(&mut machine, 0, Command::Transaction { transaction, limits })
+    };
+    let first = RangeRead { limit: Some(1), ..RangeRead::all_of(KeyRange::ALL) };
+    assert!(matches!(done(first), CommandOutcome::LimitExceeded { .. }));
+    for (read, is_taken) in [
+        (RangeRead { count: false, ..first }, true),
+        (RangeRead { count: false, descending: true, ..first }, false),
+        (RangeRead { count: false, sort_by: SortBy::Value, ..first }, false),
+    ] {
+        match done(read) {
+            CommandOutcome::Transaction { outcome, .. } if is_taken => {
+                let outcome = range_of(&outcome.operations[0]);
+                assert_eq!((outcome.pairs.len(), outcome.count, outcome.more), (1, 1, true));
+            }
+            CommandOutcome::LimitExceeded { .. } => assert!(!is_taken, "{read:?}"),
+            other => panic!("{read:?}: {other:?}"),
+        }
+    }
+}
+
+#[test]
 fn puts_in_it_return_keep_and_count_like_puts_alone() {
     let mut machine = three();
     let kept = Operation::Put(Put { value: None, previous: true, ..Put::new(b"a", b"") });

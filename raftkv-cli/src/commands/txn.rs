@@ -40,6 +40,7 @@ const SHOWN_MAX: usize = 72;
       del --prefix old/ --prev              # or KEY, --range A B, --from A, --all
       get --prefix jobs/ --limit 10 --keys-only --reverse
       get --range a b --count
+      get --prefix log/ --limit 1 --total   # and how many there are altogether
       get color --rev 12                    # as it was at this revision
       txn { if { exists(next) } then { get next } }
   }
@@ -61,6 +62,7 @@ The same as JSON:
             {"del": {"prefix": "old/", "previous": true}},
             {"get": {"prefix": "jobs/", "limit": 10, "keys_only": true, "reverse": true}},
             {"get": {"from": "a", "to": "b", "count_only": true}},
+            {"get": {"prefix": "log/", "limit": 1, "count_total": true}},
             {"get": {"key": "color", "revision": 12}},
             {"txn": {"if": [{"exists": {"key": "next"}}], "then": [{"get": {"key": "next"}}]}}],
    "else": [{"get": {"key": "color"}}]}

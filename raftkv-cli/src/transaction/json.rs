@@ -217,6 +217,9 @@ impl TryFrom<Fields> for GetRow {
         if std::mem::take(&mut fields.count_only) {
             scan = scan.count_only();
         }
+        if std::mem::take(&mut fields.count_total) {
+            scan = scan.count_total();
+        }
         if std::mem::take(&mut fields.reverse) {
             scan = scan.reverse();
         }
@@ -284,6 +287,7 @@ struct Fields {
     limit: Option<u64>,
     keys_only: bool,
     count_only: bool,
+    count_total: bool,
     reverse: bool,
     #[serde(deserialize_with = "present")]
     revision: Option<u64>,

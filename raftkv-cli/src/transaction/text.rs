@@ -241,9 +241,16 @@ impl Parser {
                 "limit" => scan.limit(self.number("a limit")?),
                 "keys-only" => scan.keys_only(),
                 "count" => scan.count_only(),
+                "total" => scan.count_total(),
                 "reverse" => scan.reverse(),
                 "rev" => scan.at_revision(self.number("a revision")?),
-                _ => return Err(unknown(position, &flag, "--limit N, --keys-only, --count, --reverse or --rev N")),
+                _ => {
+                    return Err(unknown(
+                        position,
+                        &flag,
+                        "--limit N, --keys-only, --count, --total, --reverse or --rev N",
+                    ));
+                }
             };
         }
         Ok(Operation::range(scan))

@@ -97,7 +97,7 @@ impl<E: Engine> Evaluation<'_, E> {
         let is_by_key = read.sort_by == SortBy::Key;
         let needs_values = !read.keys_only || read.sort_by == SortBy::Value;
         // What it may keep is bounded here, together with all else that the transaction reads.
-        let mut selection = RangeSelection::new(&read, Offered::InOrder, !is_by_key, u64::MAX);
+        let mut selection = RangeSelection::new(&read, Offered::InOrder, false, u64::MAX);
         let mut is_whole = true;
         for kv in self.pairs(read.range, is_by_key && read.descending, !needs_values, revision)? {
             is_whole = selection.offer(&kv?).map_err(ReadError::from)?.is_continue();
@@ -110,8 +110,12 @@ impl<E: Engine> Evaluation<'_, E> {
         let (keys, bytes) = selection.kept();
         (self.keys, self.bytes) = (self.keys + keys, self.bytes + bytes);
         let outcome = selection.finish();
-        // Counting what is left out needs no values.
-        let count = if is_whole { outcome.count } else { self.reader.count(read.range, Some(revision))? };
+        let count = match (read.count, is_whole) {
+            (false, _) => outcome.pairs.len() as u64,
+            (true, true) => outcome.count,
+            // Counting what is left out needs no values.
+            (true, false) => self.reader.count(read.range, Some(revision))?,
+        };
         Ok(RangeOutcome { count, ..outcome })
     }
 

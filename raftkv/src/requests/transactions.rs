@@ -161,6 +161,7 @@ impl RequestLimits {
             descending: sent.descending || sent.reverse,
             keys_only: sent.keys_only,
             count_only: sent.count_only,
+            count: sent.count_total || sent.count_only,
             mod_revision_min: sent.mod_revision_min,
             mod_revision_max: sent.mod_revision_max,
             create_revision_min: sent.create_revision_min,

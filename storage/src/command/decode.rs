@@ -3,7 +3,7 @@
 use super::encode::{
     COMPARE_CREATE_REVISION, COMPARE_LEASE, COMPARE_MOD_REVISION, COMPARE_VALUE, COMPARE_VERSION,
     OPERATION_DELETE_RANGE, OPERATION_PUT, OPERATION_RANGE, OPERATION_TRANSACTION, READ_COUNT_ONLY, READ_DESCENDING,
-    READ_KEYS_ONLY, READ_NUMBERS,
+    READ_KEYS_ONLY, READ_NUMBERS, READ_UNCOUNTED,
 };
 use super::{
     BATCH_VERSION, BatchItem, CONDITION_ABSENT, CONDITION_MOD_REVISION, CONDITION_NONE, CONDITION_VALUE, Command,
@@ -250,10 +250,12 @@ fn decode_operations<'a>(reader: &mut Reader<'a>, depth: usize) -> Result<Vec<Op
     Ok(operations)
 }
 
+const READ_FLAGS: u8 = READ_DESCENDING | READ_KEYS_ONLY | READ_COUNT_ONLY | READ_UNCOUNTED;
+
 fn decode_range_read<'a>(reader: &mut Reader<'a>) -> Result<RangeRead<'a>, DecodeError> {
     let flags = known_flags(KIND_TRANSACTION, reader.u8()?, FLAG_END)?;
     let range = decode_range(reader, flags)?;
-    let flags = known_flags(KIND_TRANSACTION, reader.u8()?, READ_DESCENDING | READ_KEYS_ONLY | READ_COUNT_ONLY)?;
+    let flags = known_flags(KIND_TRANSACTION, reader.u8()?, READ_FLAGS)?;
     let sort_by = match reader.u8()? {
         0 => SortBy::Key,
         1 => SortBy::Version,
@@ -278,6 +280,7 @@ fn decode_range_read<'a>(reader: &mut Reader<'a>) -> Result<RangeRead<'a>, Decod
         descending: flags & READ_DESCENDING != 0,
         keys_only: flags & READ_KEYS_ONLY != 0,
         count_only: flags & READ_COUNT_ONLY != 0,
+        count: flags & READ_UNCOUNTED == 0,
         mod_revision_min,
         mod_revision_max,
         create_revision_min,

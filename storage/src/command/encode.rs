@@ -27,6 +27,7 @@ pub(super) const COMPARE_LEASE: u8 = 5;
 pub(super) const READ_DESCENDING: u8 = 1 << 0;
 pub(super) const READ_KEYS_ONLY: u8 = 1 << 1;
 pub(super) const READ_COUNT_ONLY: u8 = 1 << 2;
+pub(super) const READ_UNCOUNTED: u8 = 1 << 3;
 /// Which of the optional numbers of a range read follow, in this order: revision, limit, and the four bounds of revisions.
 pub(super) const READ_NUMBERS: usize = 6;
 
@@ -365,7 +366,8 @@ fn put_range_read(out: &mut BytesMut, read: &RangeRead<'_>) {
     out.put_u8(
         flag(read.descending, READ_DESCENDING)
             | flag(read.keys_only, READ_KEYS_ONLY)
-            | flag(read.count_only, READ_COUNT_ONLY),
+            | flag(read.count_only, READ_COUNT_ONLY)
+            | flag(!read.count, READ_UNCOUNTED),
     );
     out.put_u8(read.sort_by as u8);
     let numbers: [Option<u64>; READ_NUMBERS] = [

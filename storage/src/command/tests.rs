@@ -47,6 +47,7 @@ fn transaction() -> Transaction<'static> {
         descending: true,
         keys_only: true,
         count_only: true,
+        count: false,
         mod_revision_min: Some(3),
         mod_revision_max: Some(4),
         create_revision_min: Some(5),
@@ -250,7 +251,7 @@ fn a_transaction_is_this_to_the_byte() {
     let put = [&[1, 0][..], &number(0), &[0], &small(1), b"c", &small(1), b"1"].concat();
     let delete = [&[2, 3][..], &range].concat();
     let numbers = [1, 2, 3, 4, 5, 6].map(number).concat();
-    let read = [&[3, 2][..], &range, &[7, 4, 0x3f], &numbers].concat();
+    let read = [&[3, 2][..], &range, &[15, 4, 0x3f], &numbers].concat();
     let plain_read = |sort_by: u8| [&[3, 0][..], &small(0), &[0, sort_by, 0]].concat();
     let reads = [0, 1, 2, 3].map(plain_read).concat();
     let inner = [&[4][..], &small(0), &small(0), &small(4), &reads].concat();

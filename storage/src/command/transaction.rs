@@ -116,6 +116,8 @@ pub struct RangeRead<'a> {
     pub keys_only: bool,
     /// Say how many pairs there are, and give none of them.
     pub count_only: bool,
+    /// Say how many pairs the range holds, those that filters and the limit leave out included. Without it the limit bounds what is gone through, in key order.
+    pub count: bool,
     /// Leave out keys written before this revision.
     pub mod_revision_min: Option<u64>,
     /// Leave out keys written after this revision.
@@ -127,7 +129,7 @@ pub struct RangeRead<'a> {
 }
 
 impl<'a> RangeRead<'a> {
-    /// All of a range, as it is, in key order.
+    /// All of a range, as it is, in key order, counted.
     #[must_use]
     pub fn all_of(range: KeyRange<'a>) -> RangeRead<'a> {
         RangeRead {
@@ -138,6 +140,7 @@ impl<'a> RangeRead<'a> {
             descending: false,
             keys_only: false,
             count_only: false,
+            count: true,
             mod_revision_min: None,
             mod_revision_max: None,
             create_revision_min: None,

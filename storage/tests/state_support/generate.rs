@@ -174,8 +174,8 @@ fn reads() -> impl Strategy<Value = RangeRead<'static>> {
     let revision = |weight: f64| prop::option::weighted(weight, prop_oneof![0u64..8, 0u64..30]);
     let numbers =
         (revision(0.4), prop::option::of(0u64..4), revision(0.2), revision(0.2), revision(0.2), revision(0.2));
-    (sort_by, any::<bool>(), any::<bool>(), prop::bool::weighted(0.1), numbers).prop_map(
-        |(sort_by, descending, keys_only, count_only, numbers)| {
+    (sort_by, any::<bool>(), any::<bool>(), any::<bool>(), prop::bool::weighted(0.1), numbers).prop_map(
+        |(sort_by, descending, keys_only, count, count_only, numbers)| {
             let (revision, limit, mod_min, mod_max, create_min, create_max) = numbers;
             RangeRead {
                 revision,
@@ -184,6 +184,7 @@ fn reads() -> impl Strategy<Value = RangeRead<'static>> {
                 descending,
                 keys_only,
                 count_only,
+                count,
                 mod_revision_min: mod_min,
                 mod_revision_max: mod_max,
                 create_revision_min: create_min,

@@ -431,6 +431,7 @@ impl Model {
             Some(requested) => before.range_at(read.range, requested),
         };
         let count = pairs.len() as u64;
+        let all: Vec<Bytes> = pairs.iter().map(|pair| pair.key.clone()).collect();
         let outside = |number: u64, min: Option<u64>, max: Option<u64>| {
             number < min.unwrap_or(0) || number > max.unwrap_or(u64::MAX)
         };
@@ -445,7 +446,14 @@ impl Model {
         let kept = if in_order { limit.min(pairs.len()) } else { pairs.len() };
         let without_values = read.keys_only && read.sort_by != SortBy::Value;
         let bytes = |pair: &KeyValue| if without_values { pair.key.len() } else { size(pair) };
-        used.add(count, pairs[..kept].iter().map(bytes).sum())?;
+        // Nobody counts, so whoever reads in order stops at the first pair that passes and has no room.
+        let looked_at = match pairs.get(limit) {
+            Some(first_over) if in_order && !read.count => {
+                all.iter().position(|key| *key == first_over.key).expect("it is one of them") as u64 + 1
+            }
+            _ => count,
+        };
+        used.add(looked_at, pairs[..kept].iter().map(bytes).sum())?;
         pairs.sort_by_key(|pair| match read.sort_by {
             SortBy::Key => (0, pair.key.clone()),
             SortBy::Version => (pair.version, Bytes::new()),
@@ -468,6 +476,7 @@ impl Model {
         if read.keys_only {
             pairs.iter_mut().for_each(|pair| pair.value = Bytes::new());
         }
+        let count = if read.count || read.count_only { count } else { pairs.len() as u64 };
         Ok(RangeOutcome { pairs, count, more })
     }
 }

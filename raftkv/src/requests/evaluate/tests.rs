@@ -145,6 +145,17 @@ fn ranges_are_sorted_and_cut_as_asked() {
 }
 
 #[test]
+fn what_a_limit_leaves_out_is_counted_on_request() {
+    let machine = fruit();
+    let first = RangeRead { limit: Some(1), count: false, ..RangeRead::all_of(KeyRange::ALL) };
+    for sort_by in [SortBy::Key, SortBy::Value] {
+        let outcome = range_outcome(&machine, RangeRead { sort_by, ..first });
+        assert_eq!((outcome.count, outcome.more), (1, true), "{sort_by:?}");
+        assert_eq!(range_outcome(&machine, RangeRead { sort_by, count: true, ..first }).count, 3, "{sort_by:?}");
+    }
+}
+
+#[test]
 fn filters_leave_keys_out_and_the_count_does_not_mind() {
     let machine = fruit();
     let all = RangeRead::all_of(KeyRange::ALL);

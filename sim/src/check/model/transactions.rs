@@ -192,6 +192,7 @@ pub(crate) fn select(read: &RangeRead<'_>, found: Vec<KeyValue>) -> RangeOutcome
     if read.keys_only {
         pairs.iter_mut().for_each(|kv| kv.value = Bytes::new());
     }
+    let count = if read.count { count } else { pairs.len() as u64 };
     RangeOutcome { pairs, count, more }
 }
 

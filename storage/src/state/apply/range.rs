@@ -3,7 +3,8 @@
 //! Without a revision, a read sees what the transaction has done so far. With one, it sees committed history and nothing of the transaction,
 //! as etcd has it; what this very run has committed included, which is not in the engine yet.
 //!
-//! Every key in a range counts against the limits of the transaction, returned or not, because it has to be looked at for the count. The bytes of a pair
+//! Every key that is looked at counts against the limits of the transaction, returned or not: all of a range if it is to be counted, or sorted otherwise than
+//! by ascending keys, and else as far as the limit. The bytes of a pair
 //! count if it is kept: what a limit in key order leaves out, or a count alone, takes no memory.
 
 use super::super::engine::Engine;
@@ -53,8 +54,8 @@ impl<E: Engine> Run<'_, E> {
         }
         let mut collector = Collector::new(read);
         let mut visit = |pair: Pair<'_>| {
-            collector.offer(pair, &mut budget.size);
-            if budget.size.fits(budget.limits) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            let flow = collector.offer(pair, &mut budget.size);
+            if budget.size.fits(budget.limits) { flow } else { ControlFlow::Break(()) }
         };
         match read.revision {
             None => self.visit_now(read.range, &mut visit)?,
@@ -126,7 +127,8 @@ impl<'r> Collector<'r> {
         Collector { read, pairs_max, is_in_order, outcome: RangeOutcome::default() }
     }
 
-    fn offer(&mut self, pair: Pair<'_>, size: &mut RangeSize) {
+    /// Takes in the next pair, or leaves it out. Breaks off when no other can change the outcome.
+    fn offer(&mut self, pair: Pair<'_>, size: &mut RangeSize) -> ControlFlow<()> {
         let Pair { key, header, value } = pair;
         self.outcome.count += 1;
         let is_left_out = self.read.count_only || !self.passes(&pair);
@@ -134,12 +136,14 @@ impl<'r> Collector<'r> {
         if is_left_out || is_over {
             self.outcome.more |= !is_left_out;
             size.add_key();
-            return;
+            let is_done = is_over && self.outcome.more && !self.read.count;
+            return if is_done { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
         }
         let value = if self.read.keys_only && self.read.sort_by != SortBy::Value { &[][..] } else { value };
         size.add(key.len(), value.len());
         let pair = KeyValue::new(Bytes::copy_from_slice(key), header, Bytes::copy_from_slice(value));
         self.outcome.pairs.push(pair);
+        ControlFlow::Continue(())
     }
 
     fn passes(&self, Pair { header, .. }: &Pair<'_>) -> bool {
@@ -162,6 +166,10 @@ impl<'r> Collector<'r> {
             outcome.more = pairs.len() > pairs_max;
             pairs.truncate(pairs_max);
         }
+        if !read.count && !read.count_only {
+            outcome.count = pairs.len() as u64;
+        }
+        let pairs = &mut outcome.pairs;
         if read.keys_only {
             pairs.iter_mut().for_each(|pair| pair.value = Bytes::new());
         }
