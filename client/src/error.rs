@@ -85,16 +85,16 @@ pub enum Error {
         /// The limit in bytes.
         limit: u64,
     },
-    /// The range holds more than one delete may delete, or the ranges of a transaction more than it may read and delete; nothing was deleted.
+    /// The range holds more than one delete may delete or return, or a transaction looks at, deletes or returns more than it may; nothing was done.
     #[error("{cause}")]
     RangeTooLarge {
         /// Who said so.
         endpoint: String,
         /// The cause.
         cause: String,
-        /// The most keys that one delete, or the ranges of one transaction, may hold.
+        /// The most keys that one delete may delete, or one transaction look at and delete.
         keys_max: u64,
-        /// The most bytes of keys and values that they may hold.
+        /// The most bytes of keys and values that it may return.
         bytes_max: u64,
     },
     /// The write's condition did not hold; nothing was written.

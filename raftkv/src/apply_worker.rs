@@ -1,14 +1,13 @@
 //! What the apply thread does with one job, without the thread.
 //!
 //! Each job is a run of committed entries and becomes one atomic batch in the engine; then the clients that wait for these
-//! entries are answered. An entry that deletes a range ends a batch, because all that it deletes lies in memory until the batch
-//! is written and the clients are answered: so there is one such entry at a time.
+//! entries are answered. Entries whose commands together may hold too many values in memory, because they return or keep them, are applied in several runs.
 
 use crate::driver::{ApplyEntries, ApplyJob, EntryWaiters, WriteOutcome, WriteRefusal};
 use crate::failure::FatalError;
 use raft::{Entry, EntryKind, LogIndex, LogRange};
 use std::collections::VecDeque;
-use storage::command::applies_alone;
+use storage::command::{VALUES_HELD_MAX, values_held};
 use storage::state::{Applied, Engine, StateMachine};
 use storage::wal::LogReader;
 
@@ -85,9 +84,23 @@ impl ApplyWorker {
     }
 }
 
-/// The entries in runs, each of which ends with the first entry in it that deletes a range.
+/// The entries in runs that hold no more values than they may, or one entry that does by itself.
 fn runs(entries: &[Entry]) -> impl Iterator<Item = &[Entry]> {
-    entries.split_inclusive(|entry| entry.kind == EntryKind::Command && applies_alone(&entry.payload))
+    let mut held = entries.first().map_or(0, values_held_by);
+    entries.chunk_by(move |_, next| {
+        let held_by_next = values_held_by(next);
+        let together = held.saturating_add(held_by_next);
+        let fits = together <= VALUES_HELD_MAX;
+        held = if fits { together } else { held_by_next };
+        fits
+    })
+}
+
+fn values_held_by(entry: &Entry) -> u32 {
+    match entry.kind {
+        EntryKind::Command => values_held(&entry.payload),
+        EntryKind::Noop | EntryKind::Membership => 0,
+    }
 }
 
 fn answer(waiting: EntryWaiters, entry: &Entry, applied: Applied, revision: u64) {
@@ -112,22 +125,26 @@ mod tests {
     use storage::command::{BatchEncoder, Command, KeyRange, Put, RangeLimits};
 
     #[test]
-    fn an_entry_that_applies_alone_ends_a_run() {
+    fn a_run_holds_no_more_values_than_it_may() {
         let limits = RangeLimits { keys_max: 1, bytes_max: 1 };
-        let delete = |start, end| Command::DeleteRange { range: KeyRange { start, end }, limits, previous: false };
         let put = Command::Put(Put::new(b"k", b"v"));
-        let key = delete(b"k", Some(b"k\0"));
-        let range = delete(b"a", None);
-        let entries: Vec<Entry> = (1..)
-            .zip([put.clone(), range.clone(), range, key, put])
-            .map(|(index, command)| {
+        let range = Command::DeleteRange { range: KeyRange { start: b"a", end: None }, limits, previous: false };
+        let returned = Command::Put(Put { previous: true, ..Put::new(b"k", b"v") });
+        let most = vec![returned.clone(); VALUES_HELD_MAX as usize];
+        let lengths = |batches: &[&[Command<'_>]]| -> Vec<usize> {
+            let entry = |(index, commands): (u64, &&[Command<'_>])| {
                 let mut encoder = BatchEncoder::new();
-                encoder.append(&command);
+                commands.iter().for_each(|command| encoder.append(command));
                 Entry { term: Term(1), index: LogIndex(index), kind: EntryKind::Command, payload: encoder.take() }
-            })
-            .chain([Entry { term: Term(1), index: LogIndex(6), kind: EntryKind::Noop, payload: Bytes::new() }])
-            .collect();
-        let lengths: Vec<usize> = runs(&entries).map(<[Entry]>::len).collect();
-        assert_eq!(lengths, [2, 1, 3]);
+            };
+            let noop = Entry { term: Term(1), index: LogIndex(9), kind: EntryKind::Noop, payload: Bytes::new() };
+            let entries: Vec<Entry> = (1..).zip(batches).map(entry).chain([noop]).collect();
+            runs(&entries).map(<[Entry]>::len).collect()
+        };
+        let (put, range, returned) = (&[put][..], &[range][..], &[returned][..]);
+        assert_eq!(lengths(&[put, range, range, put, put]), [2, 4]);
+        assert_eq!(lengths(&[returned, range, returned, returned]), [1, 1, 3]);
+        assert_eq!(lengths(&[&most[1..], returned, returned, &most]), [2, 1, 2]);
+        assert_eq!(lengths(&[]), [1]);
     }
 }

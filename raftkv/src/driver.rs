@@ -136,6 +136,8 @@ pub struct Driver<H> {
     batch_waiters: Vec<WriteWaiter>,
     /// Of the clients' commands in the batch.
     batch_bytes: usize,
+    /// How many values its commands may hold in memory when they are applied.
+    batch_values_held: u32,
     proposed: VecDeque<EntryWaiters>,
     reads_gathered: Vec<ReadWaiter>,
     lease_reads_gathered: Vec<ReadWaiter>,
@@ -214,6 +216,7 @@ impl<H: Host> Driver<H> {
             batch: BatchEncoder::new(),
             batch_waiters: Vec::new(),
             batch_bytes: 0,
+            batch_values_held: 0,
             proposed: VecDeque::new(),
             reads_gathered: Vec::new(),
             lease_reads_gathered: Vec::new(),

@@ -28,7 +28,7 @@ use bytes::Bytes;
 use raft::NodeId;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use storage::command::KeyRange;
+use storage::command::{KeyRange, RangeLimits};
 use storage::state::{Engine, KeyValue, ReadError, StateReader};
 use transport::Response;
 use transport::proto::client as wire;
@@ -52,6 +52,11 @@ pub struct RequestLimits {
     /// Answers kept for one session.
     pub session_answers_max: u32,
 }
+
+/// Keys that one command may look at or delete: others wait that long for it.
+const KEYS_MAX: u32 = 100_000;
+/// Bytes that one command may return, or longer ones if a single pair may be.
+const RETURNED_BYTES_MAX: u64 = 8 << 20;
 
 /// A request refused: boxed, because it is large and rare.
 pub type Refused = Box<wire::Error>;
@@ -88,6 +93,13 @@ impl ReadLevel {
 }
 
 impl RequestLimits {
+    /// What a delete or a transaction that can write is held to. What it returns goes into every node's state if it comes in a session, so it may be as much as one
+    /// put may write, and others wait for it no longer than for that.
+    fn written_limits(&self) -> RangeLimits {
+        let longest_pair = self.key_bytes_max + self.value_bytes_max;
+        RangeLimits { keys_max: KEYS_MAX, bytes_max: longest_pair.max(RETURNED_BYTES_MAX) }
+    }
+
     /// Checks a key, or an end of a range, which may be one byte longer: the key itself and the zero byte after it.
     ///
     /// # Errors
@@ -291,14 +303,14 @@ impl Excess {
         let Excess { keys_max, bytes_max } = self;
         let message = if is_transaction {
             format!(
-                "the ranges of the transaction hold more than the {keys_max} keys, or the {bytes_max} bytes of keys and values, that one \
-                 transaction may read and delete; nothing was done; name smaller ranges, or set limits and ask for no counts: every key counts \
-                 that has to be looked at"
+                "the transaction looks at or deletes more than {keys_max} keys, or returns or keeps more than {bytes_max} bytes of keys and \
+                 values; nothing was done; name smaller ranges, read large values in a request of their own, or set limits and ask for no \
+                 counts: every key counts that has to be looked at"
             )
         } else {
             format!(
-                "the range holds more than the {keys_max} keys, or the {bytes_max} bytes of keys and values, that one delete may delete; \
-                 nothing was deleted; delete smaller ranges"
+                "the range holds more than the {keys_max} keys that one delete may delete, or, if what they held is to be returned, more than \
+                 {bytes_max} bytes of keys and values; nothing was deleted; delete smaller ranges"
             )
         };
         let mut refused = error(ErrorCode::TooLarge, message);

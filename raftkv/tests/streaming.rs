@@ -5,10 +5,11 @@
 mod common;
 
 use bytes::Bytes;
-use client::{Put, Range, Scan, SortBy, Watch};
+use client::{NewLease, Operation, Put, Range, Scan, SortBy, Transaction, Watch, WatchEvent};
 use common::{Cluster, eventually, stderr};
 use std::io::Read;
 use std::process::Stdio;
+use std::time::Duration;
 
 const VALUE_BYTES: usize = 64 << 10;
 const WRITERS: usize = 16;
@@ -147,6 +148,53 @@ async fn scan_is_streamed(mib: u64) {
         idle_kib / 1024
     );
     assert!(node_mib <= BOUND_MIB && program_mib <= BOUND_MIB, "{BOUND_MIB} MiB are allowed for each");
+}
+
+/// What a node takes for it does not depend on how much is overwritten or ends: as loaded, kept and written at once these would be 600 MiB, twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_overwritten_or_ends_takes_little_memory() {
+    const KEYS: u32 = 200;
+    const MOST_MIB: u64 = 256;
+    let mut cluster = Cluster::provision(1);
+    let path = cluster.nodes[0].folder.join("raftkv.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    // What RocksDB keeps in memory is little then.
+    let text = text.replace("block_cache_mib = 256", "block_cache_mib = 16");
+    std::fs::write(&path, text.replace("write_buffer_mib = 64", "write_buffer_mib = 8")).unwrap();
+    cluster.start_all().await;
+    let client = cluster.client();
+    let lease = client.create_lease(NewLease::new(Duration::from_secs(3600))).await.unwrap();
+    for number in 0..KEYS {
+        let value = vec![u8::try_from(number).unwrap(); 1 << 20];
+        client.put(Put::new(format!("overwritten/{number}"), value.clone())).await.unwrap();
+        client.put(Put::new(format!("ends/{number}"), value).lease(lease.id)).await.unwrap();
+    }
+    cluster.nodes[0].stop();
+    cluster.start_all().await;
+    eventually("a first answer", || async { cluster.cli(&["get", "ends/0"]).status.success().then_some(()) }).await;
+    let node = cluster.nodes[0].child.as_ref().unwrap().id();
+    let idle_kib = memory_kib(node, "VmRSS").unwrap();
+    std::fs::write(format!("/proc/{node}/clear_refs"), "5").unwrap();
+
+    let client = cluster.client();
+    let mut events = client.watch(Watch::range(Range::all()).with_previous()).await.unwrap();
+    let mut transaction = Transaction::new();
+    for number in 0..KEYS {
+        transaction = transaction.then(Operation::put((format!("overwritten/{number}"), "short")));
+    }
+    client.transaction(transaction).await.unwrap();
+    assert_eq!(client.revoke_lease(lease.id).await.unwrap().deleted, u64::from(KEYS));
+    for _ in 0..2 {
+        // A revision that does not fit what is kept for all watchers, so it is read and sent in parts.
+        let batch = events.next().await.unwrap();
+        let previous = batch.events.iter().map(|event| match event {
+            WatchEvent::Put { previous, .. } | WatchEvent::Delete { previous, .. } => previous.as_ref().unwrap(),
+        });
+        assert!(previous.map(|kv| kv.value.len()).eq(std::iter::repeat_n(1 << 20, KEYS as usize)));
+    }
+    let taken_mib = memory_kib(node, "VmHWM").unwrap().saturating_sub(idle_kib) / 1024;
+    eprintln!("{taken_mib} MiB above the node's {} MiB when idle", idle_kib / 1024);
+    assert!(taken_mib <= MOST_MIB, "{MOST_MIB} MiB are allowed");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -53,7 +53,7 @@ impl World {
             InProcess::GatherWatched => self.gather_watched(node),
             InProcess::PublishWatched(part) => self.publish_watched(node, part),
             InProcess::WatchStep(id) => self.watch_step(node, id),
-            InProcess::WatchRead(id, revisions) => self.watch_read(node, id, revisions),
+            InProcess::WatchRead(id, from, last) => self.watch_read(node, id, from, last),
             InProcess::WatchProgress(id) => self.watch_progress(node, id),
             InProcess::Input(input) => self.push(node, input),
             InProcess::FetchTimedOut { number } => self.snapshot_failed(node, number),

@@ -10,7 +10,7 @@ use raftkv::recovery::Premises;
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use storage::state::{Bootstrap, StateMachine, StoreError};
+use storage::state::{Bootstrap, RunBounds, StateMachine, StoreError};
 use storage::wal::disk::Disk;
 use storage::wal::{LogConfig, RecoveredLog, SegmentedLog};
 
@@ -68,6 +68,7 @@ pub(crate) struct SimPremises<'a> {
     pub(crate) log_config: LogConfig,
     /// The newest format that the node's program knows.
     pub(crate) format_max: u32,
+    pub(crate) run_bounds: RunBounds,
     pub(crate) bootstrap: Bootstrap,
     /// Losses that were set aside.
     pub(crate) set_aside: Cell<Option<Loss>>,
@@ -109,6 +110,7 @@ impl Premises for SimPremises<'_> {
         disks.has_state = true;
         let mut machine = StateMachine::open(disks.engine.clone(), &self.bootstrap)
             .unwrap_or_else(|error| panic!("the state of {CLUSTER} cannot be opened: {error}"));
+        machine.bound_runs(self.run_bounds);
         let held = machine.hold_format(self.format_max);
         held.map_err(|source| StartError::Store(StoreError::State { path: self.path().to_owned(), source }))?;
         Ok(machine)

@@ -14,9 +14,8 @@ use client::position::WatchPosition;
 use raftkv::requests::read_failed;
 use raftkv::watch::{Gathered, Step, WatchFilter, WatchTable, WatcherId, first_revision, watch_event, watch_filter};
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
 use std::time::Duration;
-use storage::state::{Changes, ReadError};
+use storage::state::{ChangePosition, Changes, PartBounds, ReadError};
 use transport::proto::client as wire;
 use wire::ErrorCode;
 
@@ -102,6 +101,8 @@ struct Stream {
     is_busy: bool,
     /// When the last reply arrives: a stream keeps its order.
     arrives: Time,
+    /// What has been read of a revision that is read in parts.
+    parts: Vec<wire::WatchEvent>,
 }
 
 /// What a part of gathering found.
@@ -110,6 +111,8 @@ pub(crate) enum Part {
     Events(u64, Vec<Gathered<wire::WatchEvent>>),
     /// Nothing can be told up to a revision: it is compacted.
     Compacted(u64),
+    /// The next revision does not fit the ring.
+    TooLarge(u64),
 }
 
 impl Watches {
@@ -255,7 +258,7 @@ impl World {
             self.counters.count("watch: begun at a revision that the node has not reached");
         }
         let id = process.watches.table.add(filter.clone(), from, reader.revision());
-        let stream = Stream { watcher, number: stream, filter, is_busy: true, arrives: Time::START };
+        let stream = Stream { watcher, number: stream, filter, is_busy: true, arrives: Time::START, parts: Vec::new() };
         process.watches.streams.insert(id, stream);
         self.tell(node, id, from - 1, Vec::new());
         self.next_watch_step(node, id);
@@ -291,17 +294,20 @@ impl World {
 
     /// Reads the next part of what was applied, for all watchers together.
     pub(crate) fn gather_watched(&mut self, node: usize) {
-        let part_bytes = self.settings.watch_part_bytes;
+        let Settings { watch_part_bytes: part_bytes, watch_ring_bytes: ring_bytes, .. } = self.settings;
         let process = self.nodes[node].process.as_mut().expect("void in later lives");
         let (reader, watches) = (process.machine.reader(), &mut process.watches);
         let Some(revisions) = watches.table.gather(reader.revision()) else {
             watches.is_gathering = false;
             return;
         };
-        let last = *revisions.end();
+        let (first, last) = revisions.into_inner();
         let mut interest = |key: &[u8], is_delete: bool| watches.table.interest(key, is_delete);
-        let part = match reader.recent_changes(revisions, part_bytes, &mut interest) {
-            Ok(Changes { changes, through }) => {
+        let bounds = PartBounds { bytes: part_bytes, revision_bytes: ring_bytes };
+        let part = match reader.recent_changes(ChangePosition::start_of(first), last, bounds, &mut interest) {
+            Ok(part) if part.is_within_revision() => Part::TooLarge(first),
+            Ok(Changes { changes, next }) => {
+                let through = next.revision - 1;
                 let events = changes.into_iter().map(|change| Gathered {
                     revision: change.revision,
                     key: change.key.clone(),
@@ -327,6 +333,10 @@ impl World {
             Part::Compacted(through) => {
                 self.counters.count("watch: what was to be gathered was compacted");
                 process.watches.table.skip(through, &mut wake);
+            }
+            Part::TooLarge(revision) => {
+                self.counters.count("watch: a revision was too large to be gathered");
+                process.watches.table.skip(revision, &mut wake);
             }
         }
         for id in wake {
@@ -368,24 +378,37 @@ impl World {
             }
             Step::Disk(revisions) => {
                 self.counters.count("watch: read from disk");
-                let delay = self.random.latency(STEP_TIME.0, STEP_TIME.1);
-                self.later_at_its_speed(node, delay, InProcess::WatchRead(id, revisions));
+                let (first, last) = revisions.into_inner();
+                self.read_watched(node, id, ChangePosition::start_of(first), last);
             }
             Step::Wait { .. } => stream.is_busy = false,
         }
     }
 
-    /// A watch has read what is no longer in the ring.
-    pub(crate) fn watch_read(&mut self, node: usize, id: WatcherId, revisions: RangeInclusive<u64>) {
+    /// A watch reads what is not in the ring.
+    fn read_watched(&mut self, node: usize, id: WatcherId, from: ChangePosition, last: u64) {
+        let delay = self.random.latency(STEP_TIME.0, STEP_TIME.1);
+        self.later_at_its_speed(node, delay, InProcess::WatchRead(id, from, last));
+    }
+
+    /// A watch has read what is not in the ring.
+    pub(crate) fn watch_read(&mut self, node: usize, id: WatcherId, from: ChangePosition, last: u64) {
         let batch_bytes = self.settings.watch_part_bytes;
         let process = self.nodes[node].process.as_mut().expect("void in later lives");
-        let Some(stream) = process.watches.streams.get(&id) else { return };
+        let Some(stream) = process.watches.streams.get_mut(&id) else { return };
         let reader = process.machine.reader();
         let mut interest = |key: &[u8], is_delete: bool| stream.filter.interest(key, is_delete);
-        match reader.changes(revisions, batch_bytes, &mut interest) {
-            Ok(Changes { changes, through }) => {
+        let bounds = PartBounds { bytes: batch_bytes, revision_bytes: batch_bytes };
+        match reader.changes(from, last, bounds, &mut interest) {
+            Ok(Changes { changes, next }) => {
+                // Whoever reads the stream puts the parts of a revision together; here that is done before they are sent.
+                stream.parts.extend(changes.into_iter().map(watch_event));
+                if next.number > 0 {
+                    self.counters.count("watch: a revision was read in parts");
+                    return self.read_watched(node, id, next, last);
+                }
+                let (events, through) = (std::mem::take(&mut stream.parts), next.revision - 1);
                 process.watches.table.have_read(id, through);
-                let events: Vec<_> = changes.into_iter().map(watch_event).collect();
                 if !events.is_empty() {
                     self.tell(node, id, through, events);
                 }

@@ -2,7 +2,7 @@
 
 use crate::engine::SimEngine;
 use crate::faults::FaultKind;
-use crate::node::{LogJob, LogWork, Node, OperatorWord, Process, StateJob};
+use crate::node::{LogJob, LogWork, Node, OperatorWord, Process, StateJob, run_bounds};
 use crate::world::{InProcess, World};
 use raft::{FetchSnapshot, InstallSnapshot, Load};
 use raftkv::FatalError;
@@ -183,6 +183,7 @@ impl World {
         }
         let received = process.received.take().expect("the core installs what was received");
         let mut machine = StateMachine::open_existing(received.clone()).map_err(FatalError::State)?;
+        machine.bound_runs(run_bounds(*id));
         machine.hold_format(*format_max).map_err(|error| FatalError::Install(raftkv::InstallError::Format(error)))?;
         assert_eq!(machine.applied(), install.position, "node {id}: the snapshot switched to is the one verified");
         self.checks.state(node, install.position, machine.state_hash());

@@ -37,8 +37,8 @@ use raft::{FetchSnapshot, Load, Message};
 use raftkv::driver::{Input, ReadWaiter};
 use raftkv::watch::WatcherId;
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
 use std::time::Duration;
+use storage::state::ChangePosition;
 use transport::proto::client as wire;
 
 /// After this time faults end, even if clients have not done what they were to do: some plans hardly let them.
@@ -140,7 +140,7 @@ pub(crate) enum InProcess {
     GatherWatched,
     PublishWatched(Part),
     WatchStep(WatcherId),
-    WatchRead(WatcherId, RangeInclusive<u64>),
+    WatchRead(WatcherId, ChangePosition, u64),
     WatchProgress(WatcherId),
     Input(Input),
     /// A snapshot has come, whole.

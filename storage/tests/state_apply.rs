@@ -6,9 +6,15 @@ mod state_support;
 
 use bytes::Bytes;
 use raft::{Entry, EntryKind, LogIndex, Membership, MembershipError, Term};
-use raftkv_storage::command::{InvalidCommand, RangeLimits, UnknownFeature};
-use raftkv_storage::state::{CommandOutcome, MemoryEngine, StateError};
-use state_support::{NO_LIMITS, apply, delete, delete_range, entries, entries_from, open, put};
+use raftkv_storage::command::{
+    Command, EncodedCommand, InvalidCommand, KeyRange, LeaseBinding, LeaseLimits, Operation, Put, RangeLimits,
+    Transaction, UnknownFeature,
+};
+use raftkv_storage::state::{CommandOutcome, MemoryEngine, RunBounds, StateError};
+use state_support::observed::ObservedEngine;
+use state_support::{
+    NO_LIMITS, Owned, apply, apply_at, delete, delete_range, entries, entries_from, one_at, open, plain, put,
+};
 
 fn entry(index: u64, kind: EntryKind, payload: &[u8]) -> Entry {
     Entry { term: Term(1), index: LogIndex(index), kind, payload: Bytes::copy_from_slice(payload) }
@@ -65,29 +71,32 @@ fn what_is_unknown_stops_the_state_before_anything_of_the_run_is_written() {
 #[test]
 fn a_range_at_its_limits_is_deleted_and_one_over_them_is_left_alone() {
     let limits = [RangeLimits { keys_max: 3, ..NO_LIMITS }, RangeLimits { bytes_max: 3 * 11, ..NO_LIMITS }];
-    for limits in limits {
+    for (limits, previous) in limits.into_iter().zip([false, true]) {
         let (mut machine, mut twin) = (open(MemoryEngine::new()), open(MemoryEngine::new()));
         let four: Vec<_> = [b"a", b"b", b"c", b"d"].map(|key| put(key, b"0123456789")).into();
         apply(&mut machine, std::slice::from_ref(&four));
         apply(&mut twin, &[four, vec![delete(b"never there")]]);
         let RangeLimits { keys_max, bytes_max } = limits;
 
-        let outcomes = apply(&mut machine, &[vec![delete_range(b"", None, limits)]]);
+        let ranged = |end| Owned::Delete { start: Vec::new(), end, limits, previous };
+        let outcomes = apply(&mut machine, &[vec![ranged(None)]]);
         assert_eq!(outcomes[0].results, [CommandOutcome::LimitExceeded { keys_max, bytes_max }]);
         assert_eq!(machine.revision(), 5);
         assert_eq!(machine.reader().content_hash().unwrap(), twin.reader().content_hash().unwrap());
 
-        let outcomes = apply(&mut machine, &[vec![delete_range(b"", Some(b"d"), limits)]]);
-        let deleted = |count, revision| CommandOutcome::Deleted { count, revision, previous: Vec::new() };
-        assert_eq!(outcomes[0].results, [deleted(3, 6)]);
+        let outcomes = apply(&mut machine, &[vec![ranged(Some(b"d".to_vec()))]]);
+        let [CommandOutcome::Deleted { count: 3, revision: 6, previous: returned }] = &outcomes[0].results[..] else {
+            panic!("{outcomes:?}");
+        };
+        assert_eq!(returned.len(), if previous { 3 } else { 0 });
     }
 }
 
 /// What a command of the same run has written or deleted counts like what is stored.
 #[test]
 fn limits_count_what_the_run_itself_has_changed() {
-    let limits = RangeLimits { keys_max: 1, bytes_max: 2 };
-    let too_large = CommandOutcome::LimitExceeded { keys_max: 1, bytes_max: 2 };
+    let limits = RangeLimits { keys_max: 1, bytes_max: 0 };
+    let too_large = CommandOutcome::LimitExceeded { keys_max: 1, bytes_max: 0 };
     let mut machine = open(MemoryEngine::new());
     apply(&mut machine, &[vec![put(b"a", b"1"), put(b"b", b"22")]]);
     let range = || delete_range(b"a", None, limits);
@@ -95,6 +104,46 @@ fn limits_count_what_the_run_itself_has_changed() {
     let deleted = |revision| CommandOutcome::Deleted { count: 1, revision, previous: Vec::new() };
     let put_c = CommandOutcome::Put { revision: 5, previous: None };
     assert_eq!(outcomes[0].results, [too_large.clone(), deleted(4), put_c, too_large, deleted(6), deleted(7)]);
+}
+
+/// Forty values of 10,000 bytes, overwritten or deleted in every way that there is: what they held is written in pieces, and is all there.
+#[test]
+fn what_a_run_overwrites_is_never_in_one_batch() {
+    const VALUE: [u8; 10_000] = [7; 10_000];
+    const BOUNDS: RunBounds = RunBounds { held_bytes_max: 25_000, history_bytes_max: 35_000 };
+    /// What the last batch holds beside history: the new rows of forty keys.
+    const OTHER_ROWS: usize = 10_000;
+    let keys: Vec<Vec<u8>> = (10..50u32).map(|number| number.to_string().into_bytes()).collect();
+    let puts = || keys.iter().map(|key| Put::new(key, b"short"));
+    let transaction = Transaction { success: puts().map(Operation::Put).collect(), ..Transaction::default() };
+    let ways = [
+        puts().map(Command::Put).collect(),
+        vec![Command::Transaction { transaction, limits: NO_LIMITS }],
+        vec![Command::DeleteRange { range: KeyRange::ALL, limits: NO_LIMITS, previous: false }],
+        vec![Command::RevokeLease { id: 7 }],
+        vec![Command::Expire { leases_max: 1, sessions_max: 0, keys_max: 100 }],
+    ];
+    for way in ways {
+        let engine = ObservedEngine::default();
+        let mut machine = open(engine.clone());
+        machine.bound_runs(BOUNDS);
+        let limits = LeaseLimits { leases_max: 1, keys_max: 40 };
+        one_at(&mut machine, 0, Command::GrantLease { id: 7, ttl_ms: 1, limits });
+        for key in &keys {
+            one_at(&mut machine, 0, Command::Put(Put { lease: LeaseBinding::Lease(7), ..Put::new(key, &VALUE) }));
+        }
+        let revision = machine.revision();
+        engine.take_written();
+        let way: Vec<EncodedCommand> = way.into_iter().map(plain).collect();
+        apply_at(&mut machine, 1, &way);
+        let written = engine.take_written();
+        let largest = written.iter().max().unwrap();
+        assert!(written.len() >= 13 && *largest <= BOUNDS.history_bytes_max + OTHER_ROWS, "{way:?}: {written:?}");
+        for key in &keys {
+            assert!(machine.reader().get(key, None).unwrap().is_none_or(|now| now.value == "short"));
+            assert_eq!(machine.reader().get(key, Some(revision)).unwrap().unwrap().value, VALUE[..]);
+        }
+    }
 }
 
 #[test]

@@ -7,7 +7,9 @@ mod state_support;
 use bytes::Bytes;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed};
-use raftkv_storage::state::{Change, Changes, Engine, Interest, KeyValue, MemoryEngine, ReadError, StateReader};
+use raftkv_storage::state::{
+    Change, ChangePosition, Engine, Interest, KeyValue, MemoryEngine, PartBounds, ReadError, StateReader,
+};
 use state_support::{NO_LIMITS, Owned, apply, delete, delete_range, entries, open, put, rocks};
 use std::collections::BTreeMap;
 
@@ -69,11 +71,13 @@ impl Model {
     }
 }
 
+const LARGE: PartBounds = PartBounds { bytes: 1 << 20, revision_bytes: 1 << 20 };
+
 #[derive(Debug, Clone)]
 struct Question {
     first: f64,
     last: f64,
-    bytes_max: usize,
+    bounds: PartBounds,
     prefix: Option<u8>,
     previous: bool,
     deletes: bool,
@@ -106,15 +110,17 @@ fn commands() -> impl Strategy<Value = Owned> {
 
 fn questions() -> impl Strategy<Value = Question> {
     let prefix = prop::option::of(prop::sample::select(vec![0u8, b'a', 0xff]));
-    (0.0..=1.0, 0.0..=1.0, prop::sample::select(vec![0usize, 1, 50, 1 << 20]), prefix, any::<bool>(), any::<bool>())
-        .prop_map(|(a, b, bytes_max, prefix, previous, deletes): (f64, f64, _, _, _, _)| Question {
+    let bytes = || prop::sample::select(vec![0usize, 1, 50, 1 << 20]);
+    (0.0..=1.0, 0.0..=1.0, bytes(), bytes(), prefix, any::<bool>(), any::<bool>()).prop_map(
+        |(a, b, bytes, revision_bytes, prefix, previous, deletes): (f64, f64, _, _, _, _, _)| Question {
             first: a.min(b),
             last: a.max(b),
-            bytes_max,
+            bounds: PartBounds { bytes, revision_bytes },
             prefix,
             previous,
             deletes,
-        })
+        },
+    )
 }
 
 fn cases() -> impl Strategy<Value = (Vec<Vec<Owned>>, Vec<Question>)> {
@@ -124,19 +130,31 @@ fn cases() -> impl Strategy<Value = (Vec<Vec<Owned>>, Vec<Question>)> {
 
 /// Reads in parts until `last`, and checks of each part what can be said of it alone.
 fn read_all<E: Engine>(reader: &StateReader<E>, first: u64, last: u64, question: &Question) -> Vec<Change> {
-    let (mut next, mut found) = (first, Vec::new());
-    while next <= last {
+    let (mut next, mut found) = (ChangePosition::start_of(first), Vec::new());
+    while next.revision <= last {
         let mut interest = |key: &[u8], is_delete: bool| question.interest(key, is_delete);
-        let Changes { changes, through } = reader.changes(next..=last, question.bytes_max, &mut interest).unwrap();
-        assert!((next..=last).contains(&through), "a part of {next} to {last} went through {through}");
-        assert!(changes.iter().all(|change| (next..=through).contains(&change.revision)), "{changes:?}");
-        if let Some(newest) = changes.last() {
-            let before: usize =
-                changes.iter().filter(|change| change.revision < newest.revision).map(Change::bytes).sum();
-            assert!(before < question.bytes_max.max(1), "{before} bytes before the last revision of a part");
+        let part = reader.changes(next, last, question.bounds, &mut interest).unwrap();
+        assert!(next < part.next && part.next <= ChangePosition::start_of(last + 1), "{next:?} to {last}: {part:?}");
+        let whole = next.revision..=part.through();
+        if part.is_within_revision() {
+            assert!(part.through() < next.revision, "a part of a revision, and others: {part:?}");
+            assert!(part.changes.iter().all(|change| change.revision == next.revision), "{part:?}");
+        } else {
+            assert!(part.changes.iter().all(|change| whole.contains(&change.revision)), "{part:?}");
         }
-        found.extend(changes);
-        next = through + 1;
+        if let Some(newest) = part.changes.last() {
+            let is_newest = |change: &&Change| change.revision == newest.revision;
+            let bytes_of = |is_newest_wanted: bool| -> Vec<usize> {
+                part.changes.iter().filter(|it| is_newest(it) == is_newest_wanted).map(Change::bytes).collect()
+            };
+            let before: usize = bytes_of(false).iter().sum();
+            assert!(before < question.bounds.bytes.max(1), "{before} bytes before the last revision of a part");
+            let newest = bytes_of(true);
+            let but_one: usize = newest[..newest.len() - 1].iter().sum();
+            assert!(but_one < question.bounds.revision_bytes.max(1), "{but_one} bytes of one revision, and one more");
+        }
+        next = part.next;
+        found.extend(part.changes);
     }
     found
 }
@@ -154,7 +172,7 @@ fn check<E: Engine>(reader: &StateReader<E>, model: &Model, questions: &[Questio
         );
     }
     let (requested, current) = (model.revision + 1, model.revision);
-    let future = reader.changes(1..=requested, 1 << 20, &mut |_, _| Interest::Change);
+    let future = reader.changes(ChangePosition::start_of(1), requested, LARGE, &mut |_, _| Interest::Change);
     assert_eq!(future, Err(ReadError::Future { requested, current }));
 }
 
@@ -187,14 +205,25 @@ proptest! {
 }
 
 #[test]
-fn a_revision_of_many_changes_is_never_split() {
+fn a_revision_is_split_only_where_it_is_too_large_by_itself() {
     let mut machine = open(MemoryEngine::new());
     let puts: Vec<Owned> = (0..100u8).map(|number| put(&[b'k', number], b"value")).collect();
     apply(&mut machine, &[puts, vec![delete_range(b"", None, NO_LIMITS)], vec![put(b"z", b"")]]);
     let reader = machine.reader();
-    let part = reader.changes(102..=103, 1, &mut |_, _| Interest::WithPrevious).unwrap();
-    assert_eq!((part.changes.len(), part.through), (100, 102));
+    let read = |from, bytes, revision_bytes| {
+        reader.changes(from, 103, PartBounds { bytes, revision_bytes }, &mut |_, _| Interest::WithPrevious).unwrap()
+    };
+    let part = read(ChangePosition::start_of(102), 1, 900);
+    assert_eq!((part.changes.len(), part.through(), part.is_within_revision()), (100, 102, false));
     assert!(part.changes.iter().all(|change| change.previous.as_ref().unwrap().value == "value"));
+    // Each of its changes has nine bytes.
+    let first = read(ChangePosition::start_of(102), 1, 540);
+    assert_eq!((first.changes.len(), first.next), (60, ChangePosition { revision: 102, number: 60 }));
+    let rest = read(first.next, 1_000, 540);
+    assert_eq!((rest.changes.len(), rest.through(), rest.is_within_revision()), (41, 103, false));
+    assert_eq!([&first.changes[..], &rest.changes[..40]].concat(), part.changes);
+    let before = read(ChangePosition::start_of(100), 1_000, 540);
+    assert_eq!((before.changes.len(), before.next), (2, ChangePosition::start_of(102)));
 }
 
 #[test]
@@ -203,8 +232,8 @@ fn a_reader_that_wants_nothing_hears_how_far_it_is() {
     let puts: Vec<Owned> = (0..20_000).map(|_| put(b"k", b"")).collect();
     apply(&mut machine, &[puts]);
     let reader = machine.reader();
-    let part = reader.changes(2..=20_001, 1, &mut |_, _| Interest::Nothing).unwrap();
-    assert!(part.changes.is_empty() && part.through > 2 && part.through < 20_001, "{part:?}");
+    let part = reader.changes(ChangePosition::start_of(2), 20_001, LARGE, &mut |_, _| Interest::Nothing).unwrap();
+    assert!(part.changes.is_empty() && part.through() > 2 && part.through() < 20_001, "{part:?}");
 }
 
 #[test]
@@ -212,7 +241,7 @@ fn no_value_is_looked_up_for_a_change_that_nobody_wants() {
     let mut machine = open(MemoryEngine::new());
     apply(&mut machine, &[vec![put(b"a", b"1"), put(b"b", b"2"), put(b"a", b"3")]]);
     let mut asked = Vec::new();
-    let part = machine.reader().changes(1..=4, 1 << 20, &mut |key, is_delete| {
+    let part = machine.reader().changes(ChangePosition::start_of(1), 4, LARGE, &mut |key, is_delete| {
         asked.push((Bytes::copy_from_slice(key), is_delete));
         if key == b"b" { Interest::Change } else { Interest::Nothing }
     });

@@ -12,16 +12,20 @@ use proptest::test_runner::{Config, RngSeed, TestRunner};
 use raft::Entry;
 use raftkv_storage::command::BatchDecoder;
 use raftkv_storage::state::{
-    CommandOutcome, Cursor, Engine, KeyValue, MemoryEngine, ReadError, RocksEngine, ScanOptions, Snapshot,
+    CommandOutcome, Cursor, Engine, KeyValue, MemoryEngine, ReadError, RocksEngine, RunBounds, ScanOptions, Snapshot,
     StateMachine, StateReader, Table,
 };
 use state_support::generate::{ReadCase, cases, range};
 use state_support::model::Model;
+use state_support::observed::ObservedEngine;
 use state_support::{apply_in_runs, entries, open, rocks, small_options};
 use std::collections::BTreeMap;
 
+/// Nothing that is loaded is held, and every row of history is written by itself.
+const TIGHT: RunBounds = RunBounds { held_bytes_max: 0, history_bytes_max: 0 };
+
 /// What the model says about every command of a log.
-fn expected(entries: &[Entry], model: &mut Model) -> Vec<Vec<CommandOutcome>> {
+fn expected_of(entries: &[Entry], model: &mut Model) -> Vec<Vec<CommandOutcome>> {
     let of_entry = |entry: &Entry| {
         if entry.payload.is_empty() {
             return Vec::new();
@@ -142,12 +146,13 @@ proptest! {
     fn memory_state_behaves_like_the_model_however_runs_are_cut(case in cases()) {
         let mut model = Model::new();
         let entries = case.entries();
-        let expected = expected(&entries, &mut model);
+        let expected = expected_of(&entries, &mut model);
         let mut machine = open(MemoryEngine::new());
         prop_assert_eq!(&outcomes(&mut machine, &entries, &case.runs), &expected);
         check_state(&machine, &model, &case.scans);
 
         let mut other = open(MemoryEngine::new());
+        other.bound_runs(TIGHT);
         prop_assert_eq!(&outcomes(&mut other, &entries, &case.other_runs), &expected);
         prop_assert_eq!(hashes(&other), hashes(&machine));
         prop_assert_eq!(other.applied(), machine.applied());
@@ -179,6 +184,38 @@ proptest! {
         prop_assert_eq!(hashes(&machine), hashes(&twin));
         prop_assert_eq!(machine.next_expiry_ms(), twin.next_expiry_ms());
     }
+
+    /// What a run writes ahead says nothing that is not so, and stays when the rest of the run is lost.
+    #[test]
+    fn a_crash_in_the_middle_of_a_run_leaves_the_state_before_it(case in cases(), writes in prop::collection::vec(0usize..6, 1..8)) {
+        let entries = case.entries();
+        let mut twin = open(MemoryEngine::new());
+        let expected = outcomes(&mut twin, &entries, &case.runs);
+        let engine = ObservedEngine::default();
+        let mut machine = open(engine.clone());
+        let mut writes = writes.into_iter();
+        loop {
+            machine.bound_runs(TIGHT);
+            let applied = usize::try_from(machine.applied().index.0).unwrap();
+            if applied == entries.len() {
+                break;
+            }
+            let run = (applied + 1 + case.other_runs[applied % case.other_runs.len()]).min(entries.len());
+            engine.fail_after(writes.next());
+            let mut outcomes = Vec::new();
+            if machine.apply(&entries[applied..run], &mut outcomes).is_ok() {
+                let outcomes: Vec<_> = outcomes.into_iter().map(|applied| applied.results).collect();
+                prop_assert_eq!(&outcomes[..], &expected[applied..run]);
+                continue;
+            }
+            // Whatever was written has become durable.
+            machine = open(engine.clone());
+            let mut model = Model::new();
+            expected_of(&entries[..applied], &mut model);
+            check_state(&machine, &model, &case.scans);
+        }
+        prop_assert_eq!(hashes(&machine), hashes(&twin));
+    }
 }
 
 proptest! {
@@ -191,7 +228,7 @@ proptest! {
         let mut machine = rocks(&path);
         let mut model = Model::new();
         let entries = case.entries();
-        let expected = expected(&entries, &mut model);
+        let expected = expected_of(&entries, &mut model);
         let mut twin = open(MemoryEngine::new());
         outcomes(&mut twin, &entries, &case.other_runs);
         // A third comes from files and a life before, a third from files, the rest from memtables.
@@ -220,7 +257,7 @@ fn the_random_commands_meet_every_outcome() {
     let mut met: BTreeMap<String, usize> = BTreeMap::new();
     for _ in 0..CASES {
         let case = cases().new_tree(&mut runner).unwrap().current();
-        for outcome in expected(&case.entries(), &mut Model::new()).into_iter().flatten() {
+        for outcome in expected_of(&case.entries(), &mut Model::new()).into_iter().flatten() {
             let name = format!("{outcome:?}");
             let name = name.split([' ', '{']).next().unwrap();
             *met.entry(name.to_owned()).or_default() += 1;

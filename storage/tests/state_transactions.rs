@@ -311,10 +311,10 @@ fn limits_count_what_is_compared_read_and_deleted_together() {
         let outcome = one_at(&mut machine, 0, Command::Transaction { transaction: transaction(), limits });
         (outcome, machine.revision())
     };
-    // Two keys of two bytes, three times.
-    let (outcome, revision) = limited(RangeLimits { keys_max: 6, bytes_max: 12 });
+    // Two keys of two bytes, three times; what is read is kept.
+    let (outcome, revision) = limited(RangeLimits { keys_max: 6, bytes_max: 4 });
     assert_eq!((operations(outcome, 5).len(), revision), (3, 5));
-    for limits in [RangeLimits { keys_max: 5, ..NO_LIMITS }, RangeLimits { bytes_max: 11, ..NO_LIMITS }] {
+    for limits in [RangeLimits { keys_max: 5, ..NO_LIMITS }, RangeLimits { bytes_max: 3, ..NO_LIMITS }] {
         let RangeLimits { keys_max, bytes_max } = limits;
         assert_eq!(limited(limits), (CommandOutcome::LimitExceeded { keys_max, bytes_max }, 4));
     }
@@ -327,13 +327,24 @@ fn single_keys_and_returned_values_count_too() {
     one_at(&mut machine, 0, Command::Put(Put::new(b"k", &value)));
     let limits = RangeLimits { keys_max: 1, bytes_max: 100 };
     let exceeded = CommandOutcome::LimitExceeded { keys_max: 1, bytes_max: 100 };
-    for operation in
-        [read(only(b"k\0")), delete(only(b"k\0")), Operation::Put(Put { previous: true, ..Put::new(b"k", b"") })]
-    {
+    for operation in [
+        read(only(b"k\0")),
+        Operation::DeleteRange { range: only(b"k\0"), previous: true },
+        Operation::Put(Put { previous: true, ..Put::new(b"k", b"") }),
+        Operation::Put(Put { value: None, ..Put::new(b"k", b"") }),
+    ] {
         let transaction = all_of(vec![operation]);
         assert_eq!(one_at(&mut machine, 0, Command::Transaction { transaction, limits }), exceeded);
     }
     assert_eq!(machine.revision(), 2);
+    // What is neither returned nor put again is not kept.
+    let transaction = Transaction {
+        compares: vec![compare(only(b"k\0"), CompareTarget::Value(&value), Relation::Equal)],
+        success: vec![Operation::Put(Put::new(b"k", b""))],
+        failure: vec![read(only(b"k\0"))],
+    };
+    let done = one_at(&mut machine, 0, Command::Transaction { transaction, limits });
+    assert_eq!(operations(done, 3).len(), 1);
 }
 
 /// What a limit in key order leaves out, or a count alone, costs keys and no bytes.

@@ -64,7 +64,18 @@ impl WatchResponder {
         events: impl Iterator<Item = &'a EncodedWatchEvent> + Clone,
         with_previous: bool,
     ) -> WatchFrame {
-        WatchFrame(reply(self.stream.request(), revision, events, with_previous))
+        WatchFrame(reply(self.stream.request(), revision, events, with_previous, Ends::Here))
+    }
+
+    /// Lays out the first events of a reply, or the next: there are more of the same revision than anybody should hold. The last of them go with
+    /// [`reply`](WatchResponder::reply).
+    pub fn part<'a>(
+        &self,
+        revision: u64,
+        events: impl Iterator<Item = &'a EncodedWatchEvent> + Clone,
+        with_previous: bool,
+    ) -> WatchFrame {
+        WatchFrame(reply(self.stream.request(), revision, events, with_previous, Ends::Later))
     }
 
     /// Sends a reply, and waits while the client is not ready for it.
@@ -92,12 +103,22 @@ impl WatchResponder {
     }
 }
 
+/// Where a reply ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ends {
+    /// With these events.
+    Here,
+    /// With others.
+    Later,
+}
+
 /// The frames of a reply, in pieces. One, unless it is large.
 fn reply<'a>(
     request: u64,
     revision: u64,
     mut events: impl Iterator<Item = &'a EncodedWatchEvent> + Clone,
     with_previous: bool,
+    ends: Ends,
 ) -> Vec<Bytes> {
     let mut pieces = Vec::new();
     loop {
@@ -108,11 +129,12 @@ fn reply<'a>(
             is_first || bytes <= FRAME_BYTES
         };
         let count = events.clone().take_while(fits).count();
-        let part = events.clone().nth(count).is_some();
+        let is_last = events.clone().nth(count).is_none();
+        let part = !is_last || ends == Ends::Later;
         let head =
             wire::WatchReply { header: Some(wire::Header { revision, index: 0 }), part, ..wire::WatchReply::default() };
         frame(request, &head, events.clone().take(count), with_previous, &mut pieces);
-        if !part {
+        if is_last {
             pieces.retain(|piece| !piece.is_empty());
             return pieces;
         }
@@ -176,7 +198,7 @@ mod tests {
         let events = [event(0, Some(3)), event(5, None), event(10_000, Some(20_000)), event(SHARED_BYTES_MIN, Some(0))];
         let encoded: Vec<EncodedWatchEvent> = events.iter().cloned().map(EncodedWatchEvent::new).collect();
         for with_previous in [false, true] {
-            let frame = reply(6, 77, encoded.iter(), with_previous).concat();
+            let frame = reply(6, 77, encoded.iter(), with_previous, Ends::Here).concat();
             let (envelope, body) = frame.split_at(ENVELOPE_BYTES);
             assert_eq!(envelope[..4], u32::try_from(body.len()).unwrap().to_be_bytes());
             let found = wire::WatchReply::decode(body).unwrap();
@@ -193,7 +215,16 @@ mod tests {
     fn a_reply_that_is_large_goes_in_several_frames() {
         let encoded: Vec<EncodedWatchEvent> =
             [5 << 20, 1 << 20, 9 << 20, 3].map(|bytes| EncodedWatchEvent::new(event(bytes, None))).into();
-        let mut rest = &reply(6, 77, encoded.iter(), false).concat()[..];
+        let first = reply(6, 77, encoded[..3].iter(), false, Ends::Later).concat();
+        let last = reply(6, 77, encoded[3..].iter(), false, Ends::Here).concat();
+        let expected = [(vec![5 << 20, 1 << 20], true), (vec![9 << 20], true), (vec![3], false)];
+        for replies in [reply(6, 77, encoded.iter(), false, Ends::Here).concat(), [first, last].concat()] {
+            assert_eq!(frames(&replies), expected);
+        }
+    }
+
+    /// The lengths of the values in each frame, and whether it is a part.
+    fn frames(mut rest: &[u8]) -> Vec<(Vec<usize>, bool)> {
         let mut found = Vec::new();
         while !rest.is_empty() {
             let length = u32::from_be_bytes(*rest.first_chunk().unwrap()) as usize;
@@ -204,13 +235,13 @@ mod tests {
             found.push((bytes, reply.part));
             rest = &rest[ENVELOPE_BYTES + length..];
         }
-        assert_eq!(found, [(vec![5 << 20, 1 << 20], true), (vec![9 << 20], true), (vec![3], false)]);
+        found
     }
 
     #[test]
     fn large_values_are_shared_and_not_copied() {
         let encoded = EncodedWatchEvent::new(event(1 << 20, None));
-        let pieces = reply(1, 1, [&encoded].into_iter(), false);
+        let pieces = reply(1, 1, [&encoded].into_iter(), false, Ends::Here);
         let shared = pieces.iter().find(|piece| piece.len() > 1 << 20).unwrap();
         assert_eq!(shared.as_ptr(), encoded.event.as_ptr());
     }

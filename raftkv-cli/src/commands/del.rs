@@ -15,10 +15,9 @@ use std::io::{self, Write};
 
 /// Delete one key, or all in a range
 ///
-/// A range is deleted at one revision, all or nothing, if it holds no more than the cluster deletes at once (10,000 keys, and 32 MiB of
-/// keys and values). A larger one is deleted in steps, in the order of the keys: each step is all or nothing, the whole is not. Others
+/// A range is deleted at one revision, all or nothing, if it holds no more than the cluster deletes at once (100,000 keys). A larger one is deleted in steps, in the order of the keys: each step is all or nothing, the whole is not. Others
 /// may see a part of it deleted; a key that is put meanwhile may stay or go; and when a step fails, the steps before it have happened, and
-/// the message says how many keys they deleted. The revision that -o json prints is the last step's. With --prev there are no steps: a range that is too large is refused.
+/// the message says how many keys they deleted. The revision that -o json prints is the last step's. With --prev there are no steps: a range that is too large, or holds more than 8 MiB, is refused.
 ///
 /// Prints how many keys were deleted. With --prev it prints what they held instead: `KEY<tab>VALUE` lines, or one JSON object a line.
 ///

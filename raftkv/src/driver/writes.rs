@@ -7,7 +7,7 @@
 use super::quota::Full;
 use super::{Driver, EntryWaiters, Host, ORPHAN_TIMEOUT, WriteRefusal, WriteRequest};
 use raft::{Event, Instant, LogIndex, LogPosition, ProposeError, Role};
-use storage::command::{Command, EncodedCommand};
+use storage::command::{Command, EncodedCommand, VALUES_HELD_MAX};
 
 /// Bytes of commands in one proposed entry. A single larger command still makes an entry of its own.
 const BATCH_BYTES_MAX: usize = 1 << 20;
@@ -19,7 +19,10 @@ impl<H: Host> Driver<H> {
             return waiter(Err(refusal));
         }
         let bytes = command.bytes_len();
-        if !self.batch.is_empty() && self.batch.bytes_len() + bytes > BATCH_BYTES_MAX {
+        // An entry is applied as a whole, so what its commands hold in memory they hold together.
+        let values_held = self.batch_values_held.saturating_add(command.values_held());
+        let is_full = self.batch.bytes_len() + bytes > BATCH_BYTES_MAX || values_held > VALUES_HELD_MAX;
+        if is_full && !self.batch.is_empty() {
             self.propose_batch(now);
         }
         if command.is_growth() {
@@ -27,12 +30,9 @@ impl<H: Host> Driver<H> {
         }
         self.admission.take(now, bytes);
         self.batch_bytes += bytes;
+        self.batch_values_held = self.batch_values_held.saturating_add(command.values_held());
         self.batch.append_encoded(&command);
         self.batch_waiters.push(waiter);
-        if command.applies_alone() {
-            // An entry is applied as a whole: one such command in it keeps the memory that takes within the limits of that one.
-            self.propose_batch(now);
-        }
     }
 
     /// Whether a write may enter the log.
@@ -83,6 +83,7 @@ impl<H: Host> Driver<H> {
     pub(super) fn on_proposal(&mut self, now: Instant, answer: Result<LogPosition, ProposeError>) {
         let waiters = std::mem::take(&mut self.batch_waiters);
         let bytes = std::mem::take(&mut self.batch_bytes);
+        self.batch_values_held = 0;
         match answer {
             Ok(position) => {
                 self.forget_replaced(now, position.index);

@@ -4,8 +4,8 @@
 //! range holds if it holds for every key in it; an empty range is compared as a key that does not exist; the count of a range is of all its keys,
 //! whatever filters and limit leave out.
 //!
-//! Bounds: what is compared and what is kept for the answer counts towards the limits of the transaction, keys and bytes. Of a range that is sorted otherwise than
-//! by key, with a limit, only the best so many are kept at any moment. Counting keeps nothing and is not bounded: it takes a read thread its time.
+//! Bounds: what is kept for the answer counts towards the limits of the transaction, keys and bytes. Of a range that is sorted otherwise than
+//! by key, with a limit, only the best so many are kept at any moment. Comparing and counting keep nothing and are not bounded: they take a read thread its time.
 
 use super::{Excess, QuestionError};
 use bytes::Bytes;
@@ -51,7 +51,7 @@ struct Evaluation<'a, E: Engine> {
     reader: &'a StateReader<E>,
     revision: u64,
     limits: RangeLimits,
-    /// Compared or kept so far.
+    /// Kept so far.
     keys: u64,
     bytes: u64,
 }
@@ -79,7 +79,6 @@ impl<E: Engine> Evaluation<'_, E> {
         for kv in self.pairs(compare.range, false, !needs_value, self.revision)? {
             let kv = kv?;
             is_empty = false;
-            self.keep(&kv)?;
             if !holds(compare, Some(&kv)) {
                 return Ok(false);
             }
@@ -144,12 +143,6 @@ impl<E: Engine> Evaluation<'_, E> {
             keys_only,
             revision: Some(revision),
         })?))
-    }
-
-    fn keep(&mut self, kv: &KeyValue) -> Result<(), QuestionError> {
-        self.keys += 1;
-        self.bytes += (kv.key.len() + kv.value.len()) as u64;
-        self.check(self.keys, self.bytes)
     }
 
     fn check(&self, keys: u64, bytes: u64) -> Result<(), QuestionError> {

@@ -18,9 +18,8 @@ use transport::Response;
 use transport::proto::client as wire;
 use wire::ErrorCode;
 
-/// How much one transaction may delete and read, altogether: what it holds in memory, and what its reply may have to carry. A test compares it with the
-/// longest reply.
-pub(super) const TRANSACTION_LIMITS: RangeLimits = RangeLimits { keys_max: 10_000, bytes_max: 32 << 20 };
+/// How much a transaction that cannot write may return: a test compares it with the longest reply.
+pub(super) const QUESTION_LIMITS: RangeLimits = RangeLimits { keys_max: 100_000, bytes_max: 32 << 20 };
 
 impl RequestLimits {
     /// The write that a transaction stands for; `None` if it cannot write, and is a [`Question`](super::Question). The session of one that cannot write is not
@@ -39,7 +38,7 @@ impl RequestLimits {
             return Err(error(ErrorCode::Invalid, message));
         }
         let session = session_call(request.session.as_ref())?;
-        let command = Command::Transaction { transaction, limits: TRANSACTION_LIMITS };
+        let command = Command::Transaction { transaction, limits: self.written_limits() };
         Ok(Some(Write { command: EncodedCommand::new(&command, session), asked: Asked::Transaction }))
     }
 
@@ -202,7 +201,7 @@ pub(super) fn answer<E: Engine>(
 ) -> Result<Response, QuestionError> {
     let transaction = limits.transaction(request)?;
     check_revision_min(reader.revision(), request.revision_min)?;
-    let (revision, outcome) = evaluate(reader, &transaction, TRANSACTION_LIMITS)?;
+    let (revision, outcome) = evaluate(reader, &transaction, QUESTION_LIMITS)?;
     let header = Some(wire::Header { revision, index: 0 });
     Ok(Response::Transaction(wire::TransactionReply { header, outcome: Some(transaction_outcome(outcome)) }))
 }

@@ -9,15 +9,11 @@
 use super::transactions::transaction_outcome;
 use super::{Excess, Refused, RequestLimits, error, key_value, key_value_or_name, range_of};
 use crate::driver::WriteOutcome;
-use storage::command::{Command, Condition, EncodedCommand, LeaseBinding, Put, RangeLimits, SessionCall};
+use storage::command::{Command, Condition, EncodedCommand, LeaseBinding, Put, SessionCall};
 use storage::state::CommandOutcome;
 use transport::Response;
 use transport::proto::client as wire;
 use wire::ErrorCode;
-
-/// How much one delete may delete. It is held in memory while it is applied, and sent back whole if the client asks for what was there:
-/// a test compares it with the longest reply.
-const DELETE_LIMITS: RangeLimits = RangeLimits { keys_max: 10_000, bytes_max: 32 << 20 };
 
 /// A request that goes through the log.
 #[derive(Debug)]
@@ -83,7 +79,7 @@ impl RequestLimits {
     pub fn delete(&self, request: &wire::DeleteRequest) -> Result<Write, Refused> {
         let range = range_of(request.range.as_ref(), "a delete")?;
         self.check_range(&range)?;
-        let command = Command::DeleteRange { range, limits: DELETE_LIMITS, previous: request.previous };
+        let command = Command::DeleteRange { range, limits: self.written_limits(), previous: request.previous };
         let session = session_call(request.session.as_ref())?;
         Ok(Write { command: EncodedCommand::new(&command, session), asked: Asked::Delete })
     }

@@ -16,7 +16,7 @@ use crossbeam_channel::{Receiver, Sender};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use storage::state::{Changes, Interest, ReadError};
+use storage::state::{ChangePosition, Changes, Interest, PartBounds, ReadError};
 use tokio::sync::{Notify, Semaphore};
 use transport::EncodedWatchEvent;
 
@@ -24,8 +24,8 @@ use transport::EncodedWatchEvent;
 const RING_BYTES_MAX: usize = 16 << 20;
 /// What an event takes of the ring beside its bytes, about.
 const EVENT_OVERHEAD_BYTES: usize = 160;
-/// Bytes of keys and values that are gathered at a time.
-const PART_BYTES: usize = 1 << 20;
+/// How much is gathered at a time.
+const PART: PartBounds = PartBounds { bytes: 1 << 20, revision_bytes: RING_BYTES_MAX };
 /// Watchers that read from disk at the same time; more wait for their turn.
 const DISK_READERS_MAX: usize = 4;
 
@@ -95,11 +95,14 @@ impl WatchHub {
         loop {
             let reader = self.shared.reader();
             let Some(revisions) = self.lock().table.gather(reader.revision()) else { return Ok(()) };
-            let last = *revisions.end();
+            let (first, last) = revisions.into_inner();
             let mut interest = |key: &[u8], is_delete: bool| -> Interest { self.lock().table.interest(key, is_delete) };
             // A watcher that keeps up is told what happened also if it has been compacted a moment later.
-            match reader.recent_changes(revisions, PART_BYTES, &mut interest) {
-                Ok(Changes { changes, through }) => {
+            match reader.recent_changes(ChangePosition::start_of(first), last, PART, &mut interest) {
+                // Too large for the ring: whoever wants it reads it, a part at a time.
+                Ok(part) if part.is_within_revision() => self.update(|table, wake| table.skip(first, wake)),
+                Ok(Changes { changes, next }) => {
+                    let through = next.revision - 1;
                     let events = changes.into_iter().map(|change| {
                         let (revision, key, is_delete) = (change.revision, change.key.clone(), change.value.is_none());
                         let payload = EncodedWatchEvent::new(watch_event(change));

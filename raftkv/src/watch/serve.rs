@@ -11,10 +11,9 @@ use crate::failure::FailureReporter;
 use crate::requests::{Refused, error, key_value, read_failed as read_error};
 use crate::service::read_failed;
 use crate::shared_state::SharedState;
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
-use storage::state::{Change, Changes, Engine, ReadError, StateReader};
+use storage::state::{Change, ChangePosition, Changes, Engine, PartBounds, ReadError, StateReader};
 use tokio::time::Instant;
 use transport::proto::client as wire;
 use transport::{AnswerClosed, EncodedWatchEvent, WatchFrame, WatchResponder};
@@ -22,6 +21,8 @@ use wire::ErrorCode;
 
 /// A batch ends, between two revisions, once it has so many bytes.
 const BATCH_BYTES: usize = 32 << 10;
+/// What is read from disk at a time: a batch, or so much of a revision that is larger.
+const PART: PartBounds = PartBounds { bytes: BATCH_BYTES, revision_bytes: 1 << 20 };
 /// Nobody hears of progress more often.
 const PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// A node tells of progress if its state is no older than this, or than the interval asked for.
@@ -149,14 +150,26 @@ impl WatchJob {
                 }
             }
             Step::Disk(revisions) => {
-                let Changes { changes, through } = self.read(revisions).await?;
-                let events: Vec<EncodedWatchEvent> =
-                    changes.into_iter().map(watch_event).map(EncodedWatchEvent::new).collect();
-                watching.have_read(through);
-                if !events.is_empty() || sender.next_progress.is_some_and(|due| due <= Instant::now()) {
-                    let reply = sender.reply(through, events.iter());
-                    drop(events);
-                    sender.send(reply).await?;
+                let (mut from, last) = (ChangePosition::start_of(*revisions.start()), *revisions.end());
+                loop {
+                    let part = self.read(from, last).await?;
+                    let (through, is_within_revision) = (part.through(), part.is_within_revision());
+                    from = part.next;
+                    let events: Vec<EncodedWatchEvent> =
+                        part.changes.into_iter().map(watch_event).map(EncodedWatchEvent::new).collect();
+                    if is_within_revision {
+                        let reply = sender.part(through, events.iter());
+                        drop(events);
+                        sender.send(reply).await?;
+                        continue;
+                    }
+                    watching.have_read(through);
+                    if !events.is_empty() || sender.next_progress.is_some_and(|due| due <= Instant::now()) {
+                        let reply = sender.reply(through, events.iter());
+                        drop(events);
+                        sender.send(reply).await?;
+                    }
+                    return Ok(());
                 }
             }
             Step::Wait { through } => {
@@ -170,13 +183,13 @@ impl WatchJob {
         Ok(())
     }
 
-    /// Reads the first of these revisions on a thread that may wait for the disk, when it is this watcher's turn.
-    async fn read(&self, revisions: RangeInclusive<u64>) -> Result<Changes, End> {
+    /// Reads on from a place, on a thread that may wait for the disk, when it is this watcher's turn.
+    async fn read(&self, from: ChangePosition, last: u64) -> Result<Changes, End> {
         let turn = self.hub.disk.clone().acquire_owned().await.expect("the semaphore is never closed");
         let (reader, filter) = (self.shared.reader(), self.filter.clone());
         let reading = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            reader.changes(revisions, BATCH_BYTES, &mut |key, is_delete| filter.interest(key, is_delete))
+            reader.changes(from, last, PART, &mut |key, is_delete| filter.interest(key, is_delete))
         });
         match reading.await {
             Ok(read) => read.map_err(End::Failed),
@@ -218,6 +231,10 @@ impl Sender<'_> {
 
     fn reply<'e>(&self, through: u64, events: impl Iterator<Item = &'e EncodedWatchEvent> + Clone) -> WatchFrame {
         self.responder.reply(through, events, self.with_previous)
+    }
+
+    fn part<'e>(&self, through: u64, events: impl Iterator<Item = &'e EncodedWatchEvent> + Clone) -> WatchFrame {
+        self.responder.part(through, events, self.with_previous)
     }
 
     async fn send(&mut self, reply: WatchFrame) -> Result<(), AnswerClosed> {

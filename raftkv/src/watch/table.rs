@@ -226,7 +226,7 @@ impl<P> WatchTable<P> {
         self.shrink();
     }
 
-    /// The revisions up to `through` cannot be gathered: they are compacted. Whoever has not come that far has to find out by reading.
+    /// The revisions up to `through` are not gathered: they are compacted, or too large. Whoever has not come that far has to find out by reading.
     pub fn skip(&mut self, through: u64, wake: &mut Vec<WatcherId>) {
         for (id, watcher) in &mut self.watchers {
             if !watcher.has_more && watcher.next <= through {

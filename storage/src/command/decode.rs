@@ -17,10 +17,11 @@ use super::{
 /// The fewest bytes that a compare or an operation has, for room that a count promises to need.
 const PART_BYTES_MIN: usize = 6;
 
-/// Whether a batch holds a command that takes much more memory to apply than the batch has bytes: see [`Command::applies_alone`].
+/// How many values the commands of a batch may have in memory together: see [`Command::values_held`].
 #[must_use]
-pub fn applies_alone(payload: &[u8]) -> bool {
-    BatchDecoder::new(payload).any(|item| item.is_ok_and(|item| item.command.applies_alone()))
+pub fn values_held(payload: &[u8]) -> u32 {
+    let commands = BatchDecoder::new(payload).flatten();
+    commands.fold(0, |held, item| held.saturating_add(item.command.values_held()))
 }
 
 /// Reads the commands of a batch in order, without copying.

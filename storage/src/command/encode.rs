@@ -36,7 +36,7 @@ pub(super) const READ_NUMBERS: usize = 6;
 pub struct EncodedCommand {
     bytes: Bytes,
     format: u32,
-    applies_alone: bool,
+    values_held: u32,
     is_growth: bool,
 }
 
@@ -53,7 +53,7 @@ impl EncodedCommand {
         EncodedCommand {
             bytes: out.freeze(),
             format: format.max(command.format()),
-            applies_alone: command.applies_alone(),
+            values_held: command.values_held(),
             is_growth: is_growth(command, session.is_some()),
         }
     }
@@ -64,10 +64,10 @@ impl EncodedCommand {
         self.format
     }
 
-    /// Whether it must be the only such command of a run: see [`Command::applies_alone`].
+    /// How many values applying it may have in memory: see [`Command::values_held`].
     #[must_use]
-    pub fn applies_alone(&self) -> bool {
-        self.applies_alone
+    pub fn values_held(&self) -> u32 {
+        self.values_held
     }
 
     /// Whether it can add data: what is refused when there is no room.

@@ -24,7 +24,7 @@ mod decode;
 mod encode;
 mod transaction;
 
-pub use decode::{BatchDecoder, applies_alone};
+pub use decode::{BatchDecoder, values_held};
 pub use encode::{BatchEncoder, EncodedCommand};
 pub use transaction::{
     Compare, CompareTarget, NESTING_MAX, Operation, RangeRead, Relation, SortBy, Transaction, TransactionError,
@@ -162,6 +162,11 @@ impl<'a> Put<'a> {
     pub fn new(key: &'a [u8], value: &'a [u8]) -> Put<'a> {
         Put { key, value: Some(value), lease: LeaseBinding::None, condition: None, previous: false }
     }
+
+    /// See [`Command::values_held`].
+    fn values_held(&self) -> u32 {
+        u32::from(self.condition.is_some() || self.previous || self.value.is_none())
+    }
 }
 
 /// What a key that is put lives by from then on.
@@ -180,8 +185,8 @@ pub enum LeaseBinding {
     Keep,
 }
 
-/// How much one command may delete and read: what bounds the memory that applying it takes, and its answer. A delete of a single key always fits; in a
-/// transaction single keys count like others, compared ones and returned previous values too.
+/// How much one command may look at and delete, and how much of it may be kept: what bounds the time and the memory that applying it takes, and its answer. A delete of a single
+/// key always fits; in a transaction single keys count like others. Kept is what is returned, and a value that is put again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RangeLimits {
     /// Keys.
@@ -283,23 +288,32 @@ impl Command<'_> {
         if is_old { STATE_FORMAT_OLDEST } else { FORMAT_WITH_TRANSACTIONS }
     }
 
-    /// Whether applying it may take much more memory than the command has bytes, so that it must be the only such command of a run.
+    /// How many values beyond its own applying it may have in memory at a time, because they are returned, kept as an answer, or put again. One that goes through
+    /// ranges or ends leases counts as [`VALUES_HELD_MAX`].
     #[must_use]
-    pub fn applies_alone(&self) -> bool {
+    pub fn values_held(&self) -> u32 {
         match self {
-            Command::DeleteRange { range, .. } => range.single_key().is_none(),
-            Command::Transaction { transaction, .. } => transaction.touches_ranges(),
-            Command::RevokeLease { .. } | Command::Expire { .. } => true,
-            Command::Put(_)
-            | Command::RaiseFormat { .. }
+            Command::Put(put) => put.values_held(),
+            Command::DeleteRange { range, previous, .. } => match range.single_key() {
+                Some(_) => u32::from(*previous),
+                None => VALUES_HELD_MAX,
+            },
+            Command::Transaction { transaction, .. } if transaction.touches_ranges() => VALUES_HELD_MAX,
+            Command::Transaction { transaction, .. } => transaction.values_held(),
+            Command::RevokeLease { .. } | Command::Expire { .. } => VALUES_HELD_MAX,
+            Command::RaiseFormat { .. }
             | Command::GrantLease { .. }
             | Command::KeepLeaseAlive { .. }
             | Command::Compact { .. }
             | Command::OpenSession { .. }
-            | Command::CloseSession { .. } => false,
+            | Command::CloseSession { .. } => 0,
         }
     }
 }
+
+/// How many values the commands of one entry may have in memory together, and those of entries that are applied together: see [`Command::values_held`]. One command
+/// may hold more by itself; its own limits bound it.
+pub const VALUES_HELD_MAX: u32 = 64;
 
 /// Why a batch, or one command of it, cannot be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]

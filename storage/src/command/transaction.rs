@@ -231,6 +231,18 @@ impl<'a> Transaction<'a> {
         })
     }
 
+    /// How many values it may have in memory, of those that its single keys hold: see [`Command::values_held`](super::Command::values_held).
+    pub(super) fn values_held(&self) -> u32 {
+        let operation = |operation: &Operation<'_>| match operation {
+            Operation::Put(put) => put.values_held(),
+            Operation::DeleteRange { previous, .. } => u32::from(*previous),
+            Operation::Range(read) => u32::from(!read.keys_only && !read.count_only),
+            Operation::Transaction(transaction) => transaction.values_held(),
+        };
+        let way = |operations: &[Operation<'_>]| operations.iter().map(operation).fold(0, u32::saturating_add);
+        way(&self.success).max(way(&self.failure))
+    }
+
     /// Whether it reads, compares or deletes a range that may hold more than one key.
     #[must_use]
     pub fn touches_ranges(&self) -> bool {

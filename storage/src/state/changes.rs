@@ -3,7 +3,7 @@
 //! The table `changes` says which keys a revision wrote and deleted; the values are where reads at that revision find them, in `current` or
 //! `history`. A key is changed at most once in a revision, so key and revision name the change.
 //!
-//! Reading goes in parts of whole revisions. Each part has a snapshot of its own and copies what it returns, so a reader that takes
+//! Reading goes in parts of whole revisions, or of one that is too large to be read at once. Each part has a snapshot of its own and copies what it returns, so a reader that takes
 //! its time holds nothing. The caller says of each change, by its key alone, whether it is wanted: of others no value is looked up.
 //!
 //! Compaction goes on meanwhile, and what it makes dead may vanish even from a snapshot (`docs/decisions/0009-commands-of-format-4.md`). So the
@@ -17,7 +17,6 @@ use super::meta;
 use super::reader::{StateReader, progress};
 use super::walk;
 use bytes::Bytes;
-use std::ops::RangeInclusive;
 
 /// A part ends, between two revisions, once it has gone through so many changes: a caller that wants few of them hears how far it is.
 const PART_CHANGES_MAX: usize = 16_384;
@@ -55,13 +54,53 @@ pub enum Interest {
     WithPrevious,
 }
 
-/// Some whole revisions.
+/// A place before one change of a revision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ChangePosition {
+    /// The revision.
+    pub revision: u64,
+    /// How many of its changes are before this place.
+    pub number: u32,
+}
+
+impl ChangePosition {
+    /// Before the first change of a revision.
+    #[must_use]
+    pub fn start_of(revision: u64) -> ChangePosition {
+        ChangePosition { revision, number: 0 }
+    }
+}
+
+/// How much is read at a time, in bytes of keys and values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartBounds {
+    /// A part ends between two revisions once it has so much.
+    pub bytes: usize,
+    /// It ends within a revision once it has so much of that one alone.
+    pub revision_bytes: usize,
+}
+
+/// Some whole revisions, or a part of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Changes {
     /// The changes that were wanted, in order.
     pub changes: Vec<Change>,
-    /// The last revision that was gone through.
-    pub through: u64,
+    /// Where to go on. Everything that was wanted before it is in `changes`, from where reading began.
+    pub next: ChangePosition,
+}
+
+impl Changes {
+    /// The last revision that was gone through as a whole.
+    #[must_use]
+    pub fn through(&self) -> u64 {
+        self.next.revision - 1
+    }
+
+    /// Whether it ends within a revision, of which it holds a part and nothing of any other.
+    #[must_use]
+    pub fn is_within_revision(&self) -> bool {
+        self.next.number > 0
+    }
 }
 
 /// What bounds a read of changes from below.
@@ -74,22 +113,23 @@ enum Floor {
 }
 
 impl<E: Engine> StateReader<E> {
-    /// Reads the changes of these revisions in order, from the first one on, until there are `bytes_max` bytes of them or many have been gone
-    /// through; always at least one revision, and never part of one. `interest` is asked for each, by its key and whether
+    /// Reads the changes from a place on, up to and including the revision `last`, until there are enough of them or many have been gone
+    /// through: whole revisions, at least one, or else a part of the first. `interest` is asked for each, by its key and whether
     /// it is a delete.
     ///
     /// # Errors
     /// [`ReadError::Compacted`] when the first revision is no longer readable, [`ReadError::Future`] when the last one does not exist here yet.
     ///
     /// # Panics
-    /// If the range holds no revision.
+    /// If `last` is before that place.
     pub fn changes(
         &self,
-        revisions: RangeInclusive<u64>,
-        bytes_max: usize,
+        from: ChangePosition,
+        last: u64,
+        bounds: PartBounds,
         interest: &mut dyn FnMut(&[u8], bool) -> Interest,
     ) -> Result<Changes, ReadError> {
-        self.changes_from(Floor::Readable, revisions, bytes_max, interest)
+        self.changes_from(Floor::Readable, from, last, bounds, interest)
     }
 
     /// The same for whoever tells of changes as they come: also of revisions that a compaction has put out of reach meanwhile, as long as the engine was not
@@ -102,11 +142,12 @@ impl<E: Engine> StateReader<E> {
     /// If the range holds no revision.
     pub fn recent_changes(
         &self,
-        revisions: RangeInclusive<u64>,
-        bytes_max: usize,
+        from: ChangePosition,
+        last: u64,
+        bounds: PartBounds,
         interest: &mut dyn FnMut(&[u8], bool) -> Interest,
     ) -> Result<Changes, ReadError> {
-        self.changes_from(Floor::Kept, revisions, bytes_max, interest)
+        self.changes_from(Floor::Kept, from, last, bounds, interest)
     }
 
     /// The oldest revision whose changes can be read.
@@ -125,19 +166,20 @@ impl<E: Engine> StateReader<E> {
     fn changes_from(
         &self,
         floor: Floor,
-        revisions: RangeInclusive<u64>,
-        bytes_max: usize,
+        from: ChangePosition,
+        last: u64,
+        bounds: PartBounds,
         interest: &mut dyn FnMut(&[u8], bool) -> Interest,
     ) -> Result<Changes, ReadError> {
-        assert!(!revisions.is_empty(), "a read of the changes of no revision: {revisions:?}");
-        let (first, last) = (*revisions.start(), *revisions.end());
+        let first = from.revision;
+        assert!(first <= last, "a read of the changes of no revision, from {first} to {last}");
         let snapshot = self.engine().snapshot();
         let newest = progress(snapshot.load(Table::Meta, meta::PROGRESS)?.as_ref())?.revision;
         if last > newest {
             return Err(ReadError::Future { requested: last, current: newest });
         }
         self.check_floor(floor, first)?;
-        let outcome = self.read_part(floor, &snapshot, first, last, bytes_max, interest);
+        let outcome = self.read_part(floor, &snapshot, from, last, bounds, interest);
         // First: a row that is missing was compacted rather than lost.
         self.check_floor(floor, first)?;
         outcome
@@ -147,21 +189,36 @@ impl<E: Engine> StateReader<E> {
         &self,
         floor: Floor,
         snapshot: &S,
-        first: u64,
+        from: ChangePosition,
         last: u64,
-        bytes_max: usize,
+        bounds: PartBounds,
         interest: &mut dyn FnMut(&[u8], bool) -> Interest,
     ) -> Result<Changes, ReadError> {
-        let (lower, upper) = (layout::change_key(first, 0), last.checked_add(1).map(|end| layout::change_key(end, 0)));
-        let mut cursor = snapshot.cursor(Table::Changes, &lower, upper.as_ref().map(|upper| &upper[..]));
+        let (lower, upper) = (layout::change_key(from.revision, from.number), layout::change_key(last + 1, 0));
+        let mut cursor = snapshot.cursor(Table::Changes, &lower, Some(&upper));
         cursor.seek_first();
-        let mut part = Changes { changes: Vec::new(), through: last };
-        let (mut gone_through, mut bytes, mut before) = (0, 0, first);
+        let mut part = Changes { changes: Vec::new(), next: ChangePosition::start_of(last + 1) };
+        let (mut gone_through, mut bytes) = (0, 0);
+        // Of the revision under way: its number, and what the part holds of it.
+        let (mut current, mut current_bytes, mut current_changes) = (from.revision, 0, 0);
         while let Some((row, value)) = cursor.item() {
             let corrupt = |cause| CorruptRow::new(Table::Changes, row, cause);
-            let (revision, _) = layout::split_change_key(row).map_err(corrupt)?;
-            if revision != before && (bytes >= bytes_max || gone_through >= PART_CHANGES_MAX) {
-                part.through = revision - 1;
+            let (revision, number) = layout::split_change_key(row).map_err(corrupt)?;
+            if revision != current {
+                if bytes >= bounds.bytes || gone_through >= PART_CHANGES_MAX {
+                    part.next = ChangePosition::start_of(revision);
+                    break;
+                }
+                (current, current_bytes, current_changes) = (revision, 0, 0);
+            }
+            if current_changes > 0 && current_bytes >= bounds.revision_bytes {
+                part.next = if revision == from.revision {
+                    ChangePosition { revision, number }
+                } else {
+                    // Those before it are whole; this one is read by itself.
+                    part.changes.truncate(part.changes.len() - current_changes);
+                    ChangePosition::start_of(revision)
+                };
                 break;
             }
             let (kind, key) = layout::split_change(value).map_err(corrupt)?;
@@ -169,10 +226,11 @@ impl<E: Engine> StateReader<E> {
             if wanted != Interest::Nothing {
                 let change = self.change(floor, snapshot, revision, kind, key, wanted == Interest::WithPrevious)?;
                 bytes += change.bytes();
+                current_bytes += change.bytes();
+                current_changes += 1;
                 part.changes.push(change);
             }
             gone_through += 1;
-            before = revision;
             cursor.next();
         }
         cursor.check()?;
@@ -234,6 +292,12 @@ mod tests {
     use crate::state::{Bootstrap, MemoryEngine, STATE_FORMAT, StateMachine};
     use raft::{Entry, EntryKind, LogIndex, Membership, Term};
 
+    const BOUNDS: PartBounds = PartBounds { bytes: 1 << 20, revision_bytes: 1 << 20 };
+
+    fn from(revision: u64) -> ChangePosition {
+        ChangePosition::start_of(revision)
+    }
+
     /// The key `k`, put at revisions 2 to 5, and compacted up to `compacted` as far as the reader knows.
     fn reader(compacted: u64) -> StateReader<MemoryEngine> {
         let engine = MemoryEngine::new();
@@ -251,9 +315,9 @@ mod tests {
     #[test]
     fn compacted_revisions_are_refused_and_the_oldest_readable_one_is_whole() {
         let reader = reader(4);
-        let refused = reader.changes(3..=5, 1 << 20, &mut |_, _| Interest::WithPrevious);
+        let refused = reader.changes(from(3), 5, BOUNDS, &mut |_, _| Interest::WithPrevious);
         assert_eq!(refused, Err(ReadError::Compacted { requested: 3, compacted: 4 }));
-        let part = reader.changes(4..=5, 1 << 20, &mut |_, _| Interest::WithPrevious).unwrap();
+        let part = reader.changes(from(4), 5, BOUNDS, &mut |_, _| Interest::WithPrevious).unwrap();
         let revisions: Vec<u64> = part.changes.iter().map(|change| change.revision).collect();
         assert_eq!(revisions, [4, 5]);
         assert_eq!(part.changes[0].previous, None, "what was before the oldest readable revision is compacted");
@@ -263,7 +327,7 @@ mod tests {
     #[test]
     fn who_tells_of_changes_as_they_come_reads_what_is_still_there() {
         let reader = reader(4);
-        let read = || reader.recent_changes(3..=5, 1 << 20, &mut |_, _| Interest::WithPrevious);
+        let read = || reader.recent_changes(from(3), 5, BOUNDS, &mut |_, _| Interest::WithPrevious);
         let part = read().unwrap();
         let told: Vec<_> = part.changes.iter().map(|change| (change.revision, change.previous.is_some())).collect();
         assert_eq!(told, [(3, true), (4, true), (5, true)]);
@@ -276,7 +340,7 @@ mod tests {
     #[test]
     fn a_compaction_during_the_read_ends_it() {
         let reader = reader(0);
-        let refused = reader.changes(2..=5, 1 << 20, &mut |_, _| {
+        let refused = reader.changes(from(2), 5, BOUNDS, &mut |_, _| {
             reader.publish_compacted(3);
             Interest::Change
         });

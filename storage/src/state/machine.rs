@@ -17,7 +17,7 @@
 //! snapshot like any other. They end by commands in the log, never by themselves: [`next_expiry_ms`](StateMachine::next_expiry_ms) tells
 //! whoever leads when it is time for one.
 
-use super::apply::{Clockwork, DecodedRun, Run};
+use super::apply::{Clockwork, DecodedRun, Run, RunBounds};
 use super::engine::{Batch, Cursor, Engine, EngineError, Snapshot, Table};
 use super::error::{CorruptRow, StateError};
 use super::format::{STATE_FORMAT, STATE_FORMAT_OLDEST};
@@ -54,6 +54,7 @@ pub struct StateMachine<E: Engine = RocksEngine> {
     sessions: Sessions,
     /// The newest format that this node is to know.
     format_max: u32,
+    bounds: RunBounds,
     failed: bool,
 }
 
@@ -78,6 +79,7 @@ impl<E: Engine> StateMachine<E> {
                     leases: Leases::new(),
                     sessions: Sessions::new(),
                     format_max: STATE_FORMAT,
+                    bounds: RunBounds::default(),
                     failed: false,
                 })
             }
@@ -154,6 +156,11 @@ impl<E: Engine> StateMachine<E> {
         Ok(())
     }
 
+    /// How much memory the runs to come may take for what they find.
+    pub fn bound_runs(&mut self, bounds: RunBounds) {
+        self.bounds = bounds;
+    }
+
     /// The cluster's name.
     #[must_use]
     pub fn cluster(&self) -> &str {
@@ -166,7 +173,7 @@ impl<E: Engine> StateMachine<E> {
         self.reader.clone()
     }
 
-    /// Applies committed entries in one batch, and appends what became of each to `outcomes`. Readers see all of it or nothing.
+    /// Applies committed entries, all of which become visible at once, and appends what became of each to `outcomes`. Readers see all of it or nothing.
     ///
     /// On an error nothing is appended, and nothing will be applied any more.
     ///
@@ -222,9 +229,9 @@ impl<E: Engine> StateMachine<E> {
         entries: &[Entry],
         outcomes: &mut Vec<Applied>,
     ) -> Result<(Progress, Option<Membership>), StateError> {
-        let StateMachine { reader, progress, clockwork, leases, sessions, format_max, .. } = self;
+        let StateMachine { reader, progress, clockwork, leases, sessions, format_max, bounds, .. } = self;
         let decoded = DecodedRun::decode(entries, *format_max)?;
-        let mut run = Run::start(reader.engine(), *progress, *clockwork, leases, sessions, &decoded)?;
+        let mut run = Run::start(reader.engine(), *progress, *clockwork, leases, sessions, *bounds, &decoded)?;
         run.apply(&decoded, |position, results| outcomes.push(Applied { index: position.index, results }))?;
         *clockwork = run.clockwork();
         // Before the row can become durable, and with it what is dead be dropped: no reader must take a hole for what there was.
@@ -274,6 +281,7 @@ impl<E: Engine> StateMachine<E> {
             leases,
             sessions,
             format_max: STATE_FORMAT,
+            bounds: RunBounds::default(),
             failed: false,
         })))
     }

@@ -21,7 +21,7 @@
 //! - A key is in `current` if and only if it exists at the newest revision. Its history rows do not overlap: each holds what the
 //!   key held from its mod revision up to, and not including, the revision in the row's key.
 //! - Every change is in `changes` once, at its revision, deletes included.
-//! - All rows of an entry and the position of that entry become visible, and durable, together.
+//! - All rows of an entry and the position of that entry become visible, and durable, together. Only rows of `history` may be there before, of a revision that is still to come.
 //! - `current` alone answers reads of the newest revision, so they cost the same however long a key's history is.
 //!
 //! - Compaction is a revision C: rows of `history` superseded at or before C, and rows of `changes` before C, are dead, each by its own key. They are
@@ -51,7 +51,8 @@ mod session;
 mod store;
 mod walk;
 
-pub use changes::{Change, Changes, Interest};
+pub use apply::RunBounds;
+pub use changes::{Change, ChangePosition, Changes, Interest, PartBounds};
 pub(crate) use durable::{read_sealed, seal, sync_directory, write_durably};
 pub use engine::{Batch, Cursor, Engine, EngineError, Snapshot, Table};
 pub use error::{CorruptRow, ReadError, StateError};

@@ -5,6 +5,7 @@
 
 pub(crate) mod generate;
 pub(crate) mod model;
+pub(crate) mod observed;
 
 use bytes::Bytes;
 use raft::{Entry, EntryKind, LogIndex, Membership, NodeId, Term};

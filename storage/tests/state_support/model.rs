@@ -58,6 +58,10 @@ impl Used {
         let exceeded = CommandOutcome::LimitExceeded { keys_max, bytes_max };
         if self.keys > u64::from(keys_max) || self.bytes > bytes_max { Err(exceeded) } else { Ok(()) }
     }
+
+    fn add_deleted(&mut self, deleted: &[KeyValue], returned: bool) -> Result<(), CommandOutcome> {
+        self.add(deleted.len() as u64, if returned { deleted.iter().map(size).sum() } else { 0 })
+    }
 }
 
 fn size(pair: &KeyValue) -> usize {
@@ -149,7 +153,7 @@ impl Model {
                 let deleted = self.range_at(*range, u64::MAX);
                 if range.single_key().is_none() {
                     let mut used = Used { limits: *limits, keys: 0, bytes: 0 };
-                    used.add(deleted.len() as u64, deleted.iter().map(size).sum())?;
+                    used.add_deleted(&deleted, *previous)?;
                 }
                 deleted.iter().for_each(|pair| self.delete(&pair.key));
                 let revision = self.revision + u64::from(!deleted.is_empty());
@@ -361,7 +365,7 @@ impl Model {
         let pairs = self.range_at(compare.range, u64::MAX);
         let holds = |number: u64, expected: u64| compare.relation.holds(number.cmp(&expected));
         for pair in &pairs {
-            used.add(1, size(pair))?;
+            used.add(1, 0)?;
             let holds = match compare.target {
                 CompareTarget::Version(expected) => holds(pair.version, expected),
                 CompareTarget::CreateRevision(expected) => holds(pair.create_revision, expected),
@@ -396,13 +400,15 @@ impl Model {
         for operation in if succeeded { &transaction.success } else { &transaction.failure } {
             operations.push(match operation {
                 Operation::Put(put) => {
-                    let previous = self.put(put)?;
-                    used.add(u64::from(previous.is_some()), previous.as_ref().map_or(0, size))?;
-                    OperationOutcome::Put { previous }
+                    let existing = self.at(put.key, u64::MAX);
+                    if let Some(existing) = existing.filter(|_| put.previous || put.value.is_none()) {
+                        used.add(1, size(&existing))?;
+                    }
+                    OperationOutcome::Put { previous: self.put(put)? }
                 }
                 Operation::DeleteRange { range, previous } => {
                     let deleted = self.range_at(*range, u64::MAX);
-                    used.add(deleted.len() as u64, deleted.iter().map(size).sum())?;
+                    used.add_deleted(&deleted, *previous)?;
                     deleted.iter().for_each(|pair| self.delete(&pair.key));
                     let count = deleted.len() as u64;
                     OperationOutcome::Deleted { count, previous: if *previous { deleted } else { Vec::new() } }

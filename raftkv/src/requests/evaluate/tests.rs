@@ -196,7 +196,7 @@ fn values_are_left_out_where_only_keys_are_asked_for_also_when_they_are_sorted_b
 }
 
 #[test]
-fn what_is_compared_and_kept_is_bounded_altogether() {
+fn what_is_kept_is_bounded_altogether() {
     let machine = fruit();
     let all = Operation::Range(RangeRead::all_of(KeyRange::ALL));
     let two = Transaction { success: vec![all.clone(), all], ..Transaction::default() };

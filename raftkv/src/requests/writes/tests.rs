@@ -2,12 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use super::super::transactions::TRANSACTION_LIMITS;
+use super::super::transactions::QUESTION_LIMITS;
 use super::super::{LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, SESSION_TTL_MS_DEFAULT};
 use super::*;
 use bytes::Bytes;
 use prost::Message as _;
-use storage::command::{InvalidCommand, KeyRange, LeaseLimits, Operation, Transaction};
+use storage::command::{InvalidCommand, KeyRange, LeaseLimits, Operation, RangeLimits, Transaction};
 use storage::state::{KeyValue, OperationOutcome, RangeOutcome, TransactionOutcome};
 use transport::{ClientLimits, REPLY_BYTES_MAX};
 use wire::put_request::Lease;
@@ -21,6 +21,9 @@ const LIMITS: RequestLimits = RequestLimits {
     sessions_max: 50,
     session_answers_max: 20,
 };
+
+/// With the longest values that a cluster may allow.
+const LARGE_VALUES: RequestLimits = RequestLimits { key_bytes_max: 64 << 10, value_bytes_max: 30 << 20, ..LIMITS };
 
 fn put() -> wire::PutRequest {
     wire::PutRequest { key: "k".into(), value: "v".into(), ..wire::PutRequest::default() }
@@ -242,23 +245,30 @@ fn assert_fits(length: usize, bytes_max: u64) {
 
 #[test]
 fn the_answer_to_the_largest_delete_fits_a_reply() {
-    let previous = most_pairs(DELETE_LIMITS);
+    let limits = LARGE_VALUES.written_limits();
+    let previous = most_pairs(limits);
     let outcome = CommandOutcome::Deleted { count: previous.len() as u64, revision: u64::MAX, previous };
     let Response::Delete(reply) = reply(outcome, Asked::Delete) else { panic!("a delete is answered as one") };
-    assert_fits(reply.encoded_len(), DELETE_LIMITS.bytes_max);
+    assert_fits(reply.encoded_len(), limits.bytes_max);
 }
 
 /// Everything that it may read, in one of as many operations as the highest setting allows.
 #[test]
 fn the_answer_to_the_largest_transaction_fits_a_reply() {
-    let pairs = most_pairs(TRANSACTION_LIMITS);
+    for limits in [LARGE_VALUES.written_limits(), QUESTION_LIMITS] {
+        largest_answer_fits(limits);
+    }
+}
+
+fn largest_answer_fits(limits: RangeLimits) {
+    let pairs = most_pairs(limits);
     let most = OperationOutcome::Range(RangeOutcome { count: u64::MAX, pairs, more: true });
     let nothing = OperationOutcome::Deleted { count: u64::MAX, previous: Vec::new() };
     let operations = std::iter::once(most).chain(std::iter::repeat_n(nothing, 16_384)).collect();
     let outcome = TransactionOutcome { succeeded: true, operations };
     let outcome = CommandOutcome::Transaction { revision: u64::MAX, outcome };
     let Response::Transaction(reply) = reply(outcome, Asked::Transaction) else { panic!("it is answered as one") };
-    assert_fits(reply.encoded_len(), TRANSACTION_LIMITS.bytes_max);
+    assert_fits(reply.encoded_len(), limits.bytes_max);
 }
 
 #[test]
@@ -294,7 +304,7 @@ fn a_transaction_that_can_write_is_one_command() {
     let request = wire::TransactionRequest { session: Some(call()), ..request(vec![put_operation("a")]) };
     let success = vec![Operation::Put(Put::new(b"a", b"v"))];
     let transaction = Transaction { success, ..Transaction::default() };
-    let expected = Command::Transaction { transaction, limits: TRANSACTION_LIMITS };
+    let expected = Command::Transaction { transaction, limits: LIMITS.written_limits() };
     let session = SessionCall { session: 7, sequence: 3, oldest: 2 };
     let write = LIMITS.transaction_write(&request).unwrap().unwrap();
     assert_eq!(write.command, EncodedCommand::new(&expected, Some(session)));
@@ -367,7 +377,7 @@ fn a_delete_of_one_key_is_told_from_a_range() {
     let range = Some(wire::KeyRange { start: "k".into(), end: Some("k\0".into()) });
     let write = LIMITS.delete(&wire::DeleteRequest { range, previous: true, session: None }).unwrap();
     let range = KeyRange { start: b"k", end: Some(b"k\0") };
-    let expected = Command::DeleteRange { range, limits: DELETE_LIMITS, previous: true };
+    let expected = Command::DeleteRange { range, limits: LIMITS.written_limits(), previous: true };
     assert_eq!(write.command, EncodedCommand::new(&expected, None));
-    assert!(!write.command.applies_alone());
+    assert_eq!(write.command.values_held(), 1);
 }

@@ -219,7 +219,7 @@ impl Model {
     ) -> Result<CommandOutcome, Refusal> {
         let found = self.pairs(range);
         let is_single = range.single_key().is_some();
-        if !is_single && !fits(&found, limits) {
+        if !is_single && !fits(&found, limits, previous) {
             let RangeLimits { keys_max, bytes_max } = limits;
             return Err(CommandOutcome::LimitExceeded { keys_max, bytes_max });
         }
@@ -328,8 +328,8 @@ impl Model {
     }
 }
 
-fn fits(pairs: &[KeyValue], limits: RangeLimits) -> bool {
-    let bytes: usize = pairs.iter().map(|kv| kv.key.len() + kv.value.len()).sum();
+fn fits(pairs: &[KeyValue], limits: RangeLimits, returned: bool) -> bool {
+    let bytes: usize = if returned { pairs.iter().map(|kv| kv.key.len() + kv.value.len()).sum() } else { 0 };
     pairs.len() as u64 <= u64::from(limits.keys_max) && bytes as u64 <= limits.bytes_max
 }
 

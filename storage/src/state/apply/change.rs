@@ -67,7 +67,7 @@ impl<'a, E: Engine> Run<'a, E> {
     /// Puts a key, whatever condition the put has, and returns what the key held if the put asks for that.
     pub(super) fn stage_put(&mut self, put: &Put<'a>) -> Result<Option<KeyValue>, Stop> {
         let revision = self.progress.revision + 1;
-        let slot = self.overlay.get_mut(put.key).expect("every key of the run was loaded when it started");
+        let slot = self.overlay.slot_mut(put.key);
         let unknown = || CommandOutcome::KeyUnknown { key: Bytes::copy_from_slice(put.key) };
         let old_lease = slot.as_ref().map_or(0, |old| old.header.lease);
         let lease = match put.lease {
@@ -83,7 +83,8 @@ impl<'a, E: Engine> Run<'a, E> {
             (None, Some(old)) => old.kept_value(),
             (None, None) => return Err(unknown().into()),
         };
-        let previous = slot.as_ref().filter(|_| put.previous).map(|old| old.key_value(put.key));
+        let previous =
+            slot.as_ref().filter(|_| put.previous).map(|old| old.key_value(self.engine, put.key)).transpose()?;
         let (create_revision, version) = match slot {
             Some(old) => (old.header.create_revision, old.header.version + 1),
             None => (revision, 1),
@@ -96,15 +97,18 @@ impl<'a, E: Engine> Run<'a, E> {
     }
 
     /// Deletes a key that the overlay knows, and returns what it held if that is asked for. `None`: it does not exist.
-    pub(super) fn stage_delete(&mut self, key: Cow<'a, [u8]>, previous: bool) -> Option<Option<KeyValue>> {
-        let slot = self.overlay.get_mut(&key).expect("a key is loaded before it is deleted");
-        let old = slot.take()?;
+    pub(super) fn stage_delete(
+        &mut self,
+        key: Cow<'a, [u8]>,
+        previous: bool,
+    ) -> Result<Option<Option<KeyValue>>, StateError> {
+        let Some(old) = self.overlay.slot_mut(&key).take() else { return Ok(None) };
         if old.header.lease != 0 {
             self.leases.unbind(old.header.lease);
         }
-        let held = previous.then(|| old.key_value(&key));
+        let held = previous.then(|| old.key_value(self.engine, &key)).transpose()?;
         self.stage(Change { key, old: Some(old), new: None });
-        Some(held)
+        Ok(Some(held))
     }
 
     fn stage(&mut self, change: Change<'a>) {
@@ -116,11 +120,11 @@ impl<'a, E: Engine> Run<'a, E> {
     }
 
     /// Makes what is staged, at one revision. Nothing, if nothing is staged.
-    pub(super) fn commit(&mut self) {
+    pub(super) fn commit(&mut self) -> Result<(), StateError> {
         if !self.changes.is_empty() {
             self.progress.revision += 1;
             for (number, change) in (0..).zip(self.changes.drain(..)) {
-                self.writer.change(&change, self.progress.revision, number);
+                self.writer.change(&change, self.progress.revision, number)?;
                 let (old, new) = change.leases();
                 if old != new {
                     self.leases.moved(&change.key, old, new);
@@ -131,6 +135,7 @@ impl<'a, E: Engine> Run<'a, E> {
             Some(row) => self.writer.hash_meta(key, row),
             None => self.writer.hash_meta_removed(key),
         });
+        Ok(())
     }
 
     /// Takes back what is staged.
@@ -140,8 +145,7 @@ impl<'a, E: Engine> Run<'a, E> {
                 let until = superseded.get_mut(&change.key).and_then(Vec::pop);
                 assert!(until.is_some(), "what is staged was noted");
             }
-            let slot = self.overlay.get_mut(&change.key).expect("what was changed is in the overlay");
-            *slot = change.old;
+            *self.overlay.slot_mut(&change.key) = change.old;
         }
         self.leases.roll_back();
     }

@@ -1,17 +1,17 @@
 //! Puts and deletes that are commands of their own, and compaction.
 //!
-//! A range delete holds everything it deletes in memory, values included, until the run is written. What bounds it are the limits
-//! that lie in the log with the command: the range is counted while it is read, and as soon as it holds more, reading ends and the
-//! command has changed nothing. What a command of the same run has put or deleted counts as it would after that run, so the
-//! outcome does not depend on how entries are grouped.
+//! What bounds a range delete are the limits that lie in the log with the command: the range is counted while it is read, its values too if they are
+//! returned, and as soon as it holds more, reading ends and the command has changed nothing. What a command of the same run has put or deleted counts as it
+//! would after that run, so the outcome does not depend on how entries are grouped.
 
 use super::super::engine::Engine;
+use super::super::error::StateError;
 use super::super::layout::KeyValue;
 use super::super::meta;
 use super::super::outcome::CommandOutcome;
 use super::Run;
 use super::change::Stop;
-use super::overlay::{self, RangeSize, Slot, bounds};
+use super::overlay::{self, RangeSize, Slot};
 use super::range::exceeded;
 use crate::command::{Condition, KeyRange, Put, RangeLimits};
 use std::borrow::Cow;
@@ -19,9 +19,9 @@ use std::borrow::Cow;
 impl<'a, E: Engine> Run<'a, E> {
     pub(super) fn put(&mut self, put: &Put<'a>) -> Result<CommandOutcome, Stop> {
         if let Some(condition) = put.condition {
-            let slot = self.overlay.get(put.key).expect("every key of the run was loaded when it started");
-            if !holds(condition, slot.as_ref()) {
-                let existing = slot.as_ref().map(|slot| slot.key_value(put.key));
+            let slot = self.overlay.slot(put.key);
+            if !self.condition_holds(condition, put.key, slot)? {
+                let existing = slot.map(|slot| slot.key_value(self.engine, put.key)).transpose()?;
                 return Ok(CommandOutcome::ConditionFailed { existing });
             }
         }
@@ -36,30 +36,35 @@ impl<'a, E: Engine> Run<'a, E> {
         previous: bool,
     ) -> Result<CommandOutcome, Stop> {
         let (count, previous) = if let Some(key) = range.single_key() {
-            let deleted = self.stage_delete(Cow::Borrowed(key), previous);
+            let deleted = self.stage_delete(Cow::Borrowed(key), previous)?;
             (u64::from(deleted.is_some()), deleted.flatten().into_iter().collect())
         } else if range.is_empty() {
             (0, Vec::new())
         } else {
-            if !overlay::load_range(self.engine, &mut self.overlay, range, limits, &mut RangeSize::default())? {
+            let mut size = RangeSize::default();
+            if !overlay::load_range(self.engine, &mut self.overlay, range, previous, limits, &mut size)? {
                 return Err(exceeded(limits));
             }
-            self.stage_delete_loaded(range, previous)
+            self.stage_delete_loaded(range, previous)?
         };
         Ok(CommandOutcome::Deleted { count, revision: self.staged_revision(), previous })
     }
 
     /// Deletes a range all of which the overlay knows. How many keys that were, and what they held if that is asked for.
-    pub(super) fn stage_delete_loaded(&mut self, range: KeyRange<'a>, previous: bool) -> (u64, Vec<KeyValue>) {
-        let known = self.overlay.range::<[u8], _>(bounds(range));
+    pub(super) fn stage_delete_loaded(
+        &mut self,
+        range: KeyRange<'a>,
+        previous: bool,
+    ) -> Result<(u64, Vec<KeyValue>), StateError> {
+        let known = self.overlay.range(range);
         let keys: Vec<Cow<'a, [u8]>> = known.filter(|(_, slot)| slot.is_some()).map(|(key, _)| key.clone()).collect();
         let mut held = Vec::new();
         let count = keys.len() as u64;
         for key in keys {
-            let deleted = self.stage_delete(key, previous).expect("the key was just found to exist");
+            let deleted = self.stage_delete(key, previous)?.expect("the key was just found to exist");
             held.extend(deleted);
         }
-        (count, held)
+        Ok((count, held))
     }
 
     /// Raises the oldest revision that can be read.
@@ -75,12 +80,18 @@ impl<'a, E: Engine> Run<'a, E> {
         self.writer.meta(meta::COMPACTED, &requested.to_be_bytes());
         CommandOutcome::Compacted { revision: requested }
     }
-}
 
-fn holds(condition: Condition<'_>, slot: Option<&Slot<'_>>) -> bool {
-    match condition {
-        Condition::Absent => slot.is_none(),
-        Condition::ModRevision(revision) => slot.is_some_and(|slot| slot.header.mod_revision == revision),
-        Condition::Value(value) => slot.is_some_and(|slot| slot.value() == value),
+    fn condition_holds(
+        &self,
+        condition: Condition<'_>,
+        key: &[u8],
+        slot: Option<&Slot<'a>>,
+    ) -> Result<bool, StateError> {
+        Ok(match (condition, slot) {
+            (Condition::Absent, slot) => slot.is_none(),
+            (Condition::ModRevision(_) | Condition::Value(_), None) => false,
+            (Condition::ModRevision(revision), Some(slot)) => slot.header.mod_revision == revision,
+            (Condition::Value(value), Some(slot)) => *slot.value(self.engine, key)? == *value,
+        })
     }
 }

@@ -3,15 +3,13 @@
 //! A lease ends with its keys, at one revision, in key order. The command that ends what is due gives each lease a revision of its own, so that no
 //! revision is larger than one lease.
 //!
-//! Caveat: all that a lease's keys hold is in memory while it ends, and no limit on bytes applies: what bounds it is the most keys that a
-//! lease may hold, and the longest value.
+//! Bound: the keys of a lease, as many as its grant allows, and the record of each that is not left in the engine (`overlay`).
 
-use super::super::engine::{Engine, Table};
+use super::super::engine::Engine;
 use super::super::error::StateError;
 use super::super::outcome::CommandOutcome;
 use super::Run;
 use super::change::Stop;
-use super::overlay::Slot;
 use crate::command::LeaseLimits;
 use std::borrow::Cow;
 
@@ -49,7 +47,7 @@ impl<E: Engine> Run<'_, E> {
         {
             deleted += self.stage_end(id)?;
             leases += 1;
-            self.commit();
+            self.commit()?;
         }
         let mut sessions = 0;
         while sessions < u64::from(sessions_max)
@@ -67,24 +65,13 @@ impl<E: Engine> Run<'_, E> {
         let keys = self.leases.keys(self.engine, id)?;
         let (count, rows) = (u64::from(lease.keys), keys.len() as u64);
         assert!(count == rows, "lease {id} counts {count} keys and has rows of {rows}");
-        self.load(&keys)?;
+        let unknown = keys.iter().filter(|key| !self.overlay.knows(key)).map(|key| Cow::Owned(key.clone())).collect();
+        self.load(unknown)?;
         for key in keys {
-            let deleted = self.stage_delete(Cow::Owned(key), false);
+            let deleted = self.stage_delete(Cow::Owned(key), false)?;
             assert!(deleted.is_some(), "a key of lease {id} does not exist");
         }
         self.leases.end(id);
         Ok(count)
-    }
-
-    /// Brings keys, ascending, into the overlay that are not in it.
-    fn load(&mut self, keys: &[Vec<u8>]) -> Result<(), StateError> {
-        let unknown = keys.iter().map(|key| &key[..]).filter(|key| !self.overlay.contains_key(*key));
-        let unknown: Vec<&[u8]> = unknown.collect();
-        let records = self.engine.load_many(Table::Current, &unknown)?;
-        for (key, record) in unknown.into_iter().zip(records) {
-            let slot = record.map(|record| Slot::stored(key, record)).transpose()?;
-            self.overlay.insert(Cow::Owned(key.to_vec()), slot);
-        }
-        Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! Applying a run of log entries: one batch for all of them.
+//! Applying a run of log entries: one batch for all of them, but for history that is too much for one (`rows`).
 //!
 //! Later commands must see what earlier ones of the same run wrote, but the engine shows a batch only once it is written. So a run
 //! starts by loading what every single-key command of it will touch, in one go, into an *overlay*; commands on ranges add what they
@@ -23,8 +23,9 @@
 //! values included. It does not depend on how entries are grouped into runs, and a node whose stored values differ finds out
 //! when they are overwritten at the latest.
 //!
-//! Caveat: limits are those of one command. Who cuts the runs has to see to it that not many range deletes and transactions over ranges come into one
-//! ([`applies_alone`](crate::command::applies_alone)).
+//! Memory: what a run loads and what it moves to history is in memory up to [`RunBounds`], however much that is. What it takes beyond are its entries, keys, headers and revisions,
+//! and values that end in answers or are put again. Who cuts the runs has to see to it that not many of these come into one
+//! ([`values_held`](crate::command::values_held)).
 
 mod change;
 mod data;
@@ -39,20 +40,38 @@ mod transaction;
 pub(super) use decoded::DecodedRun;
 
 use super::engine::{Batch, Engine, EngineError, Table};
-use super::error::{CorruptRow, StateError};
+use super::error::StateError;
 use super::layout::RecordHeader;
 use super::lease::Leases;
 use super::meta::{self, Progress};
 use super::outcome::CommandOutcome;
 use super::session::Sessions;
 use crate::command::{BatchItem, Command, InvalidCommand};
-use bytes::Bytes;
 use change::{Change, Stop};
 use decoded::DecodedEntry;
-use overlay::{Overlay, Slot, Superseded};
+use overlay::{Overlay, Record, Superseded};
 use raft::LogPosition;
 use rows::Writer;
 use std::borrow::Cow;
+
+/// Keys that are loaded at a time: the engine gives all their values, which may be long, at once.
+const LOADED_TOGETHER: usize = 16;
+
+/// How much of what it finds a run has in memory. Nothing else depends on it: not the rows, not the outcomes, not the hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunBounds {
+    /// Bytes of records that are loaded once and held; others are read again where they are needed.
+    pub held_bytes_max: usize,
+    /// Bytes of history that are written at a time.
+    pub history_bytes_max: usize,
+}
+
+impl Default for RunBounds {
+    /// 16 and 8 MiB.
+    fn default() -> RunBounds {
+        RunBounds { held_bytes_max: 16 << 20, history_bytes_max: 8 << 20 }
+    }
+}
 
 /// About what a command costs in the batch beyond its payload: keys written three times, headers, revisions.
 const BATCH_BYTES_PER_COMMAND: usize = 192;
@@ -82,7 +101,7 @@ pub(crate) struct Run<'a, E: Engine> {
     changes: Vec<Change<'a>>,
     leases: &'a mut Leases,
     sessions: &'a mut Sessions,
-    writer: Writer<E::Batch<'a>>,
+    writer: Writer<'a, E>,
 }
 
 impl<'a, E: Engine> Run<'a, E> {
@@ -93,33 +112,42 @@ impl<'a, E: Engine> Run<'a, E> {
         clockwork: Clockwork,
         leases: &'a mut Leases,
         sessions: &'a mut Sessions,
+        bounds: RunBounds,
         run: &DecodedRun<'a>,
     ) -> Result<Run<'a, E>, StateError> {
-        let keys = run.keys();
-        let records = match keys[..] {
-            [] => Vec::new(),
-            [key] => vec![engine.load(Table::Current, key)?],
-            _ => engine.load_many(Table::Current, &keys)?,
-        };
-        assert_eq!(records.len(), keys.len(), "the engine answered for another number of keys than asked");
-        let slot = |(key, record): (&'a [u8], Option<Bytes>)| {
-            let slot = record.map(|record| Slot::stored(key, record)).transpose()?;
-            Ok::<_, CorruptRow>((Cow::Borrowed(key), slot))
-        };
-        let overlay = keys.into_iter().zip(records).map(slot).collect::<Result<_, _>>()?;
         let bytes_hint = run.payload_bytes + run.commands.len() * BATCH_BYTES_PER_COMMAND;
-        Ok(Run {
+        let mut started = Run {
             engine,
             progress,
             revision_before: progress.revision,
             clockwork,
-            overlay,
+            overlay: Overlay::new(bounds.held_bytes_max),
             superseded: run.reads_history().then(Superseded::new),
             changes: Vec::new(),
             leases,
             sessions,
-            writer: Writer::new(engine.batch(bytes_hint)),
-        })
+            writer: Writer::new(engine, bytes_hint, bounds.history_bytes_max),
+        };
+        started.load(run.keys().into_iter().map(Cow::Borrowed).collect())?;
+        Ok(started)
+    }
+
+    /// Brings keys, ascending, distinct and not known, into the overlay.
+    fn load(&mut self, keys: Vec<Cow<'a, [u8]>>) -> Result<(), StateError> {
+        for keys in keys.chunks(LOADED_TOGETHER) {
+            let records = match keys {
+                [key] => vec![self.engine.load(Table::Current, key)?],
+                _ => {
+                    let keys: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
+                    self.engine.load_many(Table::Current, &keys)?
+                }
+            };
+            assert_eq!(records.len(), keys.len(), "the engine answered for another number of keys than asked");
+            for (key, record) in keys.iter().zip(records) {
+                self.overlay.load(key.clone(), record.map(Record::Owned))?;
+            }
+        }
+        Ok(())
     }
 
     /// Applies entry after entry, and hands out the outcomes of each.
@@ -158,11 +186,11 @@ impl<'a, E: Engine> Run<'a, E> {
 
     /// Writes everything, together with how far it brings the state.
     pub(crate) fn finish(self) -> Result<Progress, EngineError> {
-        let Run { engine, progress, leases, sessions, mut writer, .. } = self;
+        let Run { progress, leases, sessions, mut writer, .. } = self;
         leases.write(&mut writer.batch);
         sessions.write(&mut writer.batch);
         writer.batch.put(Table::Meta, meta::PROGRESS, &progress.encode());
-        engine.write(writer.batch)?;
+        writer.finish()?;
         Ok(progress)
     }
 
@@ -178,7 +206,7 @@ impl<'a, E: Engine> Run<'a, E> {
     fn carry_out(&mut self, command: &Command<'a>) -> Result<CommandOutcome, StateError> {
         match self.stage_command(command) {
             Ok(outcome) => {
-                self.commit();
+                self.commit()?;
                 Ok(outcome)
             }
             Err(Stop::Refused(outcome)) => {

@@ -3,18 +3,22 @@
 //! The engine shows what was there before the run. The overlay holds what the run has loaded or changed since, `None` for a key that does not
 //! exist, and rules where it knows a key.
 //!
+//! Of what it loads it holds values up to a number of bytes, all together. Those beyond are *left*: the overlay knows the header and how long the value is, and who needs
+//! the value itself reads it from the engine, which goes on showing it until the run is written. So a run over large values takes no more memory than one over
+//! small ones, and is none the wiser.
+//!
 //! What keys held in the middle of the run, at revisions that the run itself has given out, is nowhere but here; [`Superseded`] keeps it, in the
 //! rare run that reads at a revision which it names.
 
 use super::super::engine::{Cursor, Engine, Snapshot, Table};
 use super::super::error::{CorruptRow, ReadError, StateError};
-use super::super::layout::{KeyValue, RECORD_HEADER_BYTES, RecordHeader};
+use super::super::layout::{KeyValue, LayoutError, RECORD_HEADER_BYTES, RecordHeader};
 use super::super::walk::{self, At};
 use crate::command::{KeyRange, RangeLimits};
 use bytes::Bytes;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::ops::{Bound, ControlFlow};
+use std::ops::{Bound, ControlFlow, Deref};
 
 /// What a key holds in the middle of a run.
 #[derive(Clone)]
@@ -27,24 +31,56 @@ pub(super) struct Slot<'a> {
 pub(super) enum SlotValue<'a> {
     /// Loaded: the whole record.
     Stored(Bytes),
+    /// That of the record which the engine has in `current`, and not in memory. So many bytes.
+    Left(usize),
     /// Put earlier in the run: the value, still in the log entry.
     Logged(&'a [u8]),
     /// Put earlier in the run with the value that the key held before.
     Kept(Bytes),
 }
 
+/// A value at hand.
+pub(super) enum Value<'s> {
+    Borrowed(&'s [u8]),
+    Loaded(Bytes),
+}
+
+impl Deref for Value<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Value::Borrowed(value) => value,
+            Value::Loaded(value) => value,
+        }
+    }
+}
+
 impl<'a> Slot<'a> {
-    pub(super) fn stored(key: &[u8], record: Bytes) -> Result<Slot<'a>, CorruptRow> {
-        let header = RecordHeader::decode(&record);
-        let header = header.map_err(|cause| CorruptRow::new(Table::Current, key, cause))?;
-        Ok(Slot { header, value: SlotValue::Stored(record) })
+    pub(super) fn value_bytes(&self) -> usize {
+        match &self.value {
+            SlotValue::Stored(record) => record.len() - RECORD_HEADER_BYTES,
+            SlotValue::Left(bytes) => *bytes,
+            SlotValue::Logged(value) => value.len(),
+            SlotValue::Kept(value) => value.len(),
+        }
     }
 
-    pub(super) fn value(&self) -> &[u8] {
+    /// The value, from the engine if it was left there.
+    pub(super) fn value<E: Engine>(&self, engine: &E, key: &[u8]) -> Result<Value<'_>, StateError> {
+        match self.value_here() {
+            Some(value) => Ok(Value::Borrowed(value)),
+            None => Ok(Value::Loaded(load_left(engine, key, self.value_bytes())?)),
+        }
+    }
+
+    /// The value, if it is in memory.
+    fn value_here(&self) -> Option<&[u8]> {
         match &self.value {
-            SlotValue::Stored(record) => &record[RECORD_HEADER_BYTES..],
-            SlotValue::Logged(value) => value,
-            SlotValue::Kept(value) => value,
+            SlotValue::Stored(record) => Some(&record[RECORD_HEADER_BYTES..]),
+            SlotValue::Left(_) => None,
+            SlotValue::Logged(value) => Some(value),
+            SlotValue::Kept(value) => Some(value),
         }
     }
 
@@ -52,23 +88,120 @@ impl<'a> Slot<'a> {
     pub(super) fn kept_value(&self) -> SlotValue<'a> {
         match &self.value {
             SlotValue::Stored(record) => SlotValue::Kept(record.slice(RECORD_HEADER_BYTES..)),
+            SlotValue::Left(bytes) => SlotValue::Left(*bytes),
             SlotValue::Logged(value) => SlotValue::Logged(value),
             SlotValue::Kept(value) => SlotValue::Kept(value.clone()),
         }
     }
 
-    pub(super) fn key_value(&self, key: &[u8]) -> KeyValue {
+    pub(super) fn key_value<E: Engine>(&self, engine: &E, key: &[u8]) -> Result<KeyValue, StateError> {
         let value = match &self.value {
             SlotValue::Stored(record) => record.slice(RECORD_HEADER_BYTES..),
+            SlotValue::Left(bytes) => load_left(engine, key, *bytes)?,
             SlotValue::Logged(value) => Bytes::copy_from_slice(value),
             SlotValue::Kept(value) => value.clone(),
         };
-        KeyValue::new(Bytes::copy_from_slice(key), self.header, value)
+        Ok(KeyValue::new(Bytes::copy_from_slice(key), self.header, value))
     }
 }
 
+/// A value that was left where it is.
+fn load_left<E: Engine>(engine: &E, key: &[u8], bytes: usize) -> Result<Bytes, StateError> {
+    let corrupt = |cause| CorruptRow::new(Table::Current, key, cause);
+    let record = engine.load(Table::Current, key)?.ok_or_else(|| corrupt(LayoutError::Missing))?;
+    if record.len() != RECORD_HEADER_BYTES + bytes {
+        return Err(corrupt(LayoutError::Short { bytes: record.len() }).into());
+    }
+    Ok(record.slice(RECORD_HEADER_BYTES..))
+}
+
 /// What is known of keys: `None` if they do not exist.
-pub(super) type Overlay<'a> = BTreeMap<Cow<'a, [u8]>, Option<Slot<'a>>>;
+pub(super) struct Overlay<'a> {
+    slots: BTreeMap<Cow<'a, [u8]>, Option<Slot<'a>>>,
+    /// How many bytes of loaded records it may still hold.
+    room_bytes: usize,
+}
+
+impl<'a> Overlay<'a> {
+    /// Nothing is known yet; loaded records of so many bytes may be held.
+    pub(super) fn new(held_bytes_max: usize) -> Overlay<'a> {
+        Overlay { slots: BTreeMap::new(), room_bytes: held_bytes_max }
+    }
+
+    /// Takes in what the engine has of a key that is not known.
+    pub(super) fn load(&mut self, key: Cow<'a, [u8]>, record: Option<Record<'_>>) -> Result<(), CorruptRow> {
+        let slot = match record {
+            None => None,
+            Some(record) => {
+                let header = RecordHeader::decode(&record);
+                let header = header.map_err(|cause| CorruptRow::new(Table::Current, &key, cause))?;
+                let value = match self.room_bytes.checked_sub(record.len()) {
+                    Some(room_bytes) => {
+                        self.room_bytes = room_bytes;
+                        SlotValue::Stored(record.into_bytes())
+                    }
+                    None => SlotValue::Left(record.len() - RECORD_HEADER_BYTES),
+                };
+                Some(Slot { header, value })
+            }
+        };
+        self.slots.insert(key, slot);
+        Ok(())
+    }
+
+    pub(super) fn knows(&self, key: &[u8]) -> bool {
+        self.slots.contains_key(key)
+    }
+
+    /// What a key holds that is known.
+    ///
+    /// # Panics
+    /// If it is not: a run loads what its commands touch before they touch it.
+    pub(super) fn slot(&self, key: &[u8]) -> Option<&Slot<'a>> {
+        self.slots.get(key).expect(LOADED_BEFORE).as_ref()
+    }
+
+    /// The same, to change it.
+    ///
+    /// # Panics
+    /// As [`slot`](Overlay::slot).
+    pub(super) fn slot_mut(&mut self, key: &[u8]) -> &mut Option<Slot<'a>> {
+        self.slots.get_mut(key).expect(LOADED_BEFORE)
+    }
+
+    /// What is known of a range, in key order.
+    pub(super) fn range(&self, range: KeyRange<'_>) -> impl Iterator<Item = (&Cow<'a, [u8]>, Option<&Slot<'a>>)> {
+        self.slots.range::<[u8], _>(bounds(range)).map(|(key, slot)| (key, slot.as_ref()))
+    }
+}
+
+const LOADED_BEFORE: &str = "a key is loaded before a command touches it";
+
+/// A record that the engine gave, copied only if it is held.
+pub(super) enum Record<'r> {
+    Borrowed(&'r [u8]),
+    Owned(Bytes),
+}
+
+impl Record<'_> {
+    fn into_bytes(self) -> Bytes {
+        match self {
+            Record::Borrowed(record) => Bytes::copy_from_slice(record),
+            Record::Owned(record) => record,
+        }
+    }
+}
+
+impl Deref for Record<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Record::Borrowed(record) => record,
+            Record::Owned(record) => record,
+        }
+    }
+}
 
 /// What keys held until a revision of this run, by key and revision, ascending.
 pub(super) type Superseded<'a> = BTreeMap<Cow<'a, [u8]>, Vec<(u64, Option<Slot<'a>>)>>;
@@ -77,7 +210,7 @@ pub(super) fn bounds(range: KeyRange<'_>) -> (Bound<&[u8]>, Bound<&[u8]>) {
     (Bound::Included(range.start), range.end.map_or(Bound::Unbounded, Bound::Excluded))
 }
 
-/// How much one command has read, compared and deleted.
+/// How much one command has looked at and deleted, and how much of it is kept for its answer.
 #[derive(Default)]
 pub(super) struct RangeSize {
     keys: u64,
@@ -90,9 +223,14 @@ impl RangeSize {
         self.bytes += (key_bytes + value_bytes) as u64;
     }
 
-    /// A key that is only counted.
+    /// A key that is only looked at.
     pub(super) fn add_key(&mut self) {
         self.keys += 1;
+    }
+
+    /// A key that is deleted, and perhaps returned.
+    pub(super) fn add_deleted(&mut self, key_bytes: usize, value_bytes: usize, returned: bool) {
+        if returned { self.add(key_bytes, value_bytes) } else { self.add_key() }
     }
 
     pub(super) fn fits(&self, limits: RangeLimits) -> bool {
@@ -129,10 +267,14 @@ pub(super) fn merge<'k, 's: 'k, E: Engine>(
                 return ControlFlow::Break(());
             }
         }
+        let stored = &record[RECORD_HEADER_BYTES..];
         let flow = match known.next_if(|(same, _)| *same == key) {
-            Some((_, Some(slot))) => visit(pair(key, slot)),
+            // A value that was left in the engine is the one that is there.
+            Some((_, Some(slot))) => {
+                visit(Pair { key, header: slot.header, value: slot.value_here().unwrap_or(stored) })
+            }
             Some((_, None)) => ControlFlow::Continue(()),
-            None => visit(Pair { key, header, value: &record[RECORD_HEADER_BYTES..] }),
+            None => visit(Pair { key, header, value: stored }),
         };
         is_over = flow.is_break();
         flow
@@ -156,44 +298,42 @@ pub(super) fn merge<'k, 's: 'k, E: Engine>(
     Ok(())
 }
 
+/// Of a key that the engine does not show.
 fn pair<'p>(key: &'p [u8], slot: &'p Slot<'_>) -> Pair<'p> {
-    Pair { key, header: slot.header, value: slot.value() }
+    let value = slot.value_here().expect("a value is left in the engine only if it is there");
+    Pair { key, header: slot.header, value }
 }
 
-/// Brings what the engine has in the range, and the overlay does not know better, into the overlay. False, and nothing is brought, if that makes
-/// `size`, which counts all that the range holds, exceed the limits.
+/// Brings what the engine has in the range, and the overlay does not know better, into the overlay, as far as `size` fits the limits, which counts all that the range
+/// holds: with values if they are `returned`. False: it does not fit.
 pub(super) fn load_range<E: Engine>(
     engine: &E,
     overlay: &mut Overlay<'_>,
     range: KeyRange<'_>,
+    returned: bool,
     limits: RangeLimits,
     size: &mut RangeSize,
 ) -> Result<bool, StateError> {
-    for (key, slot) in overlay.range::<[u8], _>(bounds(range)) {
+    for (key, slot) in overlay.range(range) {
         if let Some(slot) = slot {
-            size.add(key.len(), slot.value().len());
+            size.add_deleted(key.len(), slot.value_bytes(), returned);
         }
     }
     let snapshot = engine.snapshot();
     let mut cursor = snapshot.cursor(Table::Current, range.start, range.end);
-    let mut found = Vec::new();
     cursor.seek_first();
     while size.fits(limits)
         && let Some((key, record)) = cursor.item()
     {
-        if !overlay.contains_key(key) {
-            size.add(key.len(), record.len().saturating_sub(RECORD_HEADER_BYTES));
+        if !overlay.knows(key) {
+            size.add_deleted(key.len(), record.len().saturating_sub(RECORD_HEADER_BYTES), returned);
             // Before it is copied: this one may be the one too many.
             if size.fits(limits) {
-                found.push((Cow::Owned(key.to_vec()), Some(Slot::stored(key, Bytes::copy_from_slice(record))?)));
+                overlay.load(Cow::Owned(key.to_vec()), Some(Record::Borrowed(record)))?;
             }
         }
         cursor.next();
     }
     cursor.check()?;
-    let fits = size.fits(limits);
-    if fits {
-        overlay.extend(found);
-    }
-    Ok(fits)
+    Ok(size.fits(limits))
 }

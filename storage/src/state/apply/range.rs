@@ -72,17 +72,16 @@ impl<E: Engine> Run<'_, E> {
         visit: &mut dyn FnMut(Pair<'_>) -> ControlFlow<()>,
     ) -> Result<(), StateError> {
         if let Some(key) = range.single_key() {
-            let slot = self.overlay.get(key).expect("every key of the run was loaded when it started");
-            if let Some(slot) = slot {
+            if let Some(slot) = self.overlay.slot(key) {
                 // There is no other pair, so it is all the same whether it breaks off.
-                let _ = visit(Pair { key, header: slot.header, value: slot.value() });
+                let _ = visit(Pair { key, header: slot.header, value: &slot.value(self.engine, key)? });
             }
             return Ok(());
         }
         if range.is_empty() {
             return Ok(());
         }
-        let known = self.overlay.range::<[u8], _>(bounds(range)).map(|(key, slot)| (&key[..], slot.as_ref()));
+        let known = self.overlay.range(range).map(|(key, slot)| (&key[..], slot));
         overlay::merge(self.engine, range, At::Latest, known, visit)
     }
 
@@ -103,8 +102,7 @@ impl<E: Engine> Run<'_, E> {
         let superseded = self.superseded.as_ref().expect("a run that reads at a revision keeps what it supersedes");
         let known = superseded.range::<[u8], _>(bounds(range)).map(|(key, until)| {
             let held = until.iter().find(|(superseded_at, _)| *superseded_at > revision).map(|(_, slot)| slot.as_ref());
-            let now = || self.overlay.get(key).expect("what was changed is in the overlay").as_ref();
-            (&key[..], held.unwrap_or_else(now))
+            (&key[..], held.unwrap_or_else(|| self.overlay.slot(key)))
         });
         overlay::merge(self.engine, range, At::Latest, known, visit)
     }

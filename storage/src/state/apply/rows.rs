@@ -2,9 +2,15 @@
 //!
 //! The hash takes in every row of `current`, `history` and `changes` as it is written, and of `meta` what is said of leases and sessions as each
 //! command leaves them, not as a run ends: so it is the same however entries are grouped into runs.
+//!
+//! A run is one batch, but for rows of `history` beyond a number of bytes: these are written *ahead*, a few MiB at a time, so that what a run overwrites is not
+//! in memory as a whole. Such a row says what a key held until a revision that does not exist yet, and that is what the key still holds: who reads at any revision
+//! there is finds the same in it as in `current`, and who reads at the newest one does not look. Only changes that are made for good are written, so after a crash the same
+//! entries write the same rows again.
 
-use super::super::engine::{Batch, Table};
-use super::super::layout::{self, ChangeKind, RecordHeader};
+use super::super::engine::{Batch, Engine, EngineError, Table};
+use super::super::error::StateError;
+use super::super::layout::{self, ChangeKind};
 use super::super::meta;
 use super::change::Change;
 use super::overlay::{Slot, SlotValue};
@@ -14,17 +20,42 @@ use xxhash_rust::xxh3::Xxh3;
 /// In the place of a table's number: the row is removed.
 const REMOVED: u8 = 0x80;
 
-pub(super) struct Writer<B> {
-    pub(super) batch: B,
+pub(super) struct Writer<'a, E: Engine> {
+    engine: &'a E,
+    pub(super) batch: E::Batch<'a>,
+    /// Rows of `history` that do not fit the batch any more.
+    ahead: Option<E::Batch<'a>>,
+    /// Bytes of `history` in the batch, or in the one that is written ahead.
+    history_bytes: usize,
+    history_bytes_max: usize,
     hasher: Xxh3,
     row_key: Vec<u8>,
     record: Vec<u8>,
     change: Vec<u8>,
 }
 
-impl<B: Batch> Writer<B> {
-    pub(super) fn new(batch: B) -> Writer<B> {
-        Writer { batch, hasher: Xxh3::new(), row_key: Vec::new(), record: Vec::new(), change: Vec::new() }
+impl<'a, E: Engine> Writer<'a, E> {
+    /// A batch with room for about `bytes_hint` bytes, and for rows of `history` of `history_bytes_max` bytes.
+    pub(super) fn new(engine: &'a E, bytes_hint: usize, history_bytes_max: usize) -> Writer<'a, E> {
+        Writer {
+            engine,
+            batch: engine.batch(bytes_hint),
+            ahead: None,
+            history_bytes: 0,
+            history_bytes_max,
+            hasher: Xxh3::new(),
+            row_key: Vec::new(),
+            record: Vec::new(),
+            change: Vec::new(),
+        }
+    }
+
+    /// Writes what is not written yet: the batch last, which makes all of it true.
+    pub(super) fn finish(self) -> Result<(), EngineError> {
+        if let Some(ahead) = self.ahead {
+            self.engine.write(ahead)?;
+        }
+        self.engine.write(self.batch)
     }
 
     pub(super) fn start_entry(&mut self, hash_before: &[u8; 16], position: LogPosition) {
@@ -59,15 +90,15 @@ impl<B: Batch> Writer<B> {
         hash_row(&mut self.hasher, Table::Meta as u8 | REMOVED, key, b"");
     }
 
-    /// What becomes of a key, as the `number`th change of the revision.
-    pub(super) fn change(&mut self, change: &Change<'_>, revision: u64, number: u32) {
+    /// What becomes of a key, as the `number`th change of the revision. The command is through: nothing takes that back.
+    pub(super) fn change(&mut self, change: &Change<'_>, revision: u64, number: u32) -> Result<(), StateError> {
         let key = &change.key[..];
         if let Some(old) = &change.old {
-            self.supersede(key, old, revision);
+            self.supersede(key, old, revision)?;
         }
         match &change.new {
             Some(new) => {
-                self.put(key, &new.header, new.value());
+                self.put(key, new)?;
                 self.event(ChangeKind::Put, key, revision, number);
             }
             None => {
@@ -75,29 +106,41 @@ impl<B: Batch> Writer<B> {
                 self.event(ChangeKind::Delete, key, revision, number);
             }
         }
+        Ok(())
     }
 
     /// Moves what a key holds to history.
-    fn supersede(&mut self, key: &[u8], old: &Slot<'_>, revision: u64) {
+    fn supersede(&mut self, key: &[u8], old: &Slot<'_>, revision: u64) -> Result<(), StateError> {
         self.row_key.clear();
         layout::history_key(key, revision, &mut self.row_key);
         let record = match &old.value {
             SlotValue::Stored(record) => &record[..],
-            SlotValue::Logged(_) | SlotValue::Kept(_) => {
+            SlotValue::Left(_) | SlotValue::Logged(_) | SlotValue::Kept(_) => {
                 self.record.clear();
-                old.header.encode(old.value(), &mut self.record);
+                old.header.encode(&old.value(self.engine, key)?, &mut self.record);
                 &self.record[..]
             }
         };
         hash_row(&mut self.hasher, Table::History as u8, &self.row_key, record);
-        self.batch.put(Table::History, &self.row_key, record);
+        let bytes = self.row_key.len() + record.len();
+        if self.history_bytes + bytes > self.history_bytes_max {
+            let next = self.engine.batch(self.history_bytes_max);
+            if let Some(full) = self.ahead.replace(next) {
+                self.engine.write(full)?;
+            }
+            self.history_bytes = 0;
+        }
+        self.history_bytes += bytes;
+        self.ahead.as_mut().unwrap_or(&mut self.batch).put(Table::History, &self.row_key, record);
+        Ok(())
     }
 
-    fn put(&mut self, key: &[u8], header: &RecordHeader, value: &[u8]) {
+    fn put(&mut self, key: &[u8], new: &Slot<'_>) -> Result<(), StateError> {
         self.record.clear();
-        header.encode(value, &mut self.record);
+        new.header.encode(&new.value(self.engine, key)?, &mut self.record);
         hash_row(&mut self.hasher, Table::Current as u8, key, &self.record);
         self.batch.put(Table::Current, key, &self.record);
+        Ok(())
     }
 
     fn event(&mut self, kind: ChangeKind, key: &[u8], revision: u64, number: u32) {

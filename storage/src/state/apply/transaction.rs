@@ -4,8 +4,8 @@
 //! whatever its operations do, as in etcd. Then the operations of that way are staged in order, and an operation sees what those before it did.
 //! Whatever is refused on the way refuses the whole.
 //!
-//! What it reads, compares and deletes counts against the limits of the command as one, single keys and returned previous values included: they
-//! bound the memory that it takes and the answer that it gives.
+//! What it looks at and deletes counts against the limits of the command as one, single keys included. Bytes count if they are kept: in the answer, or by a put that keeps the
+//! value which its key holds. So the limits bound the memory that it takes, the answer that it gives, and how long it takes.
 
 use super::super::engine::Engine;
 use super::super::outcome::{CommandOutcome, OperationOutcome, TransactionOutcome};
@@ -50,7 +50,7 @@ impl<'a, E: Engine> Run<'a, E> {
         let (mut is_missing, mut holds) = (true, true);
         self.visit_now(compare.range, &mut |pair| {
             is_missing = false;
-            budget.size.add(pair.key.len(), pair.value.len());
+            budget.size.add_key();
             holds = pair_holds(compare, Some(pair));
             if holds && budget.size.fits(budget.limits) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
@@ -81,11 +81,14 @@ impl<'a, E: Engine> Run<'a, E> {
     }
 
     fn stage_put_within(&mut self, put: &Put<'a>, budget: &mut Budget) -> Result<OperationOutcome, Stop> {
-        let previous = self.stage_put(put)?;
-        if let Some(previous) = &previous {
-            budget.size.add(previous.key.len(), previous.value.len());
-            budget.check()?;
+        if put.previous || put.value.is_none() {
+            // What the key holds is kept: in the answer, as the value, or as both.
+            if let Some(slot) = self.overlay.slot(put.key) {
+                budget.size.add(put.key.len(), slot.value_bytes());
+                budget.check()?;
+            }
         }
+        let previous = self.stage_put(put)?;
         Ok(OperationOutcome::Put { previous })
     }
 
@@ -97,21 +100,21 @@ impl<'a, E: Engine> Run<'a, E> {
     ) -> Result<OperationOutcome, Stop> {
         match range.single_key() {
             Some(key) => {
-                self.visit_now(range, &mut |Pair { key, value, .. }| {
-                    budget.size.add(key.len(), value.len());
-                    ControlFlow::Continue(())
-                })?;
-                budget.check()?;
-                let deleted = self.stage_delete(key.into(), previous);
+                if let Some(slot) = self.overlay.slot(key) {
+                    budget.size.add_deleted(key.len(), slot.value_bytes(), previous);
+                    budget.check()?;
+                }
+                let deleted = self.stage_delete(key.into(), previous)?;
                 let count = u64::from(deleted.is_some());
                 Ok(OperationOutcome::Deleted { count, previous: deleted.flatten().into_iter().collect() })
             }
             None if range.is_empty() => Ok(OperationOutcome::Deleted { count: 0, previous: Vec::new() }),
             None => {
-                if !overlay::load_range(self.engine, &mut self.overlay, range, budget.limits, &mut budget.size)? {
-                    return Err(exceeded(budget.limits));
+                let Budget { limits, size } = budget;
+                if !overlay::load_range(self.engine, &mut self.overlay, range, previous, *limits, size)? {
+                    return Err(exceeded(*limits));
                 }
-                let (count, previous) = self.stage_delete_loaded(range, previous);
+                let (count, previous) = self.stage_delete_loaded(range, previous)?;
                 Ok(OperationOutcome::Deleted { count, previous })
             }
         }
