@@ -10,7 +10,7 @@ use raftkv_storage::command::{
     Relation, SortBy, Transaction,
 };
 use raftkv_storage::state::{
-    CommandOutcome, KeyValue, MemoryEngine, OperationOutcome, RangeOutcome, StateMachine, TransactionOutcome,
+    CommandOutcome, KeyValue, MemoryEngine, OperationOutcome, RangeOutcome, RunBounds, StateMachine, TransactionOutcome,
 };
 use state_support::{NO_LIMITS, apply_at, one_at, only, open, plain};
 
@@ -110,6 +110,43 @@ fn a_transaction_that_changes_nothing_takes_no_revision() {
     assert_eq!(operations(commit(&mut machine, all_of(vec![delete(nothing), read(KeyRange::ALL)])), 4).len(), 2);
     assert_eq!(operations(commit(&mut machine, Transaction::default()), 4), []);
     assert_eq!(machine.revision(), 4);
+}
+
+/// Of a key that is put with the value that it has, only the value may still be in the engine.
+#[test]
+fn a_value_that_is_not_in_memory_is_read_with_what_the_run_has_made_of_its_key() {
+    for held_bytes_max in [0, 1 << 20] {
+        let mut machine = three();
+        machine.bound_runs(RunBounds { held_bytes_max, ..RunBounds::default() });
+        let keep = || Operation::Put(Put { value: None, previous: true, ..Put::new(b"a", b"") });
+        let first = all_of(vec![keep(), read(KeyRange::ALL), read(only(b"a\0"))]);
+        let second = Transaction {
+            compares: vec![compare(
+                KeyRange { start: b"a", end: Some(b"b") },
+                CompareTarget::Version(2),
+                Relation::Equal,
+            )],
+            success: vec![keep(), delete(only(b"b\0"))],
+            failure: Vec::new(),
+        };
+        let limits = NO_LIMITS;
+        let both = [first, second].map(|transaction| plain(Command::Transaction { transaction, limits }));
+        let [first, second] = apply_at(&mut machine, 0, &both).try_into().unwrap();
+        let first = operations(first, 5);
+        for read in &first[1..] {
+            let kv = &range_of(read).pairs[0];
+            assert_eq!((&kv.value[..], kv.version, kv.mod_revision), (&b"3"[..], 2, 5));
+        }
+        let second = operations(second, 6);
+        let OperationOutcome::Put { previous: Some(previous) } = &second[0] else { panic!("{second:?}") };
+        assert_eq!((&previous.value[..], previous.version), (&b"3"[..], 2));
+        let versions = [4, 5, 6].map(|revision| {
+            let kv = machine.reader().get(b"a", Some(revision)).unwrap().unwrap();
+            assert_eq!(kv.value, "3");
+            kv.version
+        });
+        assert_eq!(versions, [1, 2, 3]);
+    }
 }
 
 #[test]
