@@ -1,13 +1,12 @@
 //! What the apply thread does with one job, without the thread.
 //!
-//! Each job is a run of committed entries and becomes one atomic batch in the engine; then the clients that wait for these
-//! entries are answered. Entries whose commands together may hold too many values in memory, because they return or keep them, are applied in several runs.
+//! Each job is some committed entries. They become one atomic batch in the engine, or several, one after the other, if what they return is much; after each the clients that wait for its
+//! entries are answered.
 
 use crate::driver::{ApplyEntries, ApplyJob, EntryWaiters, WriteOutcome, WriteRefusal};
 use crate::failure::FatalError;
-use raft::{Entry, EntryKind, LogIndex, LogRange};
+use raft::{Entry, LogIndex, LogRange};
 use std::collections::VecDeque;
-use storage::command::{VALUES_HELD_MAX, values_held};
 use storage::state::{Applied, Engine, StateMachine};
 use storage::wal::LogReader;
 
@@ -68,9 +67,12 @@ impl ApplyWorker {
         let last = entries
             .last()
             .expect("an apply run has entries: the core hands out no empty range, the log reads at least one");
-        for run in runs(entries) {
+        let mut rest = entries;
+        while !rest.is_empty() {
             self.outcomes.clear();
-            machine.apply(run, &mut self.outcomes).map_err(FatalError::State)?;
+            machine.apply_run(rest, &mut self.outcomes).map_err(FatalError::State)?;
+            let (run, later) = rest.split_at(self.outcomes.len());
+            rest = later;
             publish(machine, run);
             for (entry, applied) in run.iter().zip(self.outcomes.drain(..)) {
                 assert_eq!(entry.index, applied.index, "outcomes come in the order of the entries");
@@ -81,25 +83,6 @@ impl ApplyWorker {
             }
         }
         Ok(last.index)
-    }
-}
-
-/// The entries in runs that hold no more values than they may, or one entry that does by itself.
-fn runs(entries: &[Entry]) -> impl Iterator<Item = &[Entry]> {
-    let mut held = entries.first().map_or(0, values_held_by);
-    entries.chunk_by(move |_, next| {
-        let held_by_next = values_held_by(next);
-        let together = held.saturating_add(held_by_next);
-        let fits = together <= VALUES_HELD_MAX;
-        held = if fits { together } else { held_by_next };
-        fits
-    })
-}
-
-fn values_held_by(entry: &Entry) -> u32 {
-    match entry.kind {
-        EntryKind::Command => values_held(&entry.payload),
-        EntryKind::Noop | EntryKind::Membership => 0,
     }
 }
 
@@ -114,37 +97,5 @@ fn answer(waiting: EntryWaiters, entry: &Entry, applied: Applied, revision: u64)
     assert_eq!(waiting.waiters.len(), applied.results.len(), "each command of entry {} has one waiter", entry.index);
     for (waiter, outcome) in waiting.waiters.into_iter().zip(applied.results) {
         waiter(Ok(WriteOutcome { index: entry.index, revision, outcome }));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use bytes::Bytes;
-    use raft::Term;
-    use storage::command::{BatchEncoder, Command, KeyRange, Put, RangeLimits};
-
-    #[test]
-    fn a_run_holds_no_more_values_than_it_may() {
-        let limits = RangeLimits { keys_max: 1, bytes_max: 1 };
-        let put = Command::Put(Put::new(b"k", b"v"));
-        let range = Command::DeleteRange { range: KeyRange { start: b"a", end: None }, limits, previous: false };
-        let returned = Command::Put(Put { previous: true, ..Put::new(b"k", b"v") });
-        let most = vec![returned.clone(); VALUES_HELD_MAX as usize];
-        let lengths = |batches: &[&[Command<'_>]]| -> Vec<usize> {
-            let entry = |(index, commands): (u64, &&[Command<'_>])| {
-                let mut encoder = BatchEncoder::new();
-                commands.iter().for_each(|command| encoder.append(command));
-                Entry { term: Term(1), index: LogIndex(index), kind: EntryKind::Command, payload: encoder.take() }
-            };
-            let noop = Entry { term: Term(1), index: LogIndex(9), kind: EntryKind::Noop, payload: Bytes::new() };
-            let entries: Vec<Entry> = (1..).zip(batches).map(entry).chain([noop]).collect();
-            runs(&entries).map(<[Entry]>::len).collect()
-        };
-        let (put, range, returned) = (&[put][..], &[range][..], &[returned][..]);
-        assert_eq!(lengths(&[put, range, range, put, put]), [2, 4]);
-        assert_eq!(lengths(&[returned, range, returned, returned]), [1, 1, 3]);
-        assert_eq!(lengths(&[&most[1..], returned, returned, &most]), [2, 1, 2]);
-        assert_eq!(lengths(&[]), [1]);
     }
 }

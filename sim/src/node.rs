@@ -225,7 +225,11 @@ pub(crate) struct Found {
 /// The place of the node with this number.
 /// What a node's runs hold in memory: on every other node nothing that they need not, so that rows of history are written ahead and values are read again.
 pub(crate) fn run_bounds(id: NodeId) -> RunBounds {
-    if id.0.is_multiple_of(2) { RunBounds { held_bytes_max: 0, history_bytes_max: 0 } } else { RunBounds::default() }
+    if id.0.is_multiple_of(2) {
+        RunBounds { held_bytes_max: 0, history_bytes_max: 0, kept_bytes_max: 0 }
+    } else {
+        RunBounds::default()
+    }
 }
 
 pub(crate) fn index_of(id: NodeId) -> usize {

@@ -5,15 +5,16 @@
 mod state_support;
 
 use bytes::Bytes;
-use raft::{Entry, EntryKind, LogIndex, Membership, MembershipError, Term};
+use raft::{Entry, EntryKind, LogIndex, Membership, MembershipError, NodeId, Term};
 use raftkv_storage::command::{
-    Command, EncodedCommand, InvalidCommand, KeyRange, LeaseBinding, LeaseLimits, Operation, Put, RangeLimits,
-    Transaction, UnknownFeature,
+    Command, Condition, EncodedCommand, InvalidCommand, KeyRange, LeaseBinding, LeaseLimits, Operation, Put,
+    RangeLimits, Transaction, UnknownFeature,
 };
 use raftkv_storage::state::{CommandOutcome, MemoryEngine, RunBounds, StateError};
 use state_support::observed::ObservedEngine;
 use state_support::{
-    NO_LIMITS, Owned, apply, apply_at, delete, delete_range, entries, entries_from, one_at, open, plain, put,
+    NO_LIMITS, Owned, apply, apply_at, batch_entry, delete, delete_range, entries, entries_from, one_at, open, plain,
+    put,
 };
 
 fn entry(index: u64, kind: EntryKind, payload: &[u8]) -> Entry {
@@ -110,7 +111,7 @@ fn limits_count_what_the_run_itself_has_changed() {
 #[test]
 fn what_a_run_overwrites_is_never_in_one_batch() {
     const VALUE: [u8; 10_000] = [7; 10_000];
-    const BOUNDS: RunBounds = RunBounds { held_bytes_max: 25_000, history_bytes_max: 35_000 };
+    const BOUNDS: RunBounds = RunBounds { held_bytes_max: 25_000, history_bytes_max: 35_000, kept_bytes_max: 0 };
     /// What the last batch holds beside history: the new rows of forty keys.
     const OTHER_ROWS: usize = 10_000;
     let keys: Vec<Vec<u8>> = (10..50u32).map(|number| number.to_string().into_bytes()).collect();
@@ -143,6 +144,54 @@ fn what_a_run_overwrites_is_never_in_one_batch() {
             assert!(machine.reader().get(key, None).unwrap().is_none_or(|now| now.value == "short"));
             assert_eq!(machine.reader().get(key, Some(revision)).unwrap().unwrap().value, VALUE[..]);
         }
+    }
+}
+
+/// How many entries go into each run: what is returned or put again counts, and what is learned of ranges; not what is overwritten.
+#[test]
+fn a_run_ends_with_the_entry_that_keeps_too_much() {
+    let value = [7; 1_000];
+    let put = Put::new(b"k", &value);
+    let returned = || vec![Command::Put(Put { previous: true, ..put.clone() })];
+    let refused = || vec![Command::Put(Put { condition: Some(Condition::Absent), ..put.clone() })];
+    let touched = || vec![Command::Put(Put { value: None, ..put.clone() })];
+    let plain = || vec![Command::Put(put.clone())];
+    let range = KeyRange { start: b"r", end: None };
+    let deleted = || vec![Command::DeleteRange { range, limits: NO_LIMITS, previous: false }];
+    let membership = Vec::new;
+    let cases = [
+        (vec![plain(), plain(), plain(), plain()], vec![4]),
+        (vec![returned(), returned(), returned(), plain(), returned()], vec![3, 2]),
+        (vec![returned(), [refused(), touched()].concat(), plain(), plain()], vec![2, 2]),
+        (vec![refused(), touched(), membership(), touched(), membership()], vec![4, 1]),
+        (vec![deleted(), plain()], vec![1, 1]),
+    ];
+    for (entries, expected) in cases {
+        let mut machine = open(MemoryEngine::new());
+        apply(&mut machine, &[vec![self::put(b"k", &value)], (0..20).map(|at| self::put(&[b'r', at], b"")).collect()]);
+        machine.bound_runs(RunBounds { kept_bytes_max: 2_500, ..RunBounds::default() });
+        let before = machine.membership().clone();
+        let other = Membership::new([NodeId(7)]);
+        let entries: Vec<Entry> = (3..)
+            .zip(entries)
+            .map(|(index, commands)| match &commands[..] {
+                [] => entry(index, EntryKind::Membership, &other.encode()),
+                _ => batch_entry(index, None, &commands.into_iter().map(state_support::plain).collect::<Vec<_>>()),
+            })
+            .collect();
+        let (mut rest, mut runs) = (&entries[..], Vec::new());
+        while !rest.is_empty() {
+            let mut outcomes = Vec::new();
+            machine.apply_run(rest, &mut outcomes).unwrap();
+            let (run, later) = rest.split_at(outcomes.len());
+            assert_eq!(machine.applied(), run.last().unwrap().position());
+            let has_changed = later.len() < entries.len()
+                && entries[..entries.len() - later.len()].iter().any(|entry| entry.kind == EntryKind::Membership);
+            assert_eq!(machine.membership(), if has_changed { &other } else { &before });
+            runs.push(run.len());
+            rest = later;
+        }
+        assert_eq!(runs, expected);
     }
 }
 

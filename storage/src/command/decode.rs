@@ -17,13 +17,6 @@ use super::{
 /// The fewest bytes that a compare or an operation has, for room that a count promises to need.
 const PART_BYTES_MIN: usize = 6;
 
-/// How many values the commands of a batch may have in memory together: see [`Command::values_held`].
-#[must_use]
-pub fn values_held(payload: &[u8]) -> u32 {
-    let commands = BatchDecoder::new(payload).flatten();
-    commands.fold(0, |held, item| held.saturating_add(item.command.values_held()))
-}
-
 /// Reads the commands of a batch in order, without copying.
 ///
 /// After an error that leaves no way to find the next command, the iteration ends.

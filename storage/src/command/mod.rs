@@ -24,7 +24,7 @@ mod decode;
 mod encode;
 mod transaction;
 
-pub use decode::{BatchDecoder, values_held};
+pub use decode::BatchDecoder;
 pub use encode::{BatchEncoder, EncodedCommand};
 pub use transaction::{
     Compare, CompareTarget, NESTING_MAX, Operation, RangeRead, Relation, SortBy, Transaction, TransactionError,
@@ -311,8 +311,7 @@ impl Command<'_> {
     }
 }
 
-/// How many values the commands of one entry may have in memory together, and those of entries that are applied together: see [`Command::values_held`]. One command
-/// may hold more by itself; its own limits bound it.
+/// How many values the commands of one entry may have in memory together: see [`Command::values_held`]. One command may hold more by itself; its own limits bound it.
 pub const VALUES_HELD_MAX: u32 = 64;
 
 /// Why a batch, or one command of it, cannot be decoded.

@@ -173,7 +173,7 @@ impl<E: Engine> StateMachine<E> {
         self.reader.clone()
     }
 
-    /// Applies committed entries, all of which become visible at once, and appends what became of each to `outcomes`. Readers see all of it or nothing.
+    /// Applies committed entries, and appends what became of each to `outcomes`, in as many runs as [`apply_run`](StateMachine::apply_run) makes of them.
     ///
     /// On an error nothing is appended, and nothing will be applied any more.
     ///
@@ -181,15 +181,31 @@ impl<E: Engine> StateMachine<E> {
     ///
     /// If the entries do not follow on what is applied: a gap in the log is a bug, and what comes after it must not be applied.
     pub fn apply(&mut self, entries: &[Entry], outcomes: &mut Vec<Applied>) -> Result<(), StateError> {
+        let before = outcomes.len();
+        while let rest = &entries[outcomes.len() - before..]
+            && !rest.is_empty()
+        {
+            self.apply_run(rest, outcomes).inspect_err(|_| outcomes.truncate(before))?;
+        }
+        Ok(())
+    }
+
+    /// Applies the first of committed entries in one batch, at least one of them and as many as their answers and what they find leave memory for, and appends what became of each
+    /// to `outcomes`. Readers see all of them or none.
+    ///
+    /// On an error nothing is appended, and nothing will be applied any more.
+    ///
+    /// # Panics
+    ///
+    /// If there are none, or they do not follow on what is applied: a gap in the log is a bug, and what comes after it must not be applied.
+    pub fn apply_run(&mut self, entries: &[Entry], outcomes: &mut Vec<Applied>) -> Result<(), StateError> {
+        assert!(!entries.is_empty(), "a run of no entries");
         if self.failed {
             return Err(StateError::FailedBefore);
         }
         self.assert_entries_follow(entries);
-        if entries.is_empty() {
-            return Ok(());
-        }
         let outcomes_before = outcomes.len();
-        match self.apply_run(entries, outcomes) {
+        match self.write_run(entries, outcomes) {
             Ok((progress, membership)) => {
                 assert!(
                     progress.revision >= self.progress.revision,
@@ -224,7 +240,7 @@ impl<E: Engine> StateMachine<E> {
         self.reader.flush(wait)
     }
 
-    fn apply_run(
+    fn write_run(
         &mut self,
         entries: &[Entry],
         outcomes: &mut Vec<Applied>,
@@ -236,7 +252,7 @@ impl<E: Engine> StateMachine<E> {
         *clockwork = run.clockwork();
         // Before the row can become durable, and with it what is dead be dropped: no reader must take a hole for what there was.
         reader.publish_compacted(clockwork.compacted);
-        Ok((run.finish()?, decoded.membership().cloned()))
+        Ok(run.finish()?)
     }
 
     fn assert_entries_follow(&self, entries: &[Entry]) {

@@ -167,6 +167,56 @@ pub enum CommandOutcome {
     },
 }
 
+impl CommandOutcome {
+    /// Bytes of the keys and values that it returns.
+    pub(crate) fn returned_bytes(&self) -> usize {
+        match self {
+            CommandOutcome::Put { previous: pair, .. } | CommandOutcome::ConditionFailed { existing: pair } => {
+                bytes_of(pair)
+            }
+            CommandOutcome::Deleted { previous, .. } => bytes_of(previous),
+            CommandOutcome::Transaction { outcome, .. } => outcome.returned_bytes(),
+            CommandOutcome::LimitExceeded { .. }
+            | CommandOutcome::KeyUnknown { .. }
+            | CommandOutcome::RevisionCompacted { .. }
+            | CommandOutcome::RevisionFuture { .. }
+            | CommandOutcome::LeaseGranted { .. }
+            | CommandOutcome::LeaseExists { .. }
+            | CommandOutcome::LeaseUnknown { .. }
+            | CommandOutcome::LeaseKeptAlive { .. }
+            | CommandOutcome::LeaseRevoked { .. }
+            | CommandOutcome::LeasesFull { .. }
+            | CommandOutcome::LeaseFull { .. }
+            | CommandOutcome::Expired { .. }
+            | CommandOutcome::Compacted { .. }
+            | CommandOutcome::SessionOpened { .. }
+            | CommandOutcome::SessionClosed
+            | CommandOutcome::SessionUnknown { .. }
+            | CommandOutcome::AnswerForgotten { .. }
+            | CommandOutcome::SessionsFull { .. }
+            | CommandOutcome::AnswersFull { .. }
+            | CommandOutcome::FormatRaised { .. }
+            | CommandOutcome::Invalid { .. } => 0,
+        }
+    }
+}
+
+impl TransactionOutcome {
+    fn returned_bytes(&self) -> usize {
+        let operation = |operation: &OperationOutcome| match operation {
+            OperationOutcome::Put { previous } => bytes_of(previous),
+            OperationOutcome::Deleted { previous, .. } => bytes_of(previous),
+            OperationOutcome::Range(range) => bytes_of(&range.pairs),
+            OperationOutcome::Transaction(outcome) => outcome.returned_bytes(),
+        };
+        self.operations.iter().map(operation).sum()
+    }
+}
+
+fn bytes_of<'a>(pairs: impl IntoIterator<Item = &'a KeyValue>) -> usize {
+    pairs.into_iter().map(|pair| pair.key.len() + pair.value.len()).sum()
+}
+
 /// What a transaction did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TransactionOutcome {

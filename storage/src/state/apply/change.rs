@@ -80,7 +80,10 @@ impl<'a, E: Engine> Run<'a, E> {
         };
         let value = match (put.value, slot.as_ref()) {
             (Some(value), _) => SlotValue::Logged(value),
-            (None, Some(old)) => old.kept_value(),
+            (None, Some(old)) => {
+                self.kept_bytes += old.value_bytes();
+                old.kept_value()
+            }
             (None, None) => return Err(unknown().into()),
         };
         let previous =

@@ -12,8 +12,8 @@ pub(super) struct DecodedEntry<'a> {
     pub(super) position: LogPosition,
     /// The end of its commands in [`DecodedRun::commands`].
     pub(super) commands_end: usize,
-    /// The membership it carries, encoded.
-    pub(super) membership: Option<&'a [u8]>,
+    /// The membership it carries, encoded and decoded.
+    pub(super) membership: Option<(&'a [u8], Membership)>,
     /// The cluster's time when it was proposed.
     pub(super) time_ms: Option<u64>,
 }
@@ -23,28 +23,18 @@ pub(crate) struct DecodedRun<'a> {
     pub(super) entries: Vec<DecodedEntry<'a>>,
     pub(super) commands: Vec<Result<BatchItem<'a>, InvalidCommand>>,
     pub(super) payload_bytes: usize,
-    /// The last membership in it.
-    membership: Option<Membership>,
 }
 
 impl<'a> DecodedRun<'a> {
     /// Decodes all entries, or fails at what must not be applied, before anything is.
     pub(crate) fn decode(entries: &'a [Entry], format_max: u32) -> Result<DecodedRun<'a>, StateError> {
-        let mut run = DecodedRun {
-            entries: Vec::with_capacity(entries.len()),
-            commands: Vec::new(),
-            payload_bytes: 0,
-            membership: None,
-        };
+        let mut run = DecodedRun { entries: Vec::with_capacity(entries.len()), commands: Vec::new(), payload_bytes: 0 };
         for entry in entries {
             run.payload_bytes += entry.payload.len();
             let (mut membership, mut time_ms) = (None, None);
             match entry.kind {
                 EntryKind::Noop => {}
-                EntryKind::Membership => {
-                    run.membership = Some(decode_membership(entry)?);
-                    membership = Some(&entry.payload[..]);
-                }
+                EntryKind::Membership => membership = Some((&entry.payload[..], decode_membership(entry)?)),
                 EntryKind::Command => {
                     let decoder = BatchDecoder::new(&entry.payload);
                     time_ms = decoder.time_ms();
@@ -66,11 +56,6 @@ impl<'a> DecodedRun<'a> {
             run.entries.push(DecodedEntry { position, commands_end, membership, time_ms });
         }
         Ok(run)
-    }
-
-    /// The membership after the run, if the run changes it.
-    pub(crate) fn membership(&self) -> Option<&Membership> {
-        self.membership.as_ref()
     }
 
     /// The keys that commands name as single ones, ascending and distinct.

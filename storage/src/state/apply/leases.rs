@@ -65,8 +65,8 @@ impl<E: Engine> Run<'_, E> {
         let keys = self.leases.keys(self.engine, id)?;
         let (count, rows) = (u64::from(lease.keys), keys.len() as u64);
         assert!(count == rows, "lease {id} counts {count} keys and has rows of {rows}");
-        let unknown = keys.iter().filter(|key| !self.overlay.knows(key)).map(|key| Cow::Owned(key.clone())).collect();
-        self.load(unknown)?;
+        let unknown: Vec<&[u8]> = keys.iter().map(|key| &key[..]).filter(|key| !self.overlay.knows(key)).collect();
+        self.load(&unknown, |overlay, key, record| overlay.learn(key.to_vec(), record))?;
         for key in keys {
             let deleted = self.stage_delete(Cow::Owned(key), false)?;
             assert!(deleted.is_some(), "a key of lease {id} does not exist");

@@ -23,9 +23,9 @@
 //! values included. It does not depend on how entries are grouped into runs, and a node whose stored values differ finds out
 //! when they are overwritten at the latest.
 //!
-//! Memory: what a run loads and what it moves to history is in memory up to [`RunBounds`], however much that is. What it takes beyond are its entries, keys, headers and revisions,
-//! and values that end in answers or are put again. Who cuts the runs has to see to it that not many of these come into one
-//! ([`values_held`](crate::command::values_held)).
+//! Memory: what a run loads and what it moves to history is in memory up to [`RunBounds`], however much that is. What it takes beyond are its entries, what it learns of ranges, and
+//! values that it returns or puts again: after so much of these it ends, with the entry under way. Who lays commands into one entry has to see to it that these are
+//! few ([`values_held`](crate::command::Command::values_held)).
 
 mod change;
 mod data;
@@ -40,7 +40,7 @@ mod transaction;
 pub(super) use decoded::DecodedRun;
 
 use super::engine::{Batch, Engine, EngineError, Table};
-use super::error::StateError;
+use super::error::{CorruptRow, StateError};
 use super::layout::RecordHeader;
 use super::lease::Leases;
 use super::meta::{self, Progress};
@@ -50,7 +50,7 @@ use crate::command::{BatchItem, Command, InvalidCommand};
 use change::{Change, Stop};
 use decoded::DecodedEntry;
 use overlay::{Overlay, Record, Superseded};
-use raft::LogPosition;
+use raft::{LogPosition, Membership};
 use rows::Writer;
 use std::borrow::Cow;
 
@@ -64,12 +64,14 @@ pub struct RunBounds {
     pub held_bytes_max: usize,
     /// Bytes of history that are written at a time.
     pub history_bytes_max: usize,
+    /// Bytes that a run returns, puts again or learns of ranges, after which it ends with the entry under way.
+    pub kept_bytes_max: usize,
 }
 
 impl Default for RunBounds {
-    /// 16 and 8 MiB.
+    /// 16 MiB held, 8 MiB of history, 8 MiB kept.
     fn default() -> RunBounds {
-        RunBounds { held_bytes_max: 16 << 20, history_bytes_max: 8 << 20 }
+        RunBounds { held_bytes_max: 16 << 20, history_bytes_max: 8 << 20, kept_bytes_max: 8 << 20 }
     }
 }
 
@@ -99,6 +101,11 @@ pub(crate) struct Run<'a, E: Engine> {
     superseded: Option<Superseded<'a>>,
     /// What the command under way has changed.
     changes: Vec<Change<'a>>,
+    /// Bytes that it returns or puts again.
+    kept_bytes: usize,
+    kept_bytes_max: usize,
+    /// The last membership that it has applied.
+    membership: Option<Membership>,
     leases: &'a mut Leases,
     sessions: &'a mut Sessions,
     writer: Writer<'a, E>,
@@ -124,56 +131,67 @@ impl<'a, E: Engine> Run<'a, E> {
             overlay: Overlay::new(bounds.held_bytes_max),
             superseded: run.reads_history().then(Superseded::new),
             changes: Vec::new(),
+            kept_bytes: 0,
+            kept_bytes_max: bounds.kept_bytes_max,
+            membership: None,
             leases,
             sessions,
             writer: Writer::new(engine, bytes_hint, bounds.history_bytes_max),
         };
-        started.load(run.keys().into_iter().map(Cow::Borrowed).collect())?;
+        started.load(&run.keys(), |overlay, key, record| overlay.load(Cow::Borrowed(key), record))?;
         Ok(started)
     }
 
-    /// Brings keys, ascending, distinct and not known, into the overlay.
-    fn load(&mut self, keys: Vec<Cow<'a, [u8]>>) -> Result<(), StateError> {
+    /// Finds keys, ascending, distinct and not known, for the overlay to take in.
+    fn load<'k>(
+        &mut self,
+        keys: &[&'k [u8]],
+        mut take_in: impl FnMut(&mut Overlay<'a>, &'k [u8], Option<Record<'_>>) -> Result<(), CorruptRow>,
+    ) -> Result<(), StateError> {
         for keys in keys.chunks(LOADED_TOGETHER) {
             let records = match keys {
                 [key] => vec![self.engine.load(Table::Current, key)?],
-                _ => {
-                    let keys: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
-                    self.engine.load_many(Table::Current, &keys)?
-                }
+                _ => self.engine.load_many(Table::Current, keys)?,
             };
             assert_eq!(records.len(), keys.len(), "the engine answered for another number of keys than asked");
             for (key, record) in keys.iter().zip(records) {
-                self.overlay.load(key.clone(), record.map(Record::Owned))?;
+                take_in(&mut self.overlay, key, record.map(Record::Owned))?;
             }
         }
         Ok(())
     }
 
-    /// Applies entry after entry, and hands out the outcomes of each.
+    /// Applies entry after entry, at least one and as many as fit, and hands out the outcomes of each.
     pub(crate) fn apply(
         &mut self,
         run: &DecodedRun<'a>,
         mut outcome: impl FnMut(LogPosition, Vec<CommandOutcome>),
     ) -> Result<(), StateError> {
-        let mut first = 0;
+        let (mut first, mut is_full) = (0, false);
         for DecodedEntry { position, commands_end, membership, time_ms } in &run.entries {
+            if is_full {
+                break;
+            }
             self.writer.start_entry(&self.progress.state_hash, *position);
             if let Some(time_ms) = time_ms.filter(|time_ms| *time_ms > self.clockwork.time_ms) {
                 self.clockwork.time_ms = time_ms;
                 self.writer.meta(meta::TIME, &time_ms.to_be_bytes());
             }
-            if let Some(membership) = membership {
-                self.writer.membership(membership);
+            if let Some((encoded, membership)) = membership {
+                self.writer.membership(encoded);
+                self.membership = Some(membership.clone());
             }
             let commands = &run.commands[first..*commands_end];
             let mut results = Vec::with_capacity(commands.len());
             for command in commands {
-                results.push(self.item(command)?);
+                let outcome = self.item(command)?;
+                self.kept_bytes += outcome.returned_bytes();
+                results.push(outcome);
             }
             first = *commands_end;
             self.progress.applied = *position;
             self.progress.state_hash = self.writer.hash();
+            is_full = self.kept_bytes + self.overlay.learned_bytes() >= self.kept_bytes_max;
             outcome(*position, results);
         }
         Ok(())
@@ -184,14 +202,14 @@ impl<'a, E: Engine> Run<'a, E> {
         self.clockwork
     }
 
-    /// Writes everything, together with how far it brings the state.
-    pub(crate) fn finish(self) -> Result<Progress, EngineError> {
-        let Run { progress, leases, sessions, mut writer, .. } = self;
+    /// Writes everything, together with how far it brings the state. The membership after it, if it has changed.
+    pub(crate) fn finish(self) -> Result<(Progress, Option<Membership>), EngineError> {
+        let Run { progress, membership, leases, sessions, mut writer, .. } = self;
         leases.write(&mut writer.batch);
         sessions.write(&mut writer.batch);
         writer.batch.put(Table::Meta, meta::PROGRESS, &progress.encode());
         writer.finish()?;
-        Ok(progress)
+        Ok((progress, membership))
     }
 
     fn item(&mut self, item: &Result<BatchItem<'a>, InvalidCommand>) -> Result<CommandOutcome, StateError> {

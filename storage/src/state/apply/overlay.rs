@@ -120,12 +120,14 @@ pub(super) struct Overlay<'a> {
     slots: BTreeMap<Cow<'a, [u8]>, Option<Slot<'a>>>,
     /// How many bytes of loaded records it may still hold.
     room_bytes: usize,
+    /// About how many bytes it takes to know of the keys that were found in ranges.
+    learned_bytes: usize,
 }
 
 impl<'a> Overlay<'a> {
     /// Nothing is known yet; loaded records of so many bytes may be held.
     pub(super) fn new(held_bytes_max: usize) -> Overlay<'a> {
-        Overlay { slots: BTreeMap::new(), room_bytes: held_bytes_max }
+        Overlay { slots: BTreeMap::new(), room_bytes: held_bytes_max, learned_bytes: 0 }
     }
 
     /// Takes in what the engine has of a key that is not known.
@@ -147,6 +149,17 @@ impl<'a> Overlay<'a> {
         };
         self.slots.insert(key, slot);
         Ok(())
+    }
+
+    /// Takes in what the engine has of a key that no command has named.
+    pub(super) fn learn(&mut self, key: Vec<u8>, record: Option<Record<'_>>) -> Result<(), CorruptRow> {
+        self.learned_bytes += key.len() + SLOT_BYTES;
+        self.load(Cow::Owned(key), record)
+    }
+
+    /// About how many bytes it takes to know what it has learned, values not counted.
+    pub(super) fn learned_bytes(&self) -> usize {
+        self.learned_bytes
     }
 
     pub(super) fn knows(&self, key: &[u8]) -> bool {
@@ -174,6 +187,9 @@ impl<'a> Overlay<'a> {
         self.slots.range::<[u8], _>(bounds(range)).map(|(key, slot)| (key, slot.as_ref()))
     }
 }
+
+/// About what a key takes of a run beside its bytes: a slot, a change, rows in the batch.
+const SLOT_BYTES: usize = 256;
 
 const LOADED_BEFORE: &str = "a key is loaded before a command touches it";
 
@@ -329,7 +345,7 @@ pub(super) fn load_range<E: Engine>(
             size.add_deleted(key.len(), record.len().saturating_sub(RECORD_HEADER_BYTES), returned);
             // Before it is copied: this one may be the one too many.
             if size.fits(limits) {
-                overlay.load(Cow::Owned(key.to_vec()), Some(Record::Borrowed(record)))?;
+                overlay.learn(key.to_vec(), Some(Record::Borrowed(record)))?;
             }
         }
         cursor.next();
