@@ -68,22 +68,6 @@ fn a_compaction_counts_for_what_comes_after_it_in_the_same_run_and_after_a_resta
     assert_eq!(machine.reader().get(b"k", Some(2)), Err(refused));
 }
 
-/// A scan is read in parts; the part that comes after the compaction says so.
-#[test]
-fn a_scan_under_way_ends_with_an_error_when_its_revision_is_compacted() {
-    let mut machine = open(MemoryEngine::new());
-    let keys: Vec<Vec<u8>> = (0u32..2_000).map(|number| number.to_be_bytes().to_vec()).collect();
-    let puts: Vec<_> = keys.iter().map(|key| plain(Command::Put(Put::new(key, b"v")))).collect();
-    apply_at(&mut machine, 0, &puts);
-    let revision = machine.revision();
-    let mut scan = machine.reader().scan(ScanOptions::default()).unwrap();
-    assert!(scan.next().unwrap().is_ok());
-    one_at(&mut machine, 0, Command::Put(Put::new(&keys[1_999], b"w")));
-    compact(&mut machine, revision + 1);
-    let ends: Vec<_> = scan.by_ref().filter_map(Result::err).collect();
-    assert_eq!(ends, [ReadError::Compacted { requested: revision, compacted: revision + 1 }]);
-}
-
 type Meanwhile = Box<dyn FnOnce() + Send>;
 
 /// An engine with which something happens in between, when a reader has looked at a key's newest value.

@@ -5,12 +5,13 @@
 mod state_support;
 
 use raft::{Entry, LogPosition, NodeId};
+use raftkv_storage::command::Command;
 use raftkv_storage::state::{
-    Bootstrap, Engine, MemoryEngine, RocksEngine, STATE_FORMAT, StateError, StateMachine, StateReader, StateStore,
-    StoreError, Table,
+    Bootstrap, Engine, MemoryEngine, RocksEngine, STATE_FORMAT, ScanOptions, StateError, StateMachine, StateReader,
+    StateStore, StoreError, Table,
 };
 use state_support::{
-    Owned, apply, apply_in_runs, bootstrap, copy_directory, delete, entries, open, put, rocks, small_options,
+    Owned, apply, apply_in_runs, bootstrap, copy_directory, delete, entries, one_at, open, put, rocks, small_options,
     wait_until,
 };
 use std::path::Path;
@@ -224,6 +225,35 @@ fn a_received_snapshot_replaces_the_state_and_old_readers_go_on_until_dropped() 
 
     let (_store, reopened) = StateStore::open(&state, small_options(), &bootstrap()).unwrap();
     assert_eq!((reopened.applied(), hashes(&reopened)), (position(&log), hashes(&sender)));
+}
+
+#[test]
+fn a_scan_of_a_state_that_is_replaced_reads_on_and_holds_nothing_of_the_new_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut sender = rocks(&directory.path().join("sender"));
+    apply_in_runs(&mut sender, &log(60, 20), &[9]);
+    let state = directory.path().join("state");
+    let (mut store, mut machine) = StateStore::open(&state, small_options(), &bootstrap()).unwrap();
+    // More than a scan reads at a time, and one that would hold everything back if it counted for the new state.
+    let keys = 1000u32;
+    let one = |number: u32| put(&number.to_be_bytes(), b"old");
+    apply(&mut machine, &[vec![put(b"first", b"old")]]);
+    let early = machine.reader().scan(ScanOptions::default()).unwrap();
+    apply(&mut machine, &[(0..keys).map(one).collect()]);
+    let scan = machine.reader().scan(ScanOptions::default()).unwrap();
+    let incoming = store.prepare_incoming().unwrap();
+    std::fs::remove_dir(&incoming).unwrap();
+    sender.checkpoint(&incoming).unwrap();
+
+    let mut next = store.switch_to_incoming(&machine).unwrap();
+    drop(machine);
+    let revision = next.revision();
+    assert!(early.revision() < revision);
+    one_at(&mut next, 0, Command::Compact { revision });
+    next.flush(true).unwrap();
+    assert_eq!((next.reader().held_revision(), next.reader().engine().let_go_before()), (None, revision));
+    let values = early.chain(scan).map(|kv| kv.unwrap().value);
+    assert_eq!(values.filter(|value| *value == b"old"[..]).count(), keys as usize + 2);
 }
 
 #[test]

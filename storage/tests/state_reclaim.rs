@@ -9,15 +9,16 @@ mod state_support;
 use raft::{Entry, EntryKind, Term};
 use raftkv_storage::command::{BatchEncoder, Command, KeyRange, Put};
 use raftkv_storage::state::{
-    Batch, CommandOutcome, Cursor, Engine, MemoryEngine, ReadError, Reclaimed, Reclaimer, RocksEngine, ScanOptions,
-    Snapshot, StateMachine, StateReader, Table,
+    Batch, CommandOutcome, Cursor, Engine, HOLD_TIME_MAX, MemoryEngine, ReadError, Reclaimed, Reclaimer, RocksEngine,
+    Scan, ScanOptions, Snapshot, StateMachine, StateReader, Table,
 };
 use state_support::{
-    NO_LIMITS, apply, apply_in_runs, copy_directory, delete_range, entries, one_at, open, put, rocks, small_options,
+    NO_LIMITS, Owned, apply, apply_in_runs, copy_directory, delete_range, entries, one_at, open, put, rocks,
+    small_options, wait_until,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 fn compact<E: Engine>(reader: &StateReader<E>, revision: u64) {
@@ -192,18 +193,188 @@ fn a_memory_engine_that_crashes_has_no_holes_either() {
     assert!(pairs(&reader, 19).is_err());
 }
 
+/// Keys that a scan reads in several parts.
+const MANY: u32 = 2000;
+
+fn many(value: &[u8]) -> Vec<Owned> {
+    (0..MANY).map(|number| put(&number.to_be_bytes(), value)).collect()
+}
+
+/// Writes many keys twice, with a scan that was begun in between and has read one pair. Compacts what it reads, and makes that durable.
+fn overtaken_scan<E: Engine>(machine: &mut StateMachine<E>) -> Scan<E> {
+    apply(machine, &[many(b"old")]);
+    let mut scan = machine.reader().scan(ScanOptions::default()).unwrap();
+    assert_eq!(scan.next().unwrap().unwrap().value, &b"old"[..]);
+    apply(machine, &[many(b"new"), vec![delete_range(&1990u32.to_be_bytes(), None, NO_LIMITS)]]);
+    let revision = machine.revision();
+    assert_eq!(one_at(machine, 0, Command::Compact { revision }), CommandOutcome::Compacted { revision });
+    machine.flush(true).unwrap();
+    scan
+}
+
+/// Reads what is left of such a scan, all of it.
+fn read_rest<E: Engine>(scan: Scan<E>) {
+    let revision = scan.revision();
+    let rest: Vec<_> = scan.map(Result::unwrap).collect();
+    let keys: Vec<_> = rest.iter().map(|kv| kv.key.to_vec()).collect();
+    assert_eq!(keys, (1..MANY).map(|number| number.to_be_bytes().to_vec()).collect::<Vec<_>>());
+    assert!(rest.iter().all(|kv| kv.value == b"old"[..] && kv.mod_revision <= revision));
+}
+
 #[test]
-fn a_scan_under_way_ends_when_its_revision_is_compacted() {
+fn a_scan_under_way_goes_on_though_a_compaction_overtakes_it() {
     let mut machine = open(MemoryEngine::new());
-    let keys: Vec<_> = (0..2000u32).map(|number| vec![put(&number.to_be_bytes(), b"v")]).collect();
-    apply_in_runs(&mut machine, &entries(&keys), &[100]);
+    let scan = overtaken_scan(&mut machine);
     let reader = machine.reader();
-    let mut scan = reader.scan(ScanOptions { revision: Some(1900), ..ScanOptions::default() }).unwrap();
-    assert_eq!(scan.next().unwrap().unwrap().mod_revision, 2);
-    compact(&reader, 2000);
-    reader.flush(true).unwrap();
-    let outcome: Result<Vec<_>, _> = scan.collect();
-    assert_eq!(outcome, Err(ReadError::Compacted { requested: 1900, compacted: 2000 }));
+    let refused = ReadError::Compacted { requested: scan.revision(), compacted: machine.revision() };
+    assert_eq!(pairs(&reader, scan.revision()), Err(refused.clone()), "whoever begins now is late");
+    assert_eq!(reader.count(KeyRange::ALL, Some(scan.revision())), Err(refused.clone()));
+    assert_eq!(reader.get(&7u32.to_be_bytes(), Some(scan.revision())), Err(refused));
+    assert_eq!(scan.count_range(KeyRange::ALL).unwrap(), u64::from(MANY));
+    assert_eq!(reader.held_revision(), Some(scan.revision()));
+    let held = scan.revision();
+    read_rest(scan);
+    assert_eq!((reader.held_revision(), reader.engine().let_go_before()), (None, held));
+    reader.release().unwrap();
+    assert_eq!(reader.engine().let_go_before(), machine.revision());
+    assert_eq!(rows(&reader, Table::History), 0);
+}
+
+#[test]
+fn what_a_scan_holds_takes_space_until_it_is_over_and_not_longer() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut machine = rocks(&directory.path().join("db"));
+    let reader = machine.reader();
+    let mut reclaimer = Reclaimer::new(Instant::now(), Duration::ZERO);
+    let scan = overtaken_scan(&mut machine);
+    // Once for nothing, so that nothing is left to be done when the hold ends.
+    reclaim_all(&reader, &mut reclaimer);
+    assert_eq!(reclaim_all(&reader, &mut reclaimer), 0);
+    let many = MANY as usize;
+    assert_eq!(rows(&reader, Table::History), many + 10, "each key superseded once, ten of them twice");
+    assert_eq!(
+        rows(&reader, Table::Changes),
+        many + 11,
+        "the last of the first puts, the second ones, and the deletes"
+    );
+    read_rest(scan);
+    assert!(reclaim_all(&reader, &mut reclaimer) > 0);
+    assert_eq!((rows(&reader, Table::History), rows(&reader, Table::Changes)), (0, 10));
+}
+
+#[test]
+fn a_hold_ends_an_hour_after_a_compaction_has_overtaken_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut machine = rocks(&directory.path().join("db"));
+    let reader = machine.reader();
+    let start = Instant::now();
+    let mut reclaimer = Reclaimer::new(start, Duration::ZERO);
+    let mut reclaim_at =
+        |after: Duration| while reclaimer.step(&reader, start + after).unwrap() != Reclaimed::Nothing {};
+    let idle = reader.scan(ScanOptions::default()).unwrap();
+    let mut scan = overtaken_scan(&mut machine);
+    let (held, compacted) = (scan.revision(), machine.revision());
+    reclaim_at(Duration::ZERO);
+    let newest = reader.scan(ScanOptions::default()).unwrap();
+    reclaim_at(HOLD_TIME_MAX - Duration::from_millis(1));
+    assert_eq!((reader.held_revision(), reader.engine().let_go_before()), (Some(1), idle.revision()));
+    assert!(scan.next().unwrap().is_ok());
+    reclaim_at(HOLD_TIME_MAX);
+    assert_eq!((reader.held_revision(), rows(&reader, Table::History)), (None, 0));
+    let ends: Vec<_> = scan.by_ref().filter_map(Result::err).collect();
+    assert_eq!(ends, [ReadError::Compacted { requested: held, compacted }]);
+    drop(scan);
+    assert_eq!(newest.count(), 1990, "nothing has overtaken it");
+}
+
+#[test]
+fn where_room_is_short_nothing_is_held() {
+    let mut machine = open(MemoryEngine::new());
+    let scan = overtaken_scan(&mut machine);
+    let (held, compacted) = (scan.revision(), machine.revision());
+    let reader = machine.reader();
+    let newest = reader.scan(ScanOptions::default()).unwrap();
+    reader.end_overtaken_holds();
+    reader.release().unwrap();
+    assert_eq!(reader.engine().let_go_before(), compacted);
+    let end = scan.last();
+    assert_eq!(end, Some(Err(ReadError::Compacted { requested: held, compacted })));
+    apply(&mut machine, &[many(b"newer")]);
+    compact(&reader, machine.revision());
+    machine.flush(true).unwrap();
+    assert_eq!(newest.map(Result::unwrap).filter(|kv| kv.value == b"new"[..]).count(), 1990, "that one still holds");
+}
+
+/// Overwrites all of many keys, each with its revision.
+fn write_round(machine: &mut StateMachine<RocksEngine>) {
+    let first = machine.revision() + 1;
+    let round = (0..MANY).map(|number| put(&number.to_be_bytes(), &(first + u64::from(number)).to_be_bytes()));
+    apply(machine, &[round.collect()]);
+}
+
+/// Reads a scan of that to its end.
+fn check_rounds(scan: Scan<RocksEngine>) {
+    let revision = scan.revision();
+    let pairs: Vec<_> = scan.map(Result::unwrap).collect();
+    assert_eq!(pairs.len(), MANY as usize, "keys at {revision}");
+    for kv in pairs {
+        let is_of_then = kv.mod_revision <= revision && kv.mod_revision + u64::from(MANY) > revision;
+        assert!(is_of_then && kv.value == kv.mod_revision.to_be_bytes()[..], "{kv:?} at {revision}");
+    }
+}
+
+#[test]
+fn scans_hold_what_they_read_while_others_write_compact_and_reclaim() {
+    const SCANNERS: u32 = 3;
+    const SCANS: u32 = 8;
+    /// How far compaction stays behind.
+    const KEPT: u64 = 1000;
+    let directory = tempfile::tempdir().unwrap();
+    let mut machine = rocks(&directory.path().join("db"));
+    write_round(&mut machine);
+    write_round(&mut machine);
+    let reader = machine.reader();
+    let steps = AtomicU64::new(0);
+    let scanner = || {
+        for _ in 0..SCANS {
+            let scan = loop {
+                // An old one, so that the history is needed from the first pair on.
+                let revision = Some(reader.revision() - KEPT / 2);
+                match reader.scan(ScanOptions { revision, ..ScanOptions::default() }) {
+                    Ok(scan) => break scan,
+                    Err(ReadError::Compacted { .. }) => std::thread::yield_now(),
+                    Err(error) => panic!("{error}"),
+                }
+            };
+            wait_until("a durable compaction overtakes the scan", || reader.release().unwrap() > scan.revision());
+            let steps_before = steps.load(Ordering::SeqCst);
+            wait_until("what it makes dead is given back", || steps.load(Ordering::SeqCst) >= steps_before + 3);
+            check_rounds(scan);
+        }
+    };
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let scanners: Vec<_> = (0..SCANNERS).map(|_| scope.spawn(scanner)).collect();
+        scope.spawn(|| {
+            let mut reclaimer = Reclaimer::new(Instant::now(), Duration::ZERO);
+            while !done.load(Ordering::Relaxed) {
+                // By itself it makes a compaction durable every few seconds only.
+                reader.flush(true).unwrap();
+                reclaimer.step(&reader, Instant::now()).unwrap();
+                steps.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        while !scanners.iter().all(|scanner| scanner.is_finished()) {
+            write_round(&mut machine);
+            let revision = machine.revision() - KEPT;
+            one_at(&mut machine, 0, Command::Compact { revision });
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    machine.flush(true).unwrap();
+    assert_eq!((reader.held_revision(), reader.engine().let_go_before()), (None, machine.revision() - KEPT));
+    reclaim_all(&reader, &mut Reclaimer::new(Instant::now(), Duration::ZERO));
+    assert_eq!(rows(&reader, Table::History) as u64, KEPT);
 }
 
 #[test]

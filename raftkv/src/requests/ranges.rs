@@ -52,10 +52,7 @@ pub(crate) fn is_sorted(request: &wire::ScanRequest) -> bool {
 /// engine fails.
 #[derive(Debug)]
 pub struct ScanReplies<E: Engine = RocksEngine> {
-    reader: StateReader<E>,
     range: wire::KeyRange,
-    /// What is read is as of this one.
-    revision: u64,
     /// The newest when the scan began.
     newest: u64,
     pairs: Pairs<E>,
@@ -97,8 +94,8 @@ impl<E: Engine> ScanReplies<E> {
         };
         // Read after the scan has begun: a revision asked for that could be read is not after it.
         let newest = if request.revision.is_some() { reader.revision() } else { revision };
-        let (reader, range, count_total) = (reader.clone(), range.clone(), request.count_total);
-        Ok(ScanReplies { reader, range, revision, newest, pairs, count, count_total, ended: false })
+        let (range, count_total) = (range.clone(), request.count_total);
+        Ok(ScanReplies { range, newest, pairs, count, count_total, ended: false })
     }
 
     /// The next piece, which may be the last.
@@ -121,7 +118,7 @@ impl<E: Engine> ScanReplies<E> {
             Pairs::Sorted { more, total, .. } => (*more, *total),
             Pairs::ByKey(scan) => {
                 let bounds = KeyRange { start: &self.range.start, end: self.range.end.as_deref() };
-                (scan.limited(), if self.count_total { self.reader.count(bounds, Some(self.revision))? } else { 0 })
+                (scan.limited(), if self.count_total { scan.count_range(bounds)? } else { 0 })
             }
         };
         let total = self.count_total.then_some(total);

@@ -65,7 +65,7 @@ pub trait Engine: Send + Sync + 'static {
     fn flush(&self, wait: bool) -> Result<(), EngineError>;
 
     /// Allows the engine to drop, whenever it likes and from snapshots too, the rows that nobody needs who reads at `revision` or later
-    /// (`reclaim`). It must be durable that nobody else reads. Never goes back.
+    /// (`reclaim`). It must be durable that nobody else begins to read, and nobody be left who does (`hold`). Never goes back.
     fn let_go(&self, _revision: u64) {}
 
     /// The revision that was let go of last; zero: none. An engine that drops nothing need not know.

@@ -11,6 +11,7 @@
 //! | `machine`, `apply` | what committed entries do |
 //! | `lease`, `session`, `answer` | leases, sessions, and the answers that sessions keep |
 //! | `reader`, `walk`, `scan` | reading at any revision, while entries are applied |
+//! | `hold` | keeping what a scan has still to read, though a compaction overtakes it |
 //! | `range` | what is read of a range: filters, order, limit, count |
 //! | `reclaim` | what compaction has made dead, and giving its space back |
 //! | `changes` | what happened in a revision, for watches |
@@ -25,7 +26,7 @@
 //! - `current` alone answers reads of the newest revision, so they cost the same however long a key's history is.
 //!
 //! - Compaction is a revision C: rows of `history` superseded at or before C, and rows of `changes` before C, are dead, each by its own key. They are
-//!   dropped in the background, at each node's own pace, and only once C is durable.
+//!   dropped in the background, at each node's own pace, and only once C is durable and no scan holds what is before it.
 //!
 //! `docs/decisions/0003-mvcc-layout.md` gives the reasons, `docs/formats.md` the bytes.
 
@@ -36,6 +37,7 @@ mod durable;
 mod engine;
 mod error;
 mod format;
+mod hold;
 mod layout;
 mod lease;
 mod machine;
@@ -57,6 +59,7 @@ pub(crate) use durable::{read_sealed, seal, sync_directory, write_durably};
 pub use engine::{Batch, Cursor, Engine, EngineError, Snapshot, Table};
 pub use error::{CorruptRow, ReadError, StateError};
 pub use format::{FORMAT_WITH_TIME, FORMAT_WITH_TRANSACTIONS, STATE_FORMAT, STATE_FORMAT_OLDEST};
+pub use hold::HOLD_TIME_MAX;
 pub use layout::{KeyValue, LayoutError};
 pub use lease::LeaseStatus;
 pub use machine::{Bootstrap, StateMachine};

@@ -4,8 +4,8 @@
 //! only if the key has changed since; in this order no snapshot is needed, because a value that leaves `current` between the
 //! two lookups is in `history` from the same moment on. Ranges are read through a snapshot and so never see half a revision.
 //!
-//! History that is compacted away may be dropped while it is read. So whoever has read at a revision looks once more whether it can be read, and
-//! what was read counts only then: the word that it cannot is out before anything of it may go.
+//! History that is compacted away may be dropped while it is read. So whoever has read a key at a revision looks once more whether that can be read, and
+//! what was read counts only then: the word that it cannot is out before anything of it may go. Whoever reads ranges holds their revision meanwhile (`hold`).
 //!
 //! A reader belongs to one database. When a node switches to a snapshot, its state machine is replaced and so must its readers
 //! be; an old reader goes on seeing the old state, whose files stay until the last reader is dropped.
@@ -13,6 +13,7 @@
 use super::apply::Clockwork;
 use super::engine::{Cursor, Engine, EngineError, Snapshot, Table};
 use super::error::{CorruptRow, ReadError, StateError};
+use super::hold::Holds;
 use super::layout::{KeyValue, LayoutError, RecordHeader};
 use super::lease::{self, LeaseStatus};
 use super::meta::{self, Progress};
@@ -21,11 +22,10 @@ use super::range::{Offered, RangeSelection, RevisionFilter};
 use super::reclaim::is_dead;
 use super::rocks::{RocksEngine, RocksOptions, RocksStatistics};
 use super::scan::{Scan, ScanOptions};
-use super::walk::{self, At, Visit};
+use super::walk;
 use crate::command::{KeyRange, RangeRead, SortBy};
 use bytes::Bytes;
 use raft::LogPosition;
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,6 +44,8 @@ struct Shared<E> {
     revision: AtomicU64,
     /// The oldest one.
     compacted: AtomicU64,
+    /// Revisions that are still read, whether or not they may be asked for.
+    holds: Holds,
     /// The cluster's time in milliseconds since 1970.
     time_ms: AtomicU64,
 }
@@ -68,7 +70,8 @@ impl<E: Engine> Clone for StateReader<E> {
 impl<E: Engine> StateReader<E> {
     pub(crate) fn new(engine: E, revision: u64, clockwork: Clockwork) -> StateReader<E> {
         let (compacted, time_ms) = (AtomicU64::new(clockwork.compacted), AtomicU64::new(clockwork.time_ms));
-        StateReader { shared: Arc::new(Shared { engine, revision: AtomicU64::new(revision), compacted, time_ms }) }
+        let (revision, holds) = (AtomicU64::new(revision), Holds::default());
+        StateReader { shared: Arc::new(Shared { engine, revision, compacted, holds, time_ms }) }
     }
 
     /// Everything up to `revision` is written. Called by whoever wrote it, and by whoever has read something of it: between the
@@ -86,6 +89,10 @@ impl<E: Engine> StateReader<E> {
 
     pub(crate) fn publish_time(&self, time_ms: u64) {
         self.shared.time_ms.fetch_max(time_ms, Ordering::AcqRel);
+    }
+
+    pub(super) fn holds(&self) -> &Holds {
+        &self.shared.holds
     }
 
     /// The engine underneath.
@@ -218,9 +225,9 @@ impl<E: Engine> StateReader<E> {
     }
 
     /// Goes through a range of keys, all at one revision. The first part is read at once, so a revision that cannot be read is
-    /// an error here.
+    /// an error here. What is left to read stays for as long as the scan lives, and [`HOLD_TIME_MAX`](super::HOLD_TIME_MAX) at most once a compaction has overtaken it.
     pub fn scan(&self, options: ScanOptions) -> Result<Scan<E>, ReadError> {
-        Scan::start(self.clone(), options)
+        Scan::start(self, options)
     }
 
     /// Reads a range in any order, all at one revision, and says at which. With `count_all` all of the range is gone through and counted. Everything
@@ -256,45 +263,17 @@ impl<E: Engine> StateReader<E> {
 
     /// How many keys a range holds, or held at a revision. Goes through all of them.
     pub fn count(&self, range: KeyRange<'_>, revision: Option<u64>) -> Result<u64, ReadError> {
-        let mut count = 0;
-        self.walk(range, false, revision, true, &mut |_, _, _| {
-            count += 1;
-            ControlFlow::Continue(())
-        })?;
-        Ok(count)
+        self.hold(revision)?.count(range)
     }
 
-    /// Goes through a range in a snapshot of its own, and says at which revision. `in_bulk`: it is part of something large.
-    pub(crate) fn walk(
-        &self,
-        range: KeyRange<'_>,
-        reverse: bool,
-        revision: Option<u64>,
-        in_bulk: bool,
-        visit: &mut Visit<'_>,
-    ) -> Result<u64, ReadError> {
-        let snapshot = self.engine().snapshot();
-        let snapshot = if in_bulk { snapshot.in_bulk() } else { snapshot };
-        let latest = progress(snapshot.load(Table::Meta, meta::PROGRESS)?.as_ref())?.revision;
-        self.publish(latest);
-        let revision = revision.unwrap_or(latest);
-        self.check_revision(revision, latest)?;
-        let at = if revision == latest { At::Latest } else { At::Revision(revision) };
-        walk::walk(&snapshot, range, reverse, at, visit)?;
-        if let At::Revision(revision) = at {
-            self.check_not_compacted(revision)?;
-        }
-        Ok(revision)
-    }
-
-    fn check_revision(&self, requested: u64, current: u64) -> Result<(), ReadError> {
+    pub(super) fn check_revision(&self, requested: u64, current: u64) -> Result<(), ReadError> {
         if requested > current {
             return Err(ReadError::Future { requested, current });
         }
         self.check_not_compacted(requested)
     }
 
-    pub(crate) fn check_not_compacted(&self, requested: u64) -> Result<(), ReadError> {
+    fn check_not_compacted(&self, requested: u64) -> Result<(), ReadError> {
         let compacted = self.compacted_revision();
         if requested < compacted { Err(ReadError::Compacted { requested, compacted }) } else { Ok(()) }
     }
@@ -312,7 +291,7 @@ impl<E: Engine> StateReader<E> {
 
     /// Makes everything applied so far durable; with `wait` false, only starts to, and [`flushed`](StateReader::flushed) tells
     /// when it is done. Never blocks applying, but may itself wait while the engine is short of room: not for the thread that
-    /// applies. What is durably compacted afterwards may be dropped.
+    /// applies. What is durably compacted afterwards may be dropped, but for what scans hold.
     pub fn flush(&self, wait: bool) -> Result<(), StateError> {
         self.engine().flush(wait)?;
         self.release().map(|_| ())

@@ -10,7 +10,11 @@
 //!
 //! **What makes it safe** is the order in which C becomes known (decision 9). First it is durable: whoever loses its memtables must not find
 //! holes where it believes it can read. Then readers refuse what is before it, and look at it again after they have read. Only then may rows be
-//! dropped ([`Engine::let_go`]). A snapshot of RocksDB does not protect dead rows, which is why readers look twice.
+//! dropped ([`Engine::let_go`]), but for those that a scan still needs which had begun before (`hold`). A snapshot of RocksDB does not protect dead rows, which is
+//! why readers look twice, and scans hold.
+//!
+//! Everything here goes by what was let go of, not by what is compacted. So what a hold has kept is as good as alive, and when the hold ends it is as
+//! if it had been compacted then: it is dropped, and weighed for another pass, like anything that has just died.
 //!
 //! **What makes it harmless** is that merges rest. Every row of `history` and `changes` that one meets passes through the filter, and there it sleeps for seven eighths of the time, so that it never
 //! holds a processor for long, RocksDB's own merges no less than those that are asked for here; not so while RocksDB is behind, or the store short of room ([`StateReader::pace_merges`]). Besides, each step is
@@ -222,8 +226,8 @@ pub struct Reclaimer {
     spacing: Duration,
     /// How long after a compaction it begins.
     turn: Duration,
-    /// What may be dropped is dead by this revision.
-    released: u64,
+    /// The compaction that was durable when it last looked.
+    durable: u64,
     /// When it makes durable what was compacted after that.
     flush_at: Option<Instant>,
     /// When it last did.
@@ -236,7 +240,7 @@ pub struct Reclaimer {
 /// The last pass through `history`.
 #[derive(Debug, Clone, Copy)]
 struct Pass {
-    /// What was dead then.
+    /// What was dead then: what may be dropped, whatever is compacted beyond.
     compacted: u64,
     /// When it began.
     began_at: Instant,
@@ -268,7 +272,7 @@ impl Reclaimer {
             rewrites: VecDeque::new(),
             spacing: STEP_INTERVAL,
             turn,
-            released: 0,
+            durable: 0,
             flush_at: None,
             flushed_at: None,
             changes_given_back: 0,
@@ -283,12 +287,17 @@ impl Reclaimer {
     /// When the engine fails, or a row of the state's description is damaged.
     pub fn step(&mut self, reader: &StateReader<RocksEngine>, now: Instant) -> Result<Reclaimed, StateError> {
         let engine = reader.engine();
-        if self.directory != engine.directory() {
+        let is_another = self.directory != engine.directory();
+        if is_another {
             *self = Reclaimer { directory: engine.directory().to_owned(), ..Reclaimer::new(now, self.turn) };
-            self.pass.compacted = reader.compacted_revision();
         }
-        let compacted = self.release(reader, now)?;
-        self.plan(reader, compacted, now)?;
+        reader.end_long_holds(now);
+        self.release(reader, now)?;
+        let let_go_before = engine.let_go_before();
+        if is_another {
+            self.pass.compacted = let_go_before;
+        }
+        self.plan(reader, let_go_before, now)?;
         if self.drops.is_empty() && self.rewrites.is_empty() {
             return Ok(Reclaimed::Nothing);
         }
@@ -308,28 +317,28 @@ impl Reclaimer {
         Ok(Reclaimed::Step { rest: self.spacing })
     }
 
-    /// Tells the engine what it may drop, and makes the newest compaction durable in its turn. Returns before which revision all may be dropped.
-    fn release(&mut self, reader: &StateReader<RocksEngine>, now: Instant) -> Result<u64, StateError> {
+    /// Tells the engine what it may drop, and makes the newest compaction durable in its turn.
+    fn release(&mut self, reader: &StateReader<RocksEngine>, now: Instant) -> Result<(), StateError> {
         let compacted = reader.release()?;
-        if compacted > self.released {
+        if compacted > self.durable {
             // A flush that came by itself made one durable; whatever is newer has a turn of its own.
-            (self.released, self.flush_at) = (compacted, None);
+            (self.durable, self.flush_at) = (compacted, None);
         }
         if reader.compacted_revision() == compacted {
-            return Ok(compacted);
+            return Ok(());
         }
         let earliest = self.flushed_at.map_or(now, |at| at + FLUSH_INTERVAL).max(now + self.turn);
         if now < *self.flush_at.get_or_insert(earliest) {
-            return Ok(compacted);
+            return Ok(());
         }
         // A row may only be dropped for good once it is known for good that it is dead.
         self.flushed_at = Some(now);
         reader.flush(true)?;
-        (self.released, self.flush_at) = (reader.release()?, None);
-        Ok(self.released)
+        (self.durable, self.flush_at) = (reader.release()?, None);
+        Ok(())
     }
 
-    /// Decides what is to be done: about `changes` at once, about the rest when nothing is left from before.
+    /// Decides what is to be done: about `changes` at once, about the rest when nothing is left from before. What is dead at `compacted` may be dropped.
     fn plan(&mut self, reader: &StateReader<RocksEngine>, compacted: u64, now: Instant) -> Result<(), StateError> {
         let engine = reader.engine();
         if compacted > self.changes_given_back {
@@ -368,15 +377,15 @@ fn spacing_of(steps: usize) -> Duration {
 }
 
 impl<E: Engine> StateReader<E> {
-    /// Tells the engine what it may drop: what is dead by the revision that is durable. Readers refuse what is before it from now on. Returns that
-    /// revision; zero: nothing.
+    /// Tells the engine what it may drop: what is dead by the compacted revision that is durable, but for what scans hold. Readers refuse what is before
+    /// that revision from now on. Returns it; zero: nothing is compacted.
     ///
     /// # Errors
     /// When the engine fails, or the row is damaged.
     pub fn release(&self) -> Result<u64, StateError> {
         let compacted = self.durably_compacted()?;
         self.publish_compacted(compacted);
-        self.engine().let_go(compacted);
+        self.let_go(compacted);
         Ok(compacted)
     }
 }

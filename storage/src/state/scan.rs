@@ -2,15 +2,16 @@
 //!
 //! Each part is read through a snapshot of its own, at the scan's revision, and copied. History makes the parts fit together:
 //! a key that changes between two parts is found in `history` by the second one. So a slow client holds neither a snapshot
-//! (which would keep RocksDB from dropping what is dead) nor more memory than one part, and a scan may be kept, sent between threads
-//! and forgotten. The price: if history is compacted beyond the revision while the scan is under way, it ends with
-//! [`ReadError::Compacted`].
+//! nor more memory than one part, and a scan may be kept, sent between threads and forgotten. What it does hold is its revision (`hold`): if history is
+//! compacted beyond that meanwhile, what the scan has still to read stays on this node. Not for ever: after [`HOLD_TIME_MAX`](super::HOLD_TIME_MAX) it may
+//! end with [`ReadError::Compacted`] all the same.
 //!
 //! A filter on revisions leaves pairs out while they are read. A part ends after so many pairs looked at, so a filter that nothing passes holds no
 //! snapshot for long either.
 
 use super::engine::Engine;
 use super::error::ReadError;
+use super::hold::Hold;
 use super::layout::{KeyValue, RECORD_HEADER_BYTES};
 use super::range::RevisionFilter;
 use super::reader::StateReader;
@@ -50,10 +51,9 @@ pub struct ScanOptions {
 /// Key-value pairs in key order, or in reverse. Ends after the first error.
 #[derive(Debug)]
 pub struct Scan<E: Engine = RocksEngine> {
-    reader: StateReader<E>,
-    /// What is left to read; the revision is set once the first part is read.
+    /// Keeps what is left to read.
+    hold: Hold<E>,
     left: ScanOptions,
-    revision: u64,
     part: VecDeque<KeyValue>,
     complete: bool,
     limited: bool,
@@ -62,11 +62,10 @@ pub struct Scan<E: Engine = RocksEngine> {
 }
 
 impl<E: Engine> Scan<E> {
-    pub(crate) fn start(reader: StateReader<E>, options: ScanOptions) -> Result<Scan<E>, ReadError> {
+    pub(crate) fn start(reader: &StateReader<E>, options: ScanOptions) -> Result<Scan<E>, ReadError> {
         let mut scan = Scan {
-            reader,
+            hold: reader.hold(options.revision)?,
             left: options,
-            revision: 0,
             part: VecDeque::new(),
             complete: false,
             limited: false,
@@ -79,7 +78,12 @@ impl<E: Engine> Scan<E> {
     /// The revision that the pairs are read at.
     #[must_use]
     pub fn revision(&self) -> u64 {
-        self.revision
+        self.hold.revision()
+    }
+
+    /// How many keys a range, this one's or another, holds at the same revision. Goes through all of them.
+    pub fn count_range(&self, range: KeyRange<'_>) -> Result<u64, ReadError> {
+        self.hold.count(range)
     }
 
     /// Whether the limit left pairs out. Known once the last pair has been returned.
@@ -89,7 +93,7 @@ impl<E: Engine> Scan<E> {
     }
 
     fn read_part(&mut self) -> Result<(), ReadError> {
-        let Scan { reader, left, revision, part, complete, limited, in_bulk } = self;
+        let Scan { hold, left, part, complete, limited, in_bulk } = self;
         let limit = left.limit.unwrap_or(u64::MAX);
         let pairs_max = usize::try_from(limit).unwrap_or(usize::MAX).min(PART_PAIRS_MAX);
         let (keys_only, filter) = (left.keys_only, left.filter);
@@ -97,7 +101,7 @@ impl<E: Engine> Scan<E> {
         // The first key that belongs to the next part.
         let mut next_key = None;
         let range = KeyRange { start: &left.start, end: left.end.as_deref() };
-        *revision = reader.walk(range, left.reverse, left.revision, *in_bulk, &mut |key, header, record| {
+        hold.walk(range, left.reverse, *in_bulk, &mut |key, header, record| {
             let is_wanted = filter.admits(header.mod_revision, header.create_revision);
             if (is_wanted && (part.len() >= pairs_max || bytes >= PART_BYTES)) || visited >= PART_VISITED_MAX {
                 next_key = Some(Bytes::copy_from_slice(key));
@@ -111,7 +115,6 @@ impl<E: Engine> Scan<E> {
             }
             ControlFlow::Continue(())
         })?;
-        left.revision = Some(*revision);
         *in_bulk = true;
         *complete = next_key.is_none();
         // A part that ends for another reason leaves it open whether there is another pair: the next one finds out.
