@@ -1,7 +1,8 @@
 //! How much room the state takes, and giving back what compaction has made dead: two threads, because a step of the reclaimer can take long.
 //!
-//! The space thread looks once a second. It tells the driver (`driver/quota.rs`, `driver/compaction.rs`), and RocksDB whether its merges may rest. The
-//! reclaim thread takes the next step of the reclaimer, and rests as long as that says.
+//! The space thread looks once a second. It tells the driver (`driver/quota.rs`, `driver/compaction.rs`), RocksDB whether its merges may rest, and, where room is
+//! short, scans that compactions have overtaken that nothing is kept for them any longer: writes come first. The reclaim thread takes the next step of the
+//! reclaimer, and rests as long as that says.
 
 use crate::driver::{Input, SpaceSample};
 use crate::failure::{FailureReporter, FatalError};
@@ -11,7 +12,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use storage::state::{Reclaimed, Reclaimer, StateError};
+use storage::state::{Reclaimed, Reclaimer, StateError, StateReader};
 
 /// How often the space thread looks. Also the longest rest of the reclaim thread.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
@@ -52,16 +53,40 @@ pub(crate) fn reclaim(
     failures: &FailureReporter,
 ) {
     let mut reclaimer = Reclaimer::new(Instant::now(), turn);
+    let mut held = None;
     loop {
         // Taken anew each time, and let go of before the rest: a snapshot may replace the state.
-        let rest = match reclaimer.step(&shared.reader(), Instant::now()) {
+        let reader = shared.reader();
+        let rest = match reclaimer.step(&reader, Instant::now()) {
             Ok(Reclaimed::Nothing | Reclaimed::Later) => SAMPLE_INTERVAL,
             Ok(Reclaimed::Step { rest }) => rest.min(SAMPLE_INTERVAL),
             Err(error) => return failures.report(FatalError::State(error)),
         };
+        note_held(&mut held, &reader);
+        drop(reader);
         if is_stopped(stop, rest) {
             return;
         }
+    }
+}
+
+/// Says in the log when space begins to be held back for a scan, and when it is no more.
+fn note_held(noted: &mut Option<u64>, reader: &StateReader) {
+    let held = reader.held_revision();
+    if held == *noted {
+        return;
+    }
+    *noted = held;
+    match held {
+        Some(revision) => {
+            let compacted = reader.compacted_revision();
+            tracing::info!(
+                revision,
+                compacted,
+                "a compaction has overtaken a scan: what it reads is kept until it ends"
+            );
+        }
+        None => tracing::info!("nothing that is compacted is kept for scans any more"),
     }
 }
 
@@ -80,6 +105,7 @@ fn sample(shared: &SharedState, quota_bytes: Option<u64>) -> Result<SpaceSample,
     let bytes = statistics.disk_bytes + statistics.memtable_bytes;
     if is_short_of_room(bytes, quota_bytes) {
         reader.hurry_merges();
+        reader.end_overtaken_holds();
     } else {
         reader.pace_merges(&statistics);
     }

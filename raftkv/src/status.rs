@@ -44,6 +44,10 @@ pub struct NodeStatus {
     pub revision: u64,
     /// The oldest revision that can be read; zero: all can.
     pub compacted: u64,
+    /// The oldest revision that this node keeps for a scan although it is compacted: what has been dead since then takes its space meanwhile. None: it keeps
+    /// nothing for scans.
+    #[serde(default)]
+    pub held: Option<u64>,
     /// The index at which `revision` and `state_hash` were read.
     pub state_applied: u64,
     /// The hash of the state at `state_applied`, in hexadecimal.
@@ -147,6 +151,7 @@ impl StatusReporter {
             flushed: driver.flushed.0,
             revision: published.revision,
             compacted: reader.compacted_revision(),
+            held: reader.held_revision(),
             state_applied: published.applied.index.0,
             state_hash: hexadecimal(&published.state_hash),
             state_bytes: statistics.map_or(0, |statistics| statistics.disk_bytes + statistics.memtable_bytes),

@@ -1,15 +1,18 @@
-//! Compaction with real processes: what can be read afterwards, that its space comes back on every node, and that the leader does it by itself.
+//! Compaction with real processes: what can be read afterwards, that scans under way go on, that its space comes back on every node, and that the leader does it
+//! by itself.
 
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on fails, and says what it met")]
 
 mod common;
 
 use bytes::Bytes;
-use client::{Delete, Error, Get, Put, Range};
+use client::{Delete, Error, Get, Put, Range, Scan};
 use common::{Cluster, eventually, stderr};
 use raftkv::config::FILE_NAME;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -98,6 +101,65 @@ async fn the_leader_lets_go_of_old_revisions_by_itself() {
     let gone = cluster.cli(&["get", "k", "--rev", "10"]);
     assert_eq!(gone.status.code(), Some(1), "{}", stderr(&gone));
     assert!(stderr(&gone).contains("compacted"), "{}", stderr(&gone));
+}
+
+/// Of a value that a pipe, a client and the windows between it and the node do not hold a few hundred of.
+fn text(key: u64, version: u64) -> String {
+    noise(key * 2 + version + 1, 32 << 10).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Puts these keys, all at once. Returns the newest revision.
+async fn put_texts(client: &client::Client, keys: u64, version: u64) -> u64 {
+    let put = |key: u64| {
+        let client = client.clone();
+        tokio::spawn(async move { client.put((format!("k/{key:04}"), text(key, version))).await.unwrap().revision })
+    };
+    let mut newest = 0;
+    for written in (0..keys).map(put).collect::<Vec<_>>() {
+        newest = newest.max(written.await.unwrap());
+    }
+    newest
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_and_a_scan_go_on_though_compactions_overtake_them() {
+    const KEYS: u64 = 512;
+    let cluster = start_with(1, "compact_revisions = 10").await;
+    let node = &cluster.nodes[0];
+    let client = cluster.client();
+    let revision = put_texts(&client, KEYS, 0).await;
+    // Both read slowly: so far the first pair only.
+    let mut export = cluster.cli_at(&cluster.endpoints()).arg("export").stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(export.stdout.take().unwrap()).lines();
+    let mut exported = vec![lines.next().unwrap().unwrap()];
+    let whole = Scan::new(Range::prefix("k/")).reverse().count_total();
+    let mut scan = client.scan(whole).await.unwrap();
+    let mut scanned = vec![scan.next().await.unwrap().unwrap()];
+
+    put_texts(&client, KEYS, 1).await;
+    client.delete(Delete::range(Range::prefix("k/00"))).await.unwrap();
+    eventually("a compaction that overtakes them", || async {
+        node.status().await.filter(|status| status.compacted > revision + KEYS / 2 && status.held == Some(revision))
+    })
+    .await;
+    let late = client.get(Get::new("k/0000").at_revision(revision)).await.unwrap_err();
+    assert!(matches!(late, Error::CompactedRevision { .. }), "{late:?}");
+
+    exported.extend(lines.map(Result::unwrap));
+    assert!(export.wait().unwrap().success());
+    while let Some(kv) = scan.next().await.unwrap() {
+        scanned.push(kv);
+    }
+    let expected = || (0..KEYS).map(|key| (format!("k/{key:04}"), text(key, 0)));
+    let exported = exported.iter().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let exported =
+        exported.map(|pair| (pair["key"].as_str().unwrap().to_owned(), pair["value"].as_str().unwrap().to_owned()));
+    assert!(exported.eq(expected()), "what is exported is of one revision");
+    let scanned = scanned.iter().map(|kv| (kv.key.as_ref(), kv.value.as_ref()));
+    let expected: Vec<_> = expected().collect();
+    assert!(scanned.eq(expected.iter().rev().map(|(key, value)| (key.as_bytes(), value.as_bytes()))));
+    assert_eq!(scan.summary().unwrap().total, Some(KEYS));
+    eventually("the hold to end", || async { node.status().await.filter(|status| status.held.is_none()) }).await;
 }
 
 /// The shortest age that there is takes a minute. The rule itself is tested with clocks that are told what time it is (`driver_space.rs`).
