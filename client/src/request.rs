@@ -381,7 +381,8 @@ impl From<SortBy> for wire::SortBy {
     }
 }
 
-/// Read a range, in order, all at one revision.
+/// Read a range, in order, all at one revision. Once it has begun, a compaction of that revision does not end it, as long as it stays at its node and takes
+/// no more than an hour.
 ///
 /// ```
 /// use raftkv_client::{Range, Scan, SortBy};

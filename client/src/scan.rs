@@ -1,7 +1,8 @@
 //! A range, read as a stream.
 //!
-//! All of a scan is at one revision. If its node fails half-way, the scan goes on at another one, at the same revision, after the last key
-//! that came; the caller sees no seam. In an order other than by key there is no such place to go on from: then it begins anew, and leaves out as many
+//! All of a scan is at one revision. Its node keeps what is left to read, even if a compaction overtakes that revision; for an hour at most then, and
+//! not where it is short of room. If its node fails half-way, the scan goes on at another one, at the same revision, after the last key
+//! that came; the caller sees no seam, unless that revision is compacted by then: nothing was kept for it there. In an order other than by key there is no such place to go on from: then it begins anew, and leaves out as many
 //! pairs as had come, which are the same, because the order is the same at one revision.
 
 use crate::client::{Client, Deadline, Done, OpenScan, Work, nonsense, read_purpose, scan_failure};
@@ -70,7 +71,8 @@ impl ScanStream {
     /// The next pair; none after the last one.
     ///
     /// # Errors
-    /// When the scan cannot go on at any node: what came before is right, but not the whole answer.
+    /// When the scan cannot go on at any node: what came before is right, but not the whole answer. With [`Error::CompactedRevision`] a compaction has overtaken it, and it
+    /// went on at another node, or for too long, afterwards: begin again, at a newer revision.
     pub async fn next(&mut self) -> Result<Option<KeyValue>, Error> {
         loop {
             if let Some(kv) = self.ready.pop() {

@@ -188,6 +188,18 @@ impl Failure {
         failure
     }
 
+    /// The failure of a scan that had begun: all of it is of one revision, which its node keeps for it, but not for ever.
+    pub(crate) fn of_broken_scan(error: &Error) -> Failure {
+        let failure = Failure::from(error.clone());
+        if matches!(error, Error::CompactedRevision { .. }) {
+            return failure.with_next(
+                "the same again. A compaction has overtaken it, and it went on at another node, or for more than an hour, or room is short: where that happens \
+                 again, let `cluster.compact_revisions` or `cluster.compact_age` keep more",
+            );
+        }
+        failure
+    }
+
     /// The failure of a write to one key: the next command looks at that key.
     pub(crate) fn of_write(error: &Error, key: &OsStr) -> Failure {
         let failure = Failure::from(error.clone());
@@ -425,6 +437,8 @@ mod tests {
         assert!(next(&gone(None)).starts_with("--rev with a revision that is there"));
         assert!(next(&Error::FutureRevision { endpoint: endpoint(), cause: cause() }).contains("without --rev"));
         assert!(next(&Error::Unavailable { endpoint: endpoint(), cause: cause() }).contains("status"));
+        let broken = Failure::of_broken_scan(&gone(Some(7))).next.unwrap_or_default();
+        assert!(broken.contains("the same again") && broken.contains("compact_revisions"), "{broken}");
     }
 
     #[test]

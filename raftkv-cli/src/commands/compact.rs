@@ -11,7 +11,8 @@ use serde_json::json;
 /// Let go of what only revisions before this one need
 ///
 /// What keys hold at this revision and later stays readable; what they held before, and deletes before it, do not. There is no way back. Nodes give the space
-/// back in the background while they go on serving, so the disk's usage falls in the minutes afterwards.
+/// back in the background while they go on serving, so the disk's usage falls in the minutes afterwards. Scans and exports that have begun go on; what they have
+/// still to read takes its space until they end, for an hour at most.
 ///
 /// Prints the oldest revision that can be read. The newest one is shown by `status -o json`, and by `get --meta` for a key.
 #[derive(Debug, Args)]

@@ -10,7 +10,7 @@ use crate::output::Output;
 use crate::record::{self, Parts};
 use crate::source::bytes_of;
 use clap::Args;
-use client::{Error, Range, Scan, ScanStream};
+use client::{Range, Scan, ScanStream};
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use std::ffi::OsString;
 use std::fmt;
@@ -28,6 +28,8 @@ const PROGRESS_EVERY: u64 = 256;
 ///
 /// Each line is an object as `scan -o json` prints it, and `import` reads it. A file appears when it is complete, readable by its owner only,
 /// and replaces one of that name.
+///
+/// A compaction of the revision does not end an export that has begun: its node keeps what is left to read, for an hour at most.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   raftkv-cli export backup.ndjson
@@ -61,7 +63,7 @@ pub(crate) async fn run(arguments: ExportArguments, globals: &Globals) -> Result
 
 async fn to_standard_output(mut scan: ScanStream) -> Result<(), Failure> {
     let mut output = Output::standard();
-    while let Some(kv) = scan.next().await.map_err(broken_off)? {
+    while let Some(kv) = scan.next().await.map_err(|error| Failure::of_broken_scan(&error))? {
         output.write(|out| record::write_line(out, &kv, Parts::KeyAndValue))?;
     }
     output.finish()
@@ -73,7 +75,7 @@ async fn to_file(path: &Path, mut scan: ScanStream) -> Result<(u64, u64), Failur
     let mut destination = Destination::open(path).map_err(|cause| Failure::named_file(path, &cause))?;
     let bar = progress();
     let mut exported = 0;
-    while let Some(kv) = scan.next().await.map_err(broken_off)? {
+    while let Some(kv) = scan.next().await.map_err(|error| Failure::of_broken_scan(&error))? {
         record::write_line(destination.out(), &kv, Parts::KeyAndValue).map_err(failed)?;
         exported += 1;
         if exported % PROGRESS_EVERY == 0 {
@@ -83,18 +85,6 @@ async fn to_file(path: &Path, mut scan: ScanStream) -> Result<(u64, u64), Failur
     destination.finish().map_err(failed)?;
     bar.finish_and_clear();
     Ok((exported, scan.revision()))
-}
-
-/// All of an export is of one revision, which has to stay readable until it is through.
-fn broken_off(error: Error) -> Failure {
-    let is_overtaken = matches!(error, Error::CompactedRevision { .. });
-    let failure = Failure::from(error);
-    if is_overtaken {
-        return failure.with_next(
-            "the same again: a compaction has overtaken it. Where that goes on, let `cluster.compact_revisions` or `cluster.compact_age` keep more",
-        );
-    }
-    failure
 }
 
 /// How many there will be is not known.

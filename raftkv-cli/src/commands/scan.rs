@@ -25,6 +25,8 @@ const SHOWN_MAX: usize = 72;
 /// are to be of one revision. With -o json that is an object: {"more":true,"from":"KEY","revision":N} (or "to"), from_base64 where the key is no UTF-8,
 /// and without a key where the order is not that of the keys.
 ///
+/// A compaction of the revision does not end a scan that has begun: its node keeps what is left to read, for an hour at most.
+///
 /// Sorted by the key, a range of any size streams in little memory. By anything else the node sorts it in memory, and refuses what does not fit in 64 MiB unless
 /// --limit says how many are wanted.
 ///
@@ -128,7 +130,7 @@ pub(crate) async fn run(arguments: ScanArguments, globals: &Globals) -> Result<(
     let mut left = arguments.limit.unwrap_or(u64::MAX);
     let mut last = None;
     let mut more = None;
-    while let Some(kv) = stream.next().await.map_err(failed)? {
+    while let Some(kv) = stream.next().await.map_err(|error| Failure::of_broken_scan(&error))? {
         if left == 0 {
             more = Some(More { last: last.take(), next: kv.key, revision: stream.revision() });
             continue;
