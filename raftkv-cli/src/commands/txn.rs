@@ -7,11 +7,12 @@ use crate::output::{Format, Output, printable};
 use crate::record;
 use crate::source::Source;
 use crate::transaction;
+use bytes::Bytes;
 use clap::Args;
 use client::{Error, KeyValue, Level, OperationOutcome, TransactionOutcome};
 use serde_json::{Value, json};
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Columns of a key or a value on a terminal.
 const SHOWN_MAX: usize = 72;
@@ -23,6 +24,8 @@ const SHOWN_MAX: usize = 72;
 /// "then" or "else". Then comes a line for each operation, followed by the pairs that it read, or, with --prev, that were there before.
 ///
 /// A transaction that only reads goes where reads go, and takes no place in the log.
+///
+/// In `raftkv-cli shell`, the transaction stands on the lines after `txn`, and an empty line ends it; within its braces a line may be empty.
 #[derive(Debug, Args)]
 #[command(after_help = r#"The text form, one compare or operation a line, # for comments:
   if {
@@ -81,12 +84,23 @@ pub(crate) struct TxnArguments {
     /// How current the answer has to be of a transaction that only reads: linearizable, lease, stale or stale=AGE
     #[arg(long, value_name = "LEVEL", default_value = "linearizable", value_parser = arguments::level)]
     pub(crate) level: Level,
+    /// The transaction, where a shell has read it already.
+    #[arg(skip)]
+    pub(crate) typed: Option<Bytes>,
+}
+
+impl TxnArguments {
+    /// Whether the transaction comes from where a shell reads its commands.
+    pub(crate) fn reads_standard_input(&self) -> bool {
+        self.file == Path::new("-")
+    }
 }
 
 pub(crate) async fn run(arguments: TxnArguments, globals: &Globals) -> Result<(), Failure> {
-    let (source, name) = match arguments.file.to_str() {
-        Some("-") => (Source::Input, "standard input".to_owned()),
-        Some(_) | None => (Source::File(arguments.file.clone()), arguments.file.display().to_string()),
+    let (source, name) = match &arguments.typed {
+        Some(typed) => (Source::Literal(typed.clone()), "the transaction".to_owned()),
+        None if arguments.reads_standard_input() => (Source::Input, "standard input".to_owned()),
+        None => (Source::File(arguments.file.clone()), arguments.file.display().to_string()),
     };
     let input = source.read().await?;
     let transaction = transaction::parse(&input).map_err(|problem| {
@@ -199,7 +213,6 @@ fn results(operations: &[OperationOutcome]) -> Vec<Value> {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
-    use bytes::Bytes;
 
     fn outcome() -> TransactionOutcome {
         let kv = |key: &'static [u8], value: &'static [u8]| KeyValue {

@@ -40,13 +40,39 @@ impl fmt::Display for Problem {
 /// Reads a transaction in either form.
 pub(crate) fn parse(input: &[u8]) -> Result<Transaction, Problem> {
     let input = std::str::from_utf8(input).map_err(|error| not_text(input, error.valid_up_to()))?;
-    let transaction = if input.trim_start().starts_with('{') { json::parse(input) } else { text::parse(input) }?;
+    let transaction = if is_json(input) { json::parse(input) } else { text::parse(input) }?;
     if transaction == Transaction::new() {
         // Rather a file that was not written, or the wrong one, than what somebody wants to be carried out.
         let message = "there is nothing to compare and nothing to do".to_owned();
         return Err(Problem { line: 1, column: 1, message });
     }
     Ok(transaction)
+}
+
+fn is_json(input: &str) -> bool {
+    input.trim_start().starts_with('{')
+}
+
+/// Whether the input ends within braces or quotes, in either form: then more of it has to come.
+pub(crate) fn is_open(input: &str) -> bool {
+    let has_comments = !is_json(input);
+    let (mut depth, mut is_quoted, mut is_comment) = (0_i64, false, false);
+    let mut characters = input.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '\n' => is_comment = false,
+            _ if is_comment => {}
+            // Whatever is escaped ends no quotes.
+            '\\' if is_quoted => drop(characters.next()),
+            '"' => is_quoted = !is_quoted,
+            _ if is_quoted => {}
+            '#' if has_comments => is_comment = true,
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            _ => {}
+        }
+    }
+    is_quoted || depth > 0
 }
 
 fn not_text(input: &[u8], at: usize) -> Problem {
@@ -73,6 +99,24 @@ mod tests {
         let json = br#" {"if": [{"value": {"key": "k", "op": "=", "value": "v"}}], "then": [{"put": {"key": "k", "value": "w"}}]}"#;
         assert_eq!(parse(text), Ok(wanted.clone()));
         assert_eq!(parse(json), Ok(wanted));
+    }
+
+    #[test]
+    fn braces_and_quotes_are_open_until_they_are_closed() {
+        for open in ["then {", "then { put a \"}", "then { # }\n", "then { put a \"\\\"}", "{\"then\": [{\"get\": {"] {
+            assert!(is_open(open), "{open}");
+        }
+        for closed in [
+            "",
+            "then { }",
+            "then",
+            "} then {",
+            "then { put a \"{\" }",
+            "# {",
+            "{\"then\": [{\"get\": {\"key\": \"#\"}}]}",
+        ] {
+            assert!(!is_open(closed), "{closed}");
+        }
     }
 
     #[test]

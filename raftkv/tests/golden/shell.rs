@@ -23,6 +23,10 @@ async fn a_script_runs_until_its_first_failure() {
         "get missing \\\n    --meta\nget a\n",
         "get a\nput never \\\n",
         "raftkv-cli get color\nshell\n",
+        "txn\nif { absent(lock) }\nthen {\n    put lock \"it's me\"\n\n    put other 1\n}\n\nget lock\n",
+        "txn -o json\n{\"then\": [{\"get\": {\"key\": \"lock\",\n\n\"count_only\": true}}]}",
+        "get other\ntxn\nthen {\n    pot other 2\n}\n\nput never 1\n",
+        "txn\n\nput never 1\n",
     ] {
         let mut cli = cluster.cli_at(&cluster.endpoints());
         cli.env("RAFTKV_CONTEXTS", cluster.folder.path().join("contexts.toml"));
@@ -63,6 +67,32 @@ async fn at_a_terminal_tab_completes_and_interrupts_end_commands_only() {
     terminal.press("--meta\r");
     terminal.shows("version: 1");
     terminal.shows("sky\r\n");
+    terminal.press("txn\r");
+    terminal.shows("txn> ");
+    terminal.press("then {\r");
+    terminal.shows("txn> ");
+    terminal.press("\r");
+    terminal.shows("txn> ");
+    terminal.press("put never \"typed");
+    terminal.press(CTRL_C);
+    terminal.shows("raftkv> ");
+    terminal.press("txn\r");
+    terminal.shows("txn> ");
+    terminal.press("then { put typed \"it's\" }\r");
+    terminal.shows("txn> ");
+    terminal.press("\r");
+    terminal.shows("then\r\n");
+    terminal.shows("raftkv> ");
+    terminal.press(UP);
+    terminal.shows("then { put typed");
+    terminal.press("\r");
+    terminal.shows("txn> ");
+    terminal.press(CTRL_D);
+    terminal.shows("then\r\n");
+    terminal.press("get typed --meta\r");
+    terminal.shows("version: 2");
+    terminal.press("get never\r");
+    terminal.shows("exit code 3");
     terminal.press("status --watch\r");
     terminal.shows("leader");
     terminal.press(CTRL_C);

@@ -7,7 +7,7 @@
 //! than that, the last one is offered besides: what all keys have in common is what the first and the last have in common, so Tab never types
 //! more than all of them begin with.
 //!
-//! Absent: keys that are no UTF-8 or hold control characters, which cannot be typed either; the FILE of `@FILE`.
+//! Absent: keys that are no UTF-8 or hold control characters, which cannot be typed either; the FILE of `@FILE`; the lines of a transaction.
 
 use super::line::{self, Typed};
 use crate::arguments::{Arguments, Globals};
@@ -28,8 +28,18 @@ const KEYS_MAX: u64 = 100;
 /// How long one Tab may take.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// What is typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reading {
+    /// A command.
+    Command,
+    /// A line of a transaction, whose quotes are its own.
+    Transaction,
+}
+
 /// Completes and checks what is typed.
 pub(super) struct Assistant {
+    pub(super) reading: Reading,
     globals: Globals,
     runtime: Handle,
     /// With the global options in every command.
@@ -38,7 +48,7 @@ pub(super) struct Assistant {
 
 impl Assistant {
     pub(super) fn new(globals: Globals, runtime: Handle) -> Assistant {
-        Assistant { globals, runtime, root: root() }
+        Assistant { reading: Reading::Command, globals, runtime, root: root() }
     }
 
     /// The candidates of one source, whether they begin as the word does or not.
@@ -184,6 +194,11 @@ impl Completer for Assistant {
     type Candidate = Pair;
 
     fn complete(&self, text: &str, cursor: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<Pair>)> {
+        if self.reading == Reading::Transaction
+            || line::transaction_of(&text[..cursor]).is_some_and(|(_, rest)| !rest.is_empty())
+        {
+            return Ok((cursor, Vec::new()));
+        }
         let Typed { words, start, word } = Typed::of(&text[..cursor]);
         let sources = sources(&self.root, &words, &word);
         if sources.contains(&Source::Files) {
@@ -208,9 +223,11 @@ impl Completer for Assistant {
 }
 
 impl Validator for Assistant {
-    /// A line with an open quote, or a backslash at its end, goes on below.
+    /// A line with an open quote, or a backslash at its end, goes on below. The lines of a transaction are asked for one by one, but the history
+    /// brings them back all at once.
     fn validate(&self, context: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
-        let goes_on = line::open(context.input()).is_some();
+        let is_command = self.reading == Reading::Command && line::transaction_of(context.input()).is_none();
+        let goes_on = is_command && line::open(context.input()).is_some();
         Ok(if goes_on { ValidationResult::Incomplete } else { ValidationResult::Valid(None) })
     }
 }

@@ -1,7 +1,11 @@
 //! A line of the shell: into words as a POSIX shell does it, and into a command as the command line does it.
+//!
+//! A `txn` that would read standard input outside has its transaction on the lines that follow. They are no lines of the shell: an empty one ends
+//! them, unless it stands within braces or quotes of the transaction.
 
-use crate::arguments::Arguments;
+use crate::arguments::{Arguments, Command};
 use crate::failure::Failure;
+use crate::transaction;
 use clap::builder::StyledStr;
 use clap::error::ErrorKind;
 
@@ -40,6 +44,27 @@ impl Open {
     }
 }
 
+/// Whether what has been read of a command goes on in the next line.
+pub(super) fn goes_on(text: &str) -> bool {
+    match transaction_of(text) {
+        Some((_, transaction)) => {
+            let is_ended = transaction.lines().next_back().is_some_and(|last| last.trim().is_empty());
+            !is_ended || transaction::is_open(transaction)
+        }
+        None => open(text).is_some(),
+    }
+}
+
+/// Of a `txn` that has its transaction on the lines that follow: the command, and what there is of those lines.
+pub(super) fn transaction_of(text: &str) -> Option<(Arguments, &str)> {
+    let line_ends = text.match_indices('\n').map(|(position, end)| position + end.len());
+    let end = line_ends.chain([text.len()]).find(|end| open(&text[..*end]).is_none())?;
+    let words = words(&text[..end]).ok()?;
+    let mut arguments = parse(words).ok()?;
+    let Command::Txn(transaction) = &mut arguments.command else { return None };
+    transaction.reads_standard_input().then_some((arguments, &text[end..]))
+}
+
 /// Whether a line goes on in the next one.
 pub(super) fn open(text: &str) -> Option<Open> {
     let text = text.strip_suffix('\n').unwrap_or(text);
@@ -55,13 +80,16 @@ pub(super) fn open(text: &str) -> Option<Open> {
 /// # Errors
 /// Usage, with what is wrong as the command line would say it.
 pub(super) fn read(text: &str) -> Result<Line, Failure> {
+    if let Some((mut arguments, transaction)) = transaction_of(text) {
+        if let Command::Txn(command) = &mut arguments.command {
+            command.typed = Some(transaction.to_owned().into());
+        }
+        return Ok(Line::Command(Box::new(arguments)));
+    }
     if let Some(open) = open(text) {
         return Err(open.failure());
     }
-    let mut words = shell_words::split(text).map_err(|_quote| Open::Quote.failure())?;
-    if words.first().is_some_and(|word| word == PROGRAM) {
-        words.remove(0);
-    }
+    let mut words = words(text).map_err(|_quote| Open::Quote.failure())?;
     match words.first().map(String::as_str) {
         None => return Ok(Line::Nothing),
         Some("exit" | "quit") if words.len() == 1 => return Ok(Line::Leave),
@@ -71,8 +99,7 @@ pub(super) fn read(text: &str) -> Result<Line, Failure> {
         }
         Some(_) => {}
     }
-    let line = std::iter::once(PROGRAM.to_owned()).chain(words).map(Into::into);
-    match Arguments::parse_line(line) {
+    match parse(words) {
         Ok(arguments) => Ok(Line::Command(Box::new(arguments))),
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             Ok(Line::Help(error.render()))
@@ -85,6 +112,19 @@ pub(super) fn read(text: &str) -> Result<Line, Failure> {
 }
 
 const PROGRAM: &str = "raftkv-cli";
+
+/// The words of a line, without the program's name.
+fn words(text: &str) -> Result<Vec<String>, shell_words::ParseError> {
+    let mut words = shell_words::split(text)?;
+    if words.first().is_some_and(|word| word == PROGRAM) {
+        words.remove(0);
+    }
+    Ok(words)
+}
+
+fn parse(words: Vec<String>) -> Result<Arguments, clap::Error> {
+    Arguments::parse_line(std::iter::once(PROGRAM.to_owned()).chain(words).map(Into::into))
+}
 
 /// A line as far as the cursor: the words before the one that is typed, where that begins, and what it stands for so far.
 #[derive(Debug, PartialEq, Eq)]
@@ -135,7 +175,6 @@ fn last_word(text: &str) -> usize {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
-    use crate::arguments::Command;
     use crate::failure::Code;
 
     fn put(text: &str) -> (String, String) {
@@ -206,6 +245,45 @@ mod tests {
         assert_eq!(put("put a \\\n  b"), pair("a", "b"));
         assert_eq!(put("put lo\\\nng b"), pair("long", "b"));
         assert_eq!(put("put a \"two \\\nwords\""), pair("a", "two words"));
+    }
+
+    fn typed(text: &str) -> Option<String> {
+        let Line::Command(arguments) = read(text).unwrap() else { panic!("{text:?} is no command") };
+        let Command::Txn(txn) = arguments.command else { panic!("{text:?} is no transaction") };
+        txn.typed.map(|typed| String::from_utf8(typed.to_vec()).unwrap())
+    }
+
+    #[test]
+    fn a_transaction_stands_on_the_lines_after_its_command_up_to_an_empty_one() {
+        for more in [
+            "txn",
+            "txn\n",
+            "raftkv-cli txn -o json # remark\n",
+            "txn -f -\nthen { get a }\n",
+            "txn \\\n-o json\nthen { get a }\n",
+            "txn\nif {\n",
+            "txn\nif {\n\n",
+            "txn\nthen { put a \"}\n\n",
+            "txn\nthen { # }\n\n",
+            "txn\n{\"then\": [{\"put\":\n\n",
+        ] {
+            assert!(goes_on(more), "{more:?}");
+        }
+        for ended in [
+            "txn\n\n",
+            "txn\nthen { get a }\n  \n",
+            "txn\nthen {\n\n get a\n}\n\n",
+            "txn\nthen { put a \"{\" }\n\n",
+            "txn\n{\"then\": [{\"put\": {\"key\": \"#\", \"value\": \"\\\"\"}}]}\n\n",
+            "txn -f file\n",
+            "txn --nonsense\n",
+            "txn --help\n",
+            "get a\n",
+        ] {
+            assert!(!goes_on(ended), "{ended:?}");
+        }
+        assert_eq!(typed("txn \\\n-o json\nthen {\n put a 'b\n}\n").as_deref(), Some("then {\n put a 'b\n}\n"));
+        assert_eq!(typed("txn -f file\n"), None);
     }
 
     #[test]

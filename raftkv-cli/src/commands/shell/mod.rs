@@ -7,8 +7,10 @@
 //! line, and Ctrl-D leaves. A failure is shown with its exit code, and the shell goes on. Without a terminal, lines come from standard input:
 //! then the first failure ends the shell, with that failure's exit code, so that a script does not go on after something went wrong.
 //!
-//! Absent: variables, pipes, redirections, several commands on a line: a shell that calls `raftkv-cli` has them. No command reads standard
-//! input here, since lines come from there; `@FILE` takes its place. `--verbose` is for the whole session, and without effect on a line.
+//! A `txn` has its transaction on the lines that follow, up to an empty one; at a terminal another prompt asks for them.
+//!
+//! Absent: variables, pipes, redirections, several commands on a line: a shell that calls `raftkv-cli` has them. No other command reads
+//! standard input here, since lines come from there; `@FILE` takes its place. `--verbose` is for the whole session, and without effect on a line.
 
 mod completion;
 mod history;
@@ -21,7 +23,7 @@ use crate::interrupt;
 use crate::settings;
 use crate::source::take_standard_input;
 use clap::Args;
-use completion::Assistant;
+use completion::{Assistant, Reading};
 use history::History;
 use line::Line;
 use rustyline::config::Configurer;
@@ -35,11 +37,15 @@ use tokio::task::block_in_place;
 
 /// Lines that are kept in the history.
 const HISTORY_LINES_MAX: usize = 1000;
+/// Asks for the next line of a transaction.
+const TRANSACTION_PROMPT: &str = "txn> ";
 
 /// Run commands one after another over one connection, with history and completion
 ///
 /// A line is a command as it stands after raftkv-cli, quoted as in a shell; with a \ at its end it goes on in the next one. Tab completes commands, options, keys, members and contexts.
 /// Ctrl-C ends the command that runs, Ctrl-D leaves; `help` and `help COMMAND` help. An exit code that is not zero is shown.
+///
+/// The transaction of a `txn` stands on the lines after it. An empty line ends it, unless braces are open; Ctrl-C gives it up.
 ///
 /// Where standard input is no terminal, commands are read from there, and the first that fails ends the shell with its exit code. Empty lines and
 /// what follows a # are passed over.
@@ -48,6 +54,7 @@ const HISTORY_LINES_MAX: usize = 1000;
   raftkv-cli shell
   raftkv-cli --context prod shell
   printf 'put a 1\\nput b 2\\n' | raftkv-cli shell
+  printf 'txn\\nif { absent(a) } then { put a 1 }\\n\\nget a\\n' | raftkv-cli shell
 
 Files:
   $XDG_STATE_HOME/raftkv/history, or ~/.local/state/raftkv/history; lines that begin with a blank are not kept")]
@@ -75,8 +82,7 @@ async fn script(globals: &Globals) -> Result<(), Failure> {
     loop {
         let mut text = String::new();
         let first = number + 1;
-        // A line with an open quote, or a backslash at its end, goes on in the next one.
-        while text.is_empty() || line::open(&text).is_some() {
+        while text.is_empty() || line::goes_on(&text) {
             match block_in_place(|| lines.next()) {
                 Some(read) => {
                     number += 1;
@@ -115,7 +121,7 @@ async fn interactive(arguments: &ShellArguments, globals: &Globals) -> Result<()
         writeln!(io::stderr(), "raftkv-cli {}: help helps, Tab completes, Ctrl-D leaves", env!("CARGO_PKG_VERSION"));
     let prompt = format!("{}> ", globals.context.as_deref().unwrap_or("raftkv"));
     loop {
-        let text = match block_in_place(|| editor.readline(&prompt)) {
+        let text = match block_in_place(|| read_command(&mut editor, &prompt)) {
             Ok(text) => text,
             Err(ReadlineError::Interrupted) => continue,
             Err(ReadlineError::Eof) => return Ok(()),
@@ -141,11 +147,32 @@ async fn interactive(arguments: &ShellArguments, globals: &Globals) -> Result<()
     }
 }
 
+/// Reads a line, and of a transaction those that follow. All of it is one entry of the history.
+fn read_command(editor: &mut Editor<Assistant, FileHistory>, prompt: &str) -> rustyline::Result<String> {
+    let mut text = editor.readline(prompt)? + "\n";
+    while line::goes_on(&text) {
+        set_reading(editor, Reading::Transaction);
+        let read = editor.readline(TRANSACTION_PROMPT);
+        set_reading(editor, Reading::Command);
+        match read {
+            Ok(line) => text.extend([&line, "\n"]),
+            // As where a transaction is typed without a shell.
+            Err(ReadlineError::Eof) => break,
+            Err(other) => return Err(other),
+        }
+    }
+    editor.add_history_entry(text.trim_end_matches('\n'))?;
+    Ok(text)
+}
+
+fn set_reading(editor: &mut Editor<Assistant, FileHistory>, reading: Reading) {
+    editor.helper_mut().expect("an editor of the shell has an assistant").reading = reading;
+}
+
 fn editor(assistant: Assistant) -> rustyline::Result<Editor<Assistant, FileHistory>> {
     let config = Config::builder()
         .completion_type(CompletionType::List)
         .history_ignore_space(true)
-        .auto_add_history(true)
         .max_history_size(HISTORY_LINES_MAX)?
         .build();
     let mut editor = Editor::with_config(config)?;
