@@ -78,6 +78,12 @@ impl Transaction {
         self
     }
 
+    /// What is carried out if every compare holds, or else if one does not. An outcome has a result for each of them, in the same order.
+    pub fn operations(&self, succeeded: bool) -> impl Iterator<Item = Operation> {
+        let operations = if succeeded { &self.body.success } else { &self.body.failure };
+        operations.iter().cloned().map(Operation)
+    }
+
     fn into_wire(self) -> wire::TransactionRequest {
         let (level, age_ms_max) = self.level.wire();
         let transaction = Some(self.body);
@@ -268,6 +274,30 @@ impl Operation {
         Operation::of(wire::operation::Kind::Transaction(transaction.body))
     }
 
+    /// The keys that it writes, deletes or reads; `None` of a transaction.
+    #[must_use]
+    pub fn keys(&self) -> Option<Range> {
+        use wire::operation::Kind;
+        let range = match self.0.kind.as_ref()? {
+            Kind::Put(put) => return Some(Range::key(put.key.clone())),
+            Kind::Delete(delete) => delete.range.as_ref(),
+            Kind::Range(scan) => scan.range.as_ref(),
+            Kind::Transaction(_) => None,
+        };
+        range.map(|range| Range { start: range.start.clone(), end: range.end.clone() })
+    }
+
+    /// The transaction that it is, if it is one.
+    #[must_use]
+    pub fn nested(&self) -> Option<Transaction> {
+        match self.0.kind.as_ref()? {
+            wire::operation::Kind::Transaction(body) => {
+                Some(Transaction { body: body.clone(), level: Level::default() })
+            }
+            wire::operation::Kind::Put(_) | wire::operation::Kind::Delete(_) | wire::operation::Kind::Range(_) => None,
+        }
+    }
+
     fn of(kind: wire::operation::Kind) -> Operation {
         Operation(wire::Operation { kind: Some(kind) })
     }
@@ -405,6 +435,21 @@ mod tests {
             panic!("a range became something else")
         };
         assert_eq!(scan.level, 0);
+    }
+
+    #[test]
+    fn operations_are_those_of_the_way_taken_and_name_their_keys() {
+        let inner = Transaction::new().then(Operation::get("i"));
+        let transaction = Transaction::new()
+            .then(Operation::put(("k", "v")))
+            .then(Operation::delete(Delete::range(Range::prefix("old/"))))
+            .then(Operation::transaction(inner.clone()))
+            .otherwise(Operation::range(Scan::new(Range::from("a"))));
+        let keys = |succeeded| transaction.operations(succeeded).map(|operation| operation.keys()).collect::<Vec<_>>();
+        assert_eq!(keys(true), [Some(Range::key("k")), Some(Range::prefix("old/")), None]);
+        assert_eq!(keys(false), [Some(Range::from("a"))]);
+        let nested = transaction.operations(true).map(|operation| operation.nested()).collect::<Vec<_>>();
+        assert_eq!(nested, [None, None, Some(inner)]);
     }
 
     #[test]

@@ -75,9 +75,9 @@ async fn a_transaction_goes_one_way_or_the_other_all_at_one_revision() {
     let shade = &object["results"][2]["get"]["kvs"][0];
     assert_eq!((&shade["value"], &shade["mod_revision"]), (&Value::from("dark"), &object["revision"]));
 
-    assert_eq!(expect(&txn(&cluster, &[], text), 0), "else\nget 1\ncolor\tblue\n");
+    assert_eq!(expect(&txn(&cluster, &[], text), 0), "else\nget 1 color\ncolor\tblue\n");
     let json = r#"{"if": [{"version": {"key": "color", "op": ">", "number": 1}}], "then": [{"del": {"prefix": ""}}]}"#;
-    assert_eq!(expect(&txn(&cluster, &[], json), 0), "then\ndel 2\n");
+    assert_eq!(expect(&txn(&cluster, &[], json), 0), "then\ndel 2 --all\n");
     expect(&cluster.cli(&["get", "color"]), 3);
 }
 

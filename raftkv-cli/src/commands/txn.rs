@@ -9,7 +9,7 @@ use crate::source::Source;
 use crate::transaction;
 use bytes::Bytes;
 use clap::Args;
-use client::{Error, KeyValue, Level, OperationOutcome, TransactionOutcome};
+use client::{Error, KeyValue, Level, OperationOutcome, Transaction, TransactionOutcome};
 use serde_json::{Value, json};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -21,7 +21,8 @@ const SHOWN_MAX: usize = 72;
 ///
 /// Reads a transaction from FILE, or from standard input. If everything under "if" holds, what stands under "then" is carried out,
 /// otherwise what stands under "else"; each may be left out. Ends with 0 either way: the first line of the output says which way it went,
-/// "then" or "else". Then comes a line for each operation, followed by the pairs that it read, or, with --prev, that were there before.
+/// "then" or "else". Then comes a line for each operation, with how many keys it found and which were meant, followed by the pairs that it
+/// read, or, with --prev, that were there before. What a transaction in it came to is indented below its line.
 ///
 /// A transaction that only reads goes where reads go, and takes no place in the log.
 ///
@@ -107,14 +108,14 @@ pub(crate) async fn run(arguments: TxnArguments, globals: &Globals) -> Result<()
         Failure::usage(format!("{name}: {problem}")).with_next("raftkv-cli txn --help, for the form of a transaction")
     })?;
     let client = connect::client(globals)?;
-    let outcome = client.transaction(transaction.level(arguments.level)).await;
+    let outcome = client.transaction(transaction.clone().level(arguments.level)).await;
     client.close_session().await;
     let outcome = outcome.map_err(failure)?;
     let mut output = Output::standard();
     let default = if output.is_terminal() { Format::Table } else { Format::Plain };
     match globals.output.unwrap_or(default) {
         Format::Json => output.write(|out| writeln!(out, "{}", to_json(&outcome)))?,
-        form @ (Format::Table | Format::Plain) => output.write(|out| print(out, &outcome, form))?,
+        form @ (Format::Table | Format::Plain) => output.write(|out| print(out, &transaction, &outcome, form))?,
     }
     output.finish()
 }
@@ -141,32 +142,39 @@ fn branch(succeeded: bool) -> &'static str {
     if succeeded { "then" } else { "else" }
 }
 
-fn print(out: &mut dyn Write, outcome: &TransactionOutcome, form: Format) -> io::Result<()> {
+fn print(out: &mut dyn Write, transaction: &Transaction, outcome: &TransactionOutcome, form: Format) -> io::Result<()> {
     writeln!(out, "{}", branch(outcome.succeeded))?;
-    print_operations(out, &outcome.operations, form, 0)
+    print_branch(out, transaction, (outcome.succeeded, &outcome.operations), form, 0)
 }
 
-/// Plain lines, or lines that are indented and cannot steer a terminal.
-fn print_operations(
+/// Plain lines, indented in nested transactions only; or lines that are indented throughout and cannot steer a terminal.
+fn print_branch(
     out: &mut dyn Write,
-    operations: &[OperationOutcome],
+    transaction: &Transaction,
+    (succeeded, outcomes): (bool, &[OperationOutcome]),
     form: Format,
     depth: usize,
 ) -> io::Result<()> {
-    let indent = if form == Format::Table { "  ".repeat(depth + 1) } else { String::new() };
-    for operation in operations {
-        match operation {
-            OperationOutcome::Put { .. } => writeln!(out, "{indent}put")?,
-            OperationOutcome::Delete { deleted, .. } => writeln!(out, "{indent}del {deleted}")?,
+    let indent = "  ".repeat(if form == Format::Table { depth + 1 } else { depth });
+    for (operation, outcome) in transaction.operations(succeeded).zip(outcomes) {
+        let keys = operation.keys().map(|range| match form {
+            Format::Table => transaction::shown(&range, SHOWN_MAX),
+            Format::Plain | Format::Json => transaction::written(&range),
+        });
+        let keys = keys.unwrap_or_default();
+        match outcome {
+            OperationOutcome::Put { .. } => writeln!(out, "{indent}put {keys}")?,
+            OperationOutcome::Delete { deleted, .. } => writeln!(out, "{indent}del {deleted} {keys}")?,
             OperationOutcome::Range { count, more, .. } => {
-                writeln!(out, "{indent}get {count}{}", if *more { " more" } else { "" })?;
+                writeln!(out, "{indent}get {count}{} {keys}", if *more { " more" } else { "" })?;
             }
             OperationOutcome::Transaction { succeeded, operations } => {
                 writeln!(out, "{indent}txn {}", branch(*succeeded))?;
-                print_operations(out, operations, form, depth + 1)?;
+                let nested = operation.nested().unwrap_or_default();
+                print_branch(out, &nested, (*succeeded, operations), form, depth + 1)?;
             }
         }
-        for kv in operation.pairs() {
+        for kv in outcome.pairs() {
             print_pair(out, kv, form, &indent)?;
         }
     }
@@ -177,6 +185,7 @@ fn print_pair(out: &mut dyn Write, kv: &KeyValue, form: Format, indent: &str) ->
     if form == Format::Table {
         return writeln!(out, "{indent}  {} = {}", printable(&kv.key, SHOWN_MAX), printable(&kv.value, SHOWN_MAX));
     }
+    out.write_all(indent.as_bytes())?;
     out.write_all(&kv.key)?;
     out.write_all(b"\t")?;
     out.write_all(&kv.value)?;
@@ -213,6 +222,7 @@ fn results(operations: &[OperationOutcome]) -> Vec<Value> {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
+    use client::{Compare, Delete, Operation, Put, Range, Scan};
 
     fn outcome() -> TransactionOutcome {
         let kv = |key: &'static [u8], value: &'static [u8]| KeyValue {
@@ -237,9 +247,18 @@ mod tests {
         }
     }
 
+    fn transaction() -> Transaction {
+        let inner = Transaction::new().when(Compare::exists("m")).otherwise(Operation::get("n"));
+        Transaction::new()
+            .then(Operation::put(Put::new("color", "blue").with_previous()))
+            .then(Operation::delete(Delete::range(Range::prefix("old\x1b/"))))
+            .then(Operation::range(Scan::new(Range::between("a", "c")).limit(2)))
+            .then(Operation::transaction(inner))
+    }
+
     fn printed(form: Format) -> String {
         let mut out = Vec::new();
-        print(&mut out, &outcome(), form).unwrap();
+        print(&mut out, &transaction(), &outcome(), form).unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -304,13 +323,13 @@ mod tests {
 
     #[test]
     fn plain_output_names_the_branch_and_each_operation() {
-        let wanted = "then\nput\ncolor\tgreen\ndel 3\nget 9 more\na\t1\nb\t2\ntxn else\nget 1\nn\t\x1b[2J\n";
+        let wanted = "then\nput color\ncolor\tgreen\ndel 3 --prefix \"old\\x1b/\"\nget 9 more --range a c\na\t1\nb\t2\ntxn else\n  get 1 n\n  n\t\x1b[2J\n";
         assert_eq!(printed(Format::Plain), wanted);
     }
 
     #[test]
     fn a_terminal_gets_indented_lines_that_cannot_steer_it() {
-        let wanted = "then\n  put\n    color = green\n  del 3\n  get 9 more\n    a = 1\n    b = 2\n  txn else\n    get 1\n      n = \\u{1b}[2J\n";
+        let wanted = "then\n  put color\n    color = green\n  del 3 --prefix old\\u{1b}/\n  get 9 more --range a c\n    a = 1\n    b = 2\n  txn else\n    get 1 n\n      n = \\u{1b}[2J\n";
         assert_eq!(printed(Format::Table), wanted);
     }
 

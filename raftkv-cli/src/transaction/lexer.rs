@@ -96,6 +96,36 @@ pub(super) fn tokens(input: &str) -> Result<Vec<(Token, Position)>, Problem> {
     }
 }
 
+/// Bytes as a word that [`tokens`] reads as the same bytes, on one line.
+pub(super) fn written(bytes: &[u8]) -> String {
+    if let Ok(word) = std::str::from_utf8(bytes)
+        && !word.is_empty()
+        && !word.starts_with("--")
+        && !word.contains(is_special)
+    {
+        return word.to_owned();
+    }
+    let mut written = "\"".to_owned();
+    for chunk in bytes.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            match character {
+                '"' | '\\' => written.extend(['\\', character]),
+                '\n' => written.push_str("\\n"),
+                '\t' => written.push_str("\\t"),
+                '\r' => written.push_str("\\r"),
+                _ if character.is_control() => {
+                    let mut utf8 = [0; 4];
+                    written.extend(character.encode_utf8(&mut utf8).bytes().map(|byte| format!("\\x{byte:02x}")));
+                }
+                _ => written.push(character),
+            }
+        }
+        written.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
+    }
+    written.push('"');
+    written
+}
+
 struct Lexer<'a> {
     rest: std::iter::Peekable<std::str::Chars<'a>>,
     position: Position,
@@ -248,6 +278,31 @@ mod tests {
             kinds(r#""\xff\x00\n\t\r\0\\\"ü""#)[0],
             Token::Quoted(b"\xff\0\n\t\r\0\\\"\xc3\xbc".as_slice().into())
         );
+    }
+
+    #[test]
+    fn bytes_are_written_as_they_are_read() {
+        assert_eq!(
+            (written(b"a/b@07"), written(b"two words"), written(b"")),
+            ("a/b@07".into(), "\"two words\"".into(), "\"\"".into())
+        );
+        for bytes in [
+            &b"a"[..],
+            b"",
+            b"--prefix",
+            b"-5",
+            b"a#b",
+            b"\xff\x00\n\t\r\\\"'",
+            "gr\u{fc}n \u{9b}2J\u{2028}".as_bytes(),
+            b"{}()=!<>;",
+        ] {
+            let read = match &kinds(&written(bytes))[..] {
+                [Token::Word(word), Token::End] => Bytes::from(word.clone()),
+                [Token::Quoted(quoted), Token::End] => quoted.clone(),
+                others => panic!("{bytes:?} became {others:?}"),
+            };
+            assert_eq!(read, bytes);
+        }
     }
 
     #[test]

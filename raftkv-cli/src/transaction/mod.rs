@@ -8,7 +8,7 @@ mod lexer;
 mod text;
 
 use crate::output::printable;
-use client::Transaction;
+use client::{Range, Transaction};
 use std::fmt;
 
 /// Transactions in one another, the outermost included: deeper ones no cluster takes, and this bounds the stack.
@@ -47,6 +47,16 @@ pub(crate) fn parse(input: &[u8]) -> Result<Transaction, Problem> {
         return Err(Problem { line: 1, column: 1, message });
     }
     Ok(transaction)
+}
+
+/// Keys as the text form names them in an operation, on one line.
+pub(crate) fn written(range: &Range) -> String {
+    text::written(range, |key| lexer::written(key))
+}
+
+/// The same for people: keys are cut at so many columns, and cannot steer a terminal.
+pub(crate) fn shown(range: &Range, columns_max: usize) -> String {
+    text::written(range, |key| printable(key, columns_max))
 }
 
 fn is_json(input: &str) -> bool {

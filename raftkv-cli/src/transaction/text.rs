@@ -318,6 +318,20 @@ impl Parser {
     }
 }
 
+/// Keys as an operation names them, each of them as `word` has it.
+pub(super) fn written(range: &Range, word: impl Fn(&Bytes) -> String) -> String {
+    let Range { start, end } = range;
+    if *range == Range::key(start.clone()) {
+        return word(start);
+    }
+    match end {
+        None if start.is_empty() => "--all".to_owned(),
+        None => format!("--from {}", word(start)),
+        Some(_) if *range == Range::prefix(start.clone()) => format!("--prefix {}", word(start)),
+        Some(end) => format!("--range {} {}", word(start), word(end)),
+    }
+}
+
 fn unknown(position: Position, flag: &str, wanted: &str) -> Problem {
     position.problem(format!("expected {wanted}, found {}", Token::Flag(flag.to_owned()).shown()))
 }
@@ -393,6 +407,23 @@ mod tests {
             .then(Operation::transaction(inner))
             .otherwise(Operation::get("color"));
         assert_eq!(parse(input).unwrap(), wanted);
+    }
+
+    #[test]
+    fn keys_are_written_as_they_are_read() {
+        for (range, wanted) in [
+            (Range::key("a b"), "\"a b\""),
+            (Range::prefix("jobs/"), "--prefix jobs/"),
+            (Range::between("a", "c"), "--range a c"),
+            (Range::from("a"), "--from a"),
+            (Range::all(), "--all"),
+            (Range::between("", "b"), "--range \"\" b"),
+        ] {
+            let shown = written(&range, |key| super::super::lexer::written(key));
+            assert_eq!(shown, wanted);
+            let get = Transaction::new().then(Operation::range(Scan::new(range)));
+            assert_eq!(parse(&format!("then {{ get {shown} }}")), Ok(get));
+        }
     }
 
     #[test]

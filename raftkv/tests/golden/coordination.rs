@@ -37,6 +37,9 @@ async fn transactions() {
     let move_key = "if {\n    value(lock) = me\n    version(lock) < 3\n}\nthen {\n    del lock --prev\n    put moved yes\n    get --prefix m\n}\n";
     transcript.run_with_input(cli(&cluster), &["txn", "-o", "json"], move_key);
     transcript.run_with_input(cli(&cluster), &["txn", "-o", "table"], "then { get moved; get missing }\n");
+    let nested =
+        "then { put a 1; txn { then { put \"a b\" 2; get --prefix a; txn { if { exists(b) } else { del a/ } } } } }\n";
+    transcript.run_with_input(cli(&cluster), &["txn"], nested);
     transcript.run_with_input(cli(&cluster), &["txn"], "then { put a 1; put a 2 }\n");
     transcript.run_with_input(cli(&cluster), &["txn"], "then { put \"\" x }\n");
     transcript.run_with_input(cli(&cluster), &["txn"], "if { colour(a) = 1 }\n");
