@@ -294,6 +294,12 @@ impl Range {
         Range { start: start.into(), end: None }
     }
 
+    /// Whether no key can lie in it, because it ends where it begins, or before.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.end.as_ref().is_some_and(|end| *end <= self.start)
+    }
+
     pub(crate) fn into_wire(self) -> wire::KeyRange {
         wire::KeyRange { start: self.start, end: self.end }
     }

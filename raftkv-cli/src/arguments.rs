@@ -4,13 +4,14 @@ use crate::commands::{
     bench, compact, completions, context, del, elect, export, get, import, leader, lease, lock, man, member, put, scan,
     shell, status, txn, watch,
 };
-use crate::failure::{Code, Failure};
+use crate::failure::{Code, Failure, quoted};
 use crate::output::Format;
 use crate::session::Session;
 use crate::settings::Given;
+use crate::source::bytes_of;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use client::Level;
+use client::{Level, Range};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -198,6 +199,22 @@ pub(crate) fn key() -> impl TypedValueParser<Value = OsString> {
     OsStringValueParser::new().try_map(|key| if key.is_empty() { Err("a key has at least one byte") } else { Ok(key) })
 }
 
+/// The keys of `--range FROM TO`. One that can hold none is a slip, and looks as if there were nothing to find.
+pub(crate) fn range(ends: &[OsString]) -> Result<Range, Failure> {
+    let [from, to] = ends else { unreachable!("clap takes two values for a range, not {}", ends.len()) };
+    let range = Range::between(bytes_of(from.clone()), bytes_of(to.clone()));
+    if !range.is_empty() {
+        return Ok(range);
+    }
+    let (from, to) = (quoted(from), quoted(to));
+    let failure = Failure::usage(format!("no key lies from {from} (inclusive) to {to} (exclusive)"));
+    Err(failure.with_next(if from == to {
+        "an end after the beginning; KEY alone, for one key; --prefix, for all that begin with it".to_owned()
+    } else {
+        format!("--range {to} {from}, if the ends have changed places")
+    }))
+}
+
 /// The name of a lock or an election, which is what its keys begin with.
 pub(crate) fn name() -> impl TypedValueParser<Value = OsString> {
     OsStringValueParser::new()
@@ -269,6 +286,18 @@ mod tests {
         for bad in ["", "lease=1s", "stale=", "stale=5", "linearizable=1s"] {
             assert!(level(bad).is_err(), "{bad:?} was taken for a level");
         }
+    }
+
+    #[test]
+    fn a_range_that_can_hold_nothing_is_refused_with_both_its_ends() {
+        let of = |from: &str, to: &str| range(&[from.into(), to.into()]);
+        assert_eq!(of("a", "b").unwrap(), Range::between("a", "b"));
+        let inverted = of("b c", "a").unwrap_err();
+        assert_eq!(inverted.code, Code::Usage);
+        assert_eq!(inverted.cause, "no key lies from 'b c' (inclusive) to a (exclusive)");
+        assert_eq!(inverted.next.as_deref(), Some("--range a 'b c', if the ends have changed places"));
+        assert!(of("a", "a").unwrap_err().next.is_some_and(|next| next.contains("KEY alone")));
+        assert_eq!(of("a", "").unwrap_err().code, Code::Usage);
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub(crate) async fn run(arguments: DelArguments, globals: &Globals) -> Result<()
 }
 
 async fn delete(client: &Client, arguments: DelArguments, globals: &Globals) -> Result<(), Failure> {
-    let range = range(&arguments);
+    let range = range(&arguments)?;
     let mut delete = Delete::range(range.clone());
     if arguments.prev {
         delete = delete.with_previous();
@@ -79,16 +79,14 @@ async fn delete(client: &Client, arguments: DelArguments, globals: &Globals) -> 
     output.finish()
 }
 
-fn range(arguments: &DelArguments) -> Range {
+fn range(arguments: &DelArguments) -> Result<Range, Failure> {
     if let Some(key) = &arguments.key {
-        return Range::key(bytes_of(key.clone()));
+        return Ok(Range::key(bytes_of(key.clone())));
     }
     if let Some(prefix) = &arguments.prefix {
-        return Range::prefix(bytes_of(prefix.clone()));
+        return Ok(Range::prefix(bytes_of(prefix.clone())));
     }
-    let ends = arguments.range.as_deref().expect("clap wants exactly one of key, prefix and range");
-    let [from, to] = ends else { panic!("clap wants two values for a range, there are {}", ends.len()) };
-    Range::between(bytes_of(from.clone()), bytes_of(to.clone()))
+    arguments::range(arguments.range.as_deref().expect("clap wants exactly one of key, prefix and range"))
 }
 
 fn print(out: &mut dyn Write, outcome: &DeleteOutcome, prev: bool, format: Option<Format>) -> io::Result<()> {
@@ -155,6 +153,7 @@ mod tests {
                 range: ends.map(|ends| ends.map(Into::into).to_vec()),
                 prev: false,
             })
+            .unwrap()
         };
         assert_eq!(of(Some("k"), None, None), Range::key("k"));
         assert_eq!(of(None, Some("k/"), None), Range::prefix("k/"));

@@ -200,15 +200,34 @@ impl More {
     }
 }
 
-/// An option of a scan that is a revision.
-type WithRevision = fn(Scan, u64) -> Scan;
-
-fn request(arguments: &ScanArguments) -> Result<Scan, Failure> {
+/// What lies within the prefix and between the ends. Nothing can, if they were mistyped.
+fn range(arguments: &ScanArguments) -> Result<Range, Failure> {
     let bytes = |argument: &Option<OsString>| argument.clone().map(bytes_of);
     let Range { start, end } = Range::prefix(bytes(&arguments.prefix).unwrap_or_default());
     let ends = [end, bytes(&arguments.to)];
     let range =
         Range { start: start.max(bytes(&arguments.from).unwrap_or_default()), end: ends.into_iter().flatten().min() };
+    if !range.is_empty() {
+        return Ok(range);
+    }
+    let flags = [("--prefix", &arguments.prefix), ("--from", &arguments.from), ("--to", &arguments.to)];
+    let given = flags.into_iter().filter_map(|(flag, key)| Some(format!("{flag} {}", quoted(key.as_ref()?))));
+    let given = given.collect::<Vec<_>>().join(" ");
+    let failure = Failure::usage(format!("no key lies within {given}: --from is inclusive, --to is exclusive"));
+    Err(failure.with_next(match (&arguments.prefix, &arguments.from, &arguments.to) {
+        (None, Some(from), Some(to)) if from > to => {
+            format!("--from {} --to {}, if the ends have changed places", quoted(to), quoted(from))
+        }
+        (Some(_), _, _) => "--prefix alone, or ends that begin with it".to_owned(),
+        (None, _, _) => "a --to after --from; raftkv-cli get KEY, for one key".to_owned(),
+    }))
+}
+
+/// An option of a scan that is a revision.
+type WithRevision = fn(Scan, u64) -> Scan;
+
+fn request(arguments: &ScanArguments) -> Result<Scan, Failure> {
+    let range = range(arguments)?;
     let level = arguments::level_at_least(arguments.level, arguments.at_least_rev)?;
     let sort_by = match arguments.sort {
         Sort::Key => SortBy::Key,
@@ -331,6 +350,7 @@ fn shortened(mut kv: KeyValue) -> KeyValue {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
+    use crate::failure::Code;
 
     fn pair(key: &[u8], value: &[u8]) -> KeyValue {
         let (key, value) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
@@ -440,6 +460,25 @@ mod tests {
         assert_eq!(range(&["--prefix", "p/", "--to", "p/k"]), Scan::new(Range::between("p/", "p/k")));
         assert_eq!(range(&["--from", "a"]), Scan::new(Range::from("a")));
         assert_eq!(range(&[]), Scan::new(Range::all()));
+    }
+
+    #[test]
+    fn ends_between_which_nothing_can_lie_are_refused() {
+        for (line, next) in [
+            (&["--from", "b", "--to", "a"][..], "--from a --to b,"),
+            (&["--from", "a", "--to", "a"], "get KEY"),
+            (&["--to", ""], "after --from"),
+            (&["--prefix", "p/", "--from", "q"], "--prefix alone"),
+            (&["--prefix", "p/", "--to", "p/"], "--prefix alone"),
+        ] {
+            let failure = request(&arguments(line)).unwrap_err();
+            assert_eq!(failure.code, Code::Usage, "{line:?}");
+            assert!(
+                line[1..].iter().filter(|word| !word.is_empty()).all(|word| failure.cause.contains(word)),
+                "{failure}"
+            );
+            assert!(failure.next.as_ref().is_some_and(|text| text.contains(next)), "{failure}");
+        }
     }
 
     #[test]

@@ -83,7 +83,7 @@ pub(crate) enum Kind {
 pub(crate) async fn run(arguments: WatchArguments, globals: &Globals) -> Result<(), Failure> {
     let client = connect::client(globals)?;
     let failed = |error| Failure::of_read(&error, "--from-rev");
-    let mut watch = client.watch(request(&arguments)).await.map_err(failed)?;
+    let mut watch = client.watch(request(&arguments)?).await.map_err(failed)?;
     let mut output = Output::standard();
     let default = if output.is_terminal() { Format::Table } else { Format::Plain };
     let format = globals.output.unwrap_or(default);
@@ -111,13 +111,13 @@ pub(crate) async fn run(arguments: WatchArguments, globals: &Globals) -> Result<
     }
 }
 
-fn request(arguments: &WatchArguments) -> Watch {
+fn request(arguments: &WatchArguments) -> Result<Watch, Failure> {
     let bytes = |argument: &OsString| bytes_of(argument.clone());
     let range = match (&arguments.key, &arguments.prefix, arguments.range.as_deref()) {
         (Some(key), _, _) => Range::key(bytes(key)),
         (None, Some(prefix), _) => Range::prefix(bytes(prefix)),
-        (None, None, Some([from, to])) => Range::between(bytes(from), bytes(to)),
-        (None, None, Some(_) | None) => unreachable!("one of them is required, and a range has two ends"),
+        (None, None, Some(ends)) => arguments::range(ends)?,
+        (None, None, None) => unreachable!("clap wants exactly one of key, prefix and range"),
     };
     let mut watch = Watch::range(range);
     if arguments.prev {
@@ -128,10 +128,10 @@ fn request(arguments: &WatchArguments) -> Watch {
         Some(Kind::Delete) => watch.no_puts(),
         None => watch,
     };
-    match arguments.from_rev {
+    Ok(match arguments.from_rev {
         Some(revision) => watch.from_revision(revision),
         None => watch,
-    }
+    })
 }
 
 fn print(out: &mut dyn Write, format: Format, event: &WatchEvent) -> io::Result<()> {

@@ -21,7 +21,7 @@
 
 use super::lexer::Relation;
 use super::text::{compare_number, compare_value};
-use super::{DEPTH_MAX, Problem, QUOTED_MAX, quoted};
+use super::{DEPTH_MAX, Problem, QUOTED_MAX, not_empty, quoted};
 use crate::arguments::LEASE_ID_MAX;
 use crate::output::printable;
 use base64::Engine as _;
@@ -323,7 +323,7 @@ impl Fields {
                 Err("which keys? \"key\", \"prefix\", or \"from\" and \"to\"; \"prefix\": \"\" means every key"
                     .to_owned())
             }
-            (None, None, from, to) => Ok(Range { start: from.unwrap_or_default(), end: to }),
+            (None, None, from, to) => not_empty(Range { start: from.unwrap_or_default(), end: to }),
             _ => Err("keys are named by \"key\", by \"prefix\", or by \"from\" and \"to\"".to_owned()),
         }
     }
@@ -417,6 +417,7 @@ mod tests {
             ("{\"then\": [{\"del\": {\"key\": null, \"to\": \"b\"}}]}", 1, "null, expected a string"),
             ("{\"then\": [{\"del\": {}}]}", 1, "which keys?"),
             ("{\"then\": [{\"get\": {}}]}", 1, "which keys?"),
+            ("{\"then\": [{\"del\": {\"from\": \"b\", \"to\": \"a\"}}]}", 1, "no key lies from \"b\""),
             ("{\"if\": [{\"mod\": {\"op\": \"=\", \"number\": 1}}]}", 1, "which keys?"),
         ] {
             let problem = parse(input).unwrap_err();

@@ -22,6 +22,15 @@ fn quoted(input: &[u8]) -> String {
     format!("\"{}\"", printable(input, QUOTED_MAX))
 }
 
+/// A range, unless its ends leave room for no key: they have been mistyped then.
+fn not_empty(range: Range) -> Result<Range, String> {
+    if range.is_empty() {
+        let (from, to) = (quoted(&range.start), quoted(range.end.as_deref().unwrap_or_default()));
+        return Err(format!("no key lies from {from} (inclusive) to {to} (exclusive): the lower end comes first"));
+    }
+    Ok(range)
+}
+
 /// What is wrong, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Problem {

@@ -22,7 +22,7 @@
 //! them. Flags are those of the commands of the same names.
 
 use super::lexer::{Position, Relation, Token, tokens};
-use super::{DEPTH_MAX, Problem, quoted};
+use super::{DEPTH_MAX, Problem, not_empty, quoted};
 use crate::arguments::LEASE_ID_MAX;
 use bytes::Bytes;
 use client::{Compare, Delete, NumberCompare, Operation, Put, Range, Scan, Transaction, ValueCompare};
@@ -274,13 +274,14 @@ impl Parser {
         let (Token::Flag(flag), position) = self.peek() else { return Ok(Keys::One(self.text("a key")?)) };
         let flag = flag.clone();
         self.next();
-        Ok(Keys::Range(match flag.as_str() {
+        let range = match flag.as_str() {
             "prefix" => Range::prefix(self.text("a prefix")?),
             "range" => Range::between(self.text("the first key")?, self.text("the end of the range")?),
             "from" => Range::from(self.text("the first key")?),
             "all" => Range::all(),
             _ => return Err(unknown(position, &flag, "a key, --prefix P, --range A B, --from A or --all")),
-        }))
+        };
+        not_empty(range).map(Keys::Range).map_err(|message| position.problem(message))
     }
 
     fn is_text(&self) -> bool {
@@ -451,6 +452,8 @@ mod tests {
             ("then { put k v --lease 9223372036854775808 }", 1, 24, "from 1 to 9223372036854775807"),
             ("then { put k v --limit 3 }", 1, 16, "found \"--limit\""),
             ("then { get k --prev }", 1, 14, "found \"--prev\""),
+            ("then { del --range b a }", 1, 12, "no key lies from \"b\" (inclusive) to \"a\" (exclusive)"),
+            ("if { version(--range a a) = 0 }", 1, 14, "no key lies from"),
             ("then { move a b }", 1, 8, "expected put, get, del or txn"),
             ("then { get k", 1, 13, "a \"}\" is missing"),
             ("then { get k } }", 1, 16, "expected if, then, else or the end"),

@@ -43,6 +43,7 @@ async fn transactions() {
     transcript.run_with_input(cli(&cluster), &["txn"], "then { put a 1; put a 2 }\n");
     transcript.run_with_input(cli(&cluster), &["txn"], "then { put \"\" x }\n");
     transcript.run_with_input(cli(&cluster), &["txn"], "if { colour(a) = 1 }\n");
+    transcript.run_with_input(cli(&cluster), &["txn"], "then { del --range b a }\n");
     let long = format!("then {{ put k v {} }}\n", "word".repeat(15));
     transcript.run_with_input(cli(&cluster), &["txn"], &long);
     transcript.run_with_input(cli(&cluster), &["txn"], "{\"then\": [{\"\\u001b[2J\": {}}]}\n");
@@ -230,6 +231,7 @@ async fn watches_and_compaction() {
         &["watch", "--prefix", "s", "--from-rev", "2", "--count", "1", "--exec", "cat; echo"],
         &["watch"],
         &["watch", "", "--count", "1"],
+        &["watch", "--range", "t", "s"],
     ];
     for line in lines {
         transcript.run(cli(&cluster), line);

@@ -66,6 +66,8 @@ async fn put_get_and_del() {
         &["del", "--range", "a", "d", "-o", "json"],
         &["del"],
         &["del", "--range", "a"],
+        &["del", "--range", "d", "a"],
+        &["del", "--range", "a", "a"],
         &["del", ""],
     ];
     check(&cluster, Transcript::of(&cluster), "del", lines);
@@ -92,6 +94,8 @@ async fn scan_export_and_import() {
         &["scan", "--count", "-o", "json"],
         &["scan", "--rev", "2", "--keys-only"],
         &["scan", "--prefix", "nothing/", "-o", "table"],
+        &["scan", "--from", "service/b", "--to", "l"],
+        &["scan", "--prefix", "service/", "--from", "t"],
         &["scan", "--rev", "1000"],
         &["scan", "--limit", "2"],
         &["scan", "--limit", "2", "-o", "json"],
