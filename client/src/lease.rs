@@ -27,6 +27,11 @@ use tokio::time::Instant;
 use transport::proto::client as wire;
 use transport::{Request, Response};
 
+/// The shortest time to live that nodes take.
+pub const LEASE_TTL_MIN: Duration = Duration::from_secs(1);
+/// The longest: 285 years, as with etcd.
+pub const LEASE_TTL_MAX: Duration = Duration::from_secs(9_000_000_000);
+
 /// Keep-alives in one time to live: two may be lost.
 const KEEP_ALIVES: u32 = 3;
 /// The pause after a keep-alive that failed, as a part of the time to live.
@@ -40,7 +45,7 @@ pub struct NewLease {
 }
 
 impl NewLease {
-    /// One that lives so long without a keep-alive, in whole milliseconds, a second to 9,000,000,000 seconds. It gets the next number that is free.
+    /// One that lives so long without a keep-alive, in whole milliseconds, [`LEASE_TTL_MIN`] to [`LEASE_TTL_MAX`]. It gets the next number that is free.
     #[must_use]
     pub fn new(ttl: Duration) -> NewLease {
         NewLease { id: 0, ttl }

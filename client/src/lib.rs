@@ -98,7 +98,9 @@ pub use client::Client;
 pub use directory::ENDPOINTS_MAX;
 pub use election::{Elected, Election, ElectionError, Leadership, Observer};
 pub use error::{Error, Part};
-pub use lease::{GrantedLease, Lease, LeaseInfo, LeaseList, LeaseLoss, NewLease, RevokedLease};
+pub use lease::{
+    GrantedLease, LEASE_TTL_MAX, LEASE_TTL_MIN, Lease, LeaseInfo, LeaseList, LeaseLoss, NewLease, RevokedLease,
+};
 pub use lock::{LOCK_TTL_DEFAULT, Lock, LockError, LockGuard};
 pub use member::{MemberChange, MemberEdit, NewMember, NodeConfig, Quorum};
 pub use node_directory::{CertificateAuthority, NodeDirectoryError, check_absent};

@@ -103,7 +103,7 @@ impl Put {
         self
     }
 
-    /// Let the key live for so long, in whole milliseconds, a second to 9,000,000,000 seconds: then it is deleted, unless it was put anew.
+    /// Let the key live for so long, in whole milliseconds, [`LEASE_TTL_MIN`](crate::LEASE_TTL_MIN) to [`LEASE_TTL_MAX`](crate::LEASE_TTL_MAX): then it is deleted, unless it was put anew.
     ///
     /// ```no_run
     /// # async fn example(client: raftkv_client::Client) -> Result<(), raftkv_client::Error> {

@@ -11,7 +11,8 @@ use crate::settings::Given;
 use crate::source::bytes_of;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use client::{Level, Range};
+use client::{LEASE_TTL_MAX, LEASE_TTL_MIN, Level, Range};
+use humantime::format_duration;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -189,6 +190,17 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|cause| format!("{cause}; write it like 500ms, 5s or 1m"))
 }
 
+/// How long a lease, or a key with one of its own, lives: no node takes less or more.
+pub(crate) fn ttl(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        short if short < LEASE_TTL_MIN => {
+            Err(format!("the shortest time to live is {}", format_duration(LEASE_TTL_MIN)))
+        }
+        long if long > LEASE_TTL_MAX => Err(format!("the longest time to live is {}s", LEASE_TTL_MAX.as_secs())),
+        ttl => Ok(ttl),
+    }
+}
+
 /// A path, which may be empty: as a variable of the environment that is as good as none, and [`settings`](crate::settings) sees to the rest.
 fn path() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().map(PathBuf::from)
@@ -353,6 +365,10 @@ mod tests {
             vec!["watch", "k", "--count", "0"],
             vec!["put", "k", "v", "--lease", "7", "--ttl", "10s"],
             vec!["put", "k", "v", "--ttl", "10"],
+            vec!["put", "k", "v", "--ttl", "500ms"],
+            vec!["lock", "n", "--ttl", "500ms"],
+            vec!["elect", "n", "v", "--ttl", "0s"],
+            vec!["lease", "grant", "999ms"],
             vec!["lease", "grant", "60"],
             vec!["lease", "revoke"],
             vec!["lease", "revoke", "0"],
@@ -370,6 +386,17 @@ mod tests {
             assert_eq!(error.exit_code(), 2, "{line:?}");
             assert_ne!(error.kind(), ErrorKind::DisplayHelp, "{line:?}");
         }
+    }
+
+    #[test]
+    fn a_time_to_live_is_one_that_nodes_take() {
+        for (text, lasts) in
+            [("1s", Some(LEASE_TTL_MIN)), ("9000000000s", Some(LEASE_TTL_MAX)), ("999ms", None), ("9000000001s", None)]
+        {
+            assert_eq!(ttl(text).ok(), lasts, "{text}");
+        }
+        assert_eq!(ttl("500ms"), Err("the shortest time to live is 1s".to_owned()));
+        assert_eq!(ttl("60"), duration("60"), "what is wrong with a duration is told as of any other");
     }
 
     #[test]

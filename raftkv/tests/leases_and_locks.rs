@@ -94,6 +94,12 @@ async fn a_transaction_that_makes_no_sense_changes_nothing() {
     expect(&cluster.cli(&["get", "a"]), 3);
 }
 
+#[test]
+fn client_and_nodes_agree_on_how_long_a_lease_may_live() {
+    assert_eq!(client::LEASE_TTL_MIN, Duration::from_millis(raftkv::requests::LEASE_TTL_MS_MIN));
+    assert_eq!(client::LEASE_TTL_MAX, Duration::from_millis(raftkv::requests::LEASE_TTL_MS_MAX));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_go_with_their_lease() {
     let cluster = cluster_with_leases(3).await;

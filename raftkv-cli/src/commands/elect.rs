@@ -39,7 +39,7 @@ pub(crate) struct ElectArguments {
     #[arg(long)]
     pub(crate) observe: bool,
     /// How long leadership outlives this program if that is killed, like 10s
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = arguments::duration)]
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = arguments::ttl)]
     pub(crate) ttl: Duration,
 }
 

@@ -28,7 +28,7 @@ pub(crate) enum LeaseCommand {
   raftkv-cli lease keep-alive \"$lease\"")]
     Grant {
         /// How long it lives without a keep-alive, like 60s
-        #[arg(value_name = "TTL", value_parser = arguments::duration)]
+        #[arg(value_name = "TTL", value_parser = arguments::ttl)]
         ttl: Duration,
         /// The number that it gets, from 1 to 9223372036854775807; without it, the next that is free. Ends with 4 if it is taken
         #[arg(long, value_parser = arguments::lease_id)]

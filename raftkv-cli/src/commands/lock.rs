@@ -38,7 +38,7 @@ pub(crate) struct LockArguments {
     #[arg(value_name = "NAME", value_parser = arguments::name())]
     pub(crate) name: OsString,
     /// How long the lock outlives this program if that is killed, like 10s
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = arguments::duration)]
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = arguments::ttl)]
     pub(crate) ttl: Duration,
     /// Do not wait: end with 4 if somebody has it
     #[arg(long = "try", conflicts_with = "wait")]

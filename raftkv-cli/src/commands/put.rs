@@ -48,7 +48,7 @@ pub(crate) struct PutArguments {
     #[arg(long, group = "lifetime", value_name = "ID", value_parser = arguments::lease_id)]
     pub(crate) lease: Option<u64>,
     /// Let the key live for so long, like 60s; putting it anew without this makes it live until it is deleted
-    #[arg(long, group = "lifetime", value_name = "DURATION", value_parser = arguments::duration)]
+    #[arg(long, group = "lifetime", value_name = "DURATION", value_parser = arguments::ttl)]
     pub(crate) ttl: Option<Duration>,
     /// Print what the key held before
     #[arg(long)]

@@ -21,7 +21,7 @@
 
 use super::lexer::Relation;
 use super::text::{compare_number, compare_value};
-use super::{DEPTH_MAX, Problem, QUOTED_MAX, not_empty, quoted};
+use super::{DEPTH_MAX, Problem, QUOTED_MAX, not_empty, quoted, ttl};
 use crate::arguments::LEASE_ID_MAX;
 use crate::output::printable;
 use base64::Engine as _;
@@ -188,9 +188,8 @@ impl TryFrom<Fields> for PutRow {
             (None, None, false) => put,
             (Some(id), None, false) if (1..=LEASE_ID_MAX).contains(&id) => put.lease(id),
             (Some(_), None, false) => return Err(format!("\"lease\" is a number from 1 to {LEASE_ID_MAX}")),
-            (None, Some(ttl), false) => put.ttl(crate::arguments::duration(&ttl).map_err(|_| {
-                format!("\"ttl\" is a duration like 500ms, 5s or 1m, and not {}", quoted(ttl.as_bytes()))
-            })?),
+            (None, Some(time), false) => put
+                .ttl(ttl(&time).map_err(|wanted| format!("\"ttl\" is {wanted}, and not {}", quoted(time.as_bytes())))?),
             (None, None, true) => put.keep_lease(),
             _ => return Err("put takes one of \"lease\", \"ttl\" and \"keep_lease\" at most".to_owned()),
         };
@@ -412,6 +411,11 @@ mod tests {
                 "from 1 to 9223372036854775807",
             ),
             ("{\"then\": [{\"put\": {\"key\": \"k\", \"value\": \"v\", \"lease\": 0}}]}", 1, "from 1 to"),
+            (
+                "{\"then\": [{\"put\": {\"key\": \"k\", \"value\": \"v\", \"ttl\": \"500ms\"}}]}",
+                1,
+                "\"ttl\" is a time to live of 1s or more, and not \"500ms\"",
+            ),
             // What a program writes that has mistyped a name.
             ("{\"then\": [{\"del\": {\"key\": null}}]}", 1, "null, expected a string"),
             ("{\"then\": [{\"del\": {\"key\": null, \"to\": \"b\"}}]}", 1, "null, expected a string"),

@@ -7,9 +7,11 @@ mod json;
 mod lexer;
 mod text;
 
+use crate::arguments;
 use crate::output::printable;
-use client::{Range, Transaction};
+use client::{LEASE_TTL_MAX, LEASE_TTL_MIN, Range, Transaction};
 use std::fmt;
+use std::time::Duration;
 
 /// Transactions in one another, the outermost included: deeper ones no cluster takes, and this bounds the stack.
 const DEPTH_MAX: usize = 4;
@@ -29,6 +31,18 @@ fn not_empty(range: Range) -> Result<Range, String> {
         return Err(format!("no key lies from {from} (inclusive) to {to} (exclusive): the lower end comes first"));
     }
     Ok(range)
+}
+
+/// A time to live that nodes take; otherwise what is wanted in its place.
+fn ttl(text: &str) -> Result<Duration, String> {
+    match arguments::duration(text) {
+        Ok(short) if short < LEASE_TTL_MIN => {
+            Err(format!("a time to live of {} or more", humantime::format_duration(LEASE_TTL_MIN)))
+        }
+        Ok(long) if long > LEASE_TTL_MAX => Err(format!("a time to live of {}s or less", LEASE_TTL_MAX.as_secs())),
+        Ok(ttl) => Ok(ttl),
+        Err(_) => Err("a duration like 5s, 1m or 1h".to_owned()),
+    }
 }
 
 /// What is wrong, and where.

@@ -22,7 +22,7 @@
 //! them. Flags are those of the commands of the same names.
 
 use super::lexer::{Position, Relation, Token, tokens};
-use super::{DEPTH_MAX, Problem, not_empty, quoted};
+use super::{DEPTH_MAX, Problem, not_empty, quoted, ttl};
 use crate::arguments::LEASE_ID_MAX;
 use bytes::Bytes;
 use client::{Compare, Delete, NumberCompare, Operation, Put, Range, Scan, Transaction, ValueCompare};
@@ -217,7 +217,7 @@ impl Parser {
                 "prev" => put.with_previous(),
                 "keep-lease" => put.keep_lease(),
                 "lease" => put.lease(self.lease()?),
-                "ttl" => put.ttl(self.duration()?),
+                "ttl" => put.ttl(self.ttl()?),
                 "keep-value" => {
                     keeps_value = true;
                     put.keep_value()
@@ -309,13 +309,12 @@ impl Parser {
         id.ok_or_else(|| position.problem(wanted()))
     }
 
-    fn duration(&mut self) -> Result<std::time::Duration, Problem> {
+    fn ttl(&mut self) -> Result<std::time::Duration, Problem> {
         let (found, position) = self.next();
         let Token::Word(word) = &found else {
             return Err(position.problem(format!("expected a duration, found {}", found.shown())));
         };
-        crate::arguments::duration(word)
-            .map_err(|_| position.problem(format!("expected a duration like 500ms, 5s or 1m, found {}", found.shown())))
+        ttl(word).map_err(|wanted| position.problem(format!("expected {wanted}, found {}", found.shown())))
     }
 }
 
@@ -447,7 +446,8 @@ mod tests {
             ("then {\n put k v w\n}", 2, 10, "expected the end of the line, found \"w\""),
             ("then {\n put k\n}", 2, 7, "put takes a value, or --keep-value"),
             ("then { put k v --keep-value }", 1, 29, "put takes a value, or --keep-value"),
-            ("then { put k v --ttl soon }", 1, 22, "expected a duration like 500ms"),
+            ("then { put k v --ttl soon }", 1, 22, "expected a duration like 5s, 1m or 1h, found \"soon\""),
+            ("then { put k v --ttl 500ms }", 1, 22, "expected a time to live of 1s or more, found \"500ms\""),
             ("then { put k v --lease 0 }", 1, 24, "the number of a lease, from 1 to 9223372036854775807, found \"0\""),
             ("then { put k v --lease 9223372036854775808 }", 1, 24, "from 1 to 9223372036854775807"),
             ("then { put k v --limit 3 }", 1, 16, "found \"--limit\""),

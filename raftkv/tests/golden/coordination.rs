@@ -90,6 +90,9 @@ async fn leases() {
     }
     let too_great = "then { put k v --lease 9223372036854775808 }\n";
     transcript.run_with_input(cli(&cluster), &["txn"], too_great);
+    let too_short = "then { put k v --ttl 500ms }\n";
+    transcript.run_with_input(cli(&cluster), &["txn"], too_short);
+    transcript.run(cli(&cluster), &["put", "k", "v", "--ttl", "500ms"]);
     transcript.check("lease-numbers");
 }
 
