@@ -17,6 +17,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use clap::{Args, Subcommand};
 use client::{CONNECTIONS_MAX, Client, Error, Get, Level, MemberStatus, Put};
 use hdrhistogram::Histogram;
+use humantime::format_duration;
 use report::{Report, histogram};
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
@@ -32,6 +33,9 @@ const VALUES: usize = 16;
 const VALUES_BYTES_MAX: usize = 16 << 20;
 /// Histograms, each for some of the clients: few enough to merge, enough that clients rarely wait for one another.
 const HISTOGRAMS: usize = 16;
+/// The longest that is measured, and that is run before.
+const MEASURED_MAX: Duration = Duration::from_secs(86_400);
+const WARMUP_MAX: Duration = Duration::from_secs(3600);
 /// Puts under way while the keys for gets are written.
 const FILL_WINDOW: usize = 256;
 
@@ -93,21 +97,37 @@ pub(crate) struct BenchArguments {
     /// Bytes of each value
     #[arg(long, value_name = "BYTES", default_value_t = 256, value_parser = clap::value_parser!(u32).range(0..=64 << 20))]
     pub(crate) value: u32,
-    /// How long to measure; Ctrl-C ends put, get and mixed early, with what was measured so far
-    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=86_400))]
-    pub(crate) seconds: u32,
+    /// How long to measure, like 10s or 1m; a number alone is seconds. Ctrl-C ends it early, with what was measured so far
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = measured)]
+    pub(crate) seconds: Duration,
     /// Different keys
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=KEYS_MAX))]
     pub(crate) keys: u64,
-    /// How long to run before measuring
-    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=3600))]
-    pub(crate) warmup: u32,
+    /// How long to run before measuring, as above
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = warmed_up)]
+    pub(crate) warmup: Duration,
     /// What the keys begin with. They stay afterwards: `raftkv-cli del --prefix PREFIX` takes them away, and all else that begins so
     #[arg(long, value_name = "PREFIX", default_value = "bench/")]
     pub(crate) prefix: OsString,
     /// Send puts without a session: one whose answer is lost is not repeated, and more than 1,024 may be under way
     #[arg(long)]
     pub(crate) no_session: bool,
+}
+
+/// A duration; seconds, where there is no unit.
+fn duration(text: &str) -> Result<Duration, String> {
+    text.parse().map_or_else(|_| arguments::duration(text), |seconds| Ok(Duration::from_secs(seconds)))
+}
+
+fn measured(text: &str) -> Result<Duration, String> {
+    let is_possible = |measured: &Duration| !measured.is_zero() && *measured <= MEASURED_MAX;
+    let wanted = || format!("give more than zero, and {} at most", format_duration(MEASURED_MAX));
+    Some(duration(text)?).filter(is_possible).ok_or_else(wanted)
+}
+
+fn warmed_up(text: &str) -> Result<Duration, String> {
+    let wanted = || format!("give {} at most", format_duration(WARMUP_MAX));
+    Some(duration(text)?).filter(|warmup| *warmup <= WARMUP_MAX).ok_or_else(wanted)
 }
 
 pub(crate) async fn run(command: BenchCommand, globals: &Globals) -> Result<(), Failure> {
@@ -126,7 +146,8 @@ pub(crate) async fn run(command: BenchCommand, globals: &Globals) -> Result<(), 
         tell(&format!("writing {} keys", load.keys));
         fill(&client, &keys, &values).await?;
     }
-    tell(&format!("{} clients for {} s, after {} s of warm-up", load.clients, load.seconds, load.warmup));
+    let (measured, warmup) = (format_duration(load.seconds), format_duration(load.warmup));
+    tell(&format!("{} clients for {measured}, after {warmup} of warm-up", load.clients));
     let bench = Arc::new(Bench::new(client, mix, keys, values));
     let elapsed = bench.clone().measure(&load).await?;
     bench.client.close_session().await;
@@ -181,6 +202,11 @@ fn leader(lines: &[MemberStatus]) -> Option<String> {
     let answers = lines.iter().filter_map(|line| Some((line, line.status.as_ref().ok()?)));
     let leaders = answers.filter(|(_, status)| status.leader == Some(status.node));
     leaders.max_by_key(|(_, status)| status.term).map(|(line, _)| line.address.clone())
+}
+
+/// Ctrl-C came before anything counted.
+fn interrupted_too_early() -> Failure {
+    Failure::new(Code::Interrupted, "interrupted before anything was measured")
 }
 
 /// A remark for whoever watches.
@@ -323,19 +349,19 @@ impl Bench {
             clients.spawn(self.clone().one_client(number));
         }
         let phases = async {
-            if load.warmup > 0 {
+            if !load.warmup.is_zero() {
                 tokio::select! {
-                    () = tokio::time::sleep(Duration::from_secs(load.warmup.into())) => {}
+                    () = tokio::time::sleep(load.warmup) => {}
                     interrupted = interrupt::interrupted() => {
                         interrupted?;
-                        return Err(Failure::new(Code::Interrupted, "interrupted before anything was measured"));
+                        return Err(interrupted_too_early());
                     }
                 }
             }
             self.phase.store(MEASURING, Ordering::Relaxed);
             let began = Instant::now();
             tokio::select! {
-                () = tokio::time::sleep(Duration::from_secs(load.seconds.into())) => {}
+                () = tokio::time::sleep(load.seconds) => {}
                 // What was measured so far is worth as much as if so long had been asked for.
                 interrupted = interrupt::interrupted() => interrupted?,
             }
@@ -426,7 +452,20 @@ mod tests {
 
     fn load() -> BenchArguments {
         let prefix = OsString::from("bench/");
-        BenchArguments { clients: 2, conns: 1, value: 100, seconds: 1, keys: 3, warmup: 0, prefix, no_session: false }
+        let (seconds, warmup) = (Duration::from_secs(1), Duration::ZERO);
+        BenchArguments { clients: 2, conns: 1, value: 100, seconds, keys: 3, warmup, prefix, no_session: false }
+    }
+
+    #[test]
+    fn a_time_has_a_unit_or_is_of_seconds() {
+        for (text, wanted) in [("10", 10_000), ("10s", 10_000), ("1m", 60_000), ("500ms", 500), ("1day", 86_400_000)] {
+            assert_eq!(measured(text), Ok(Duration::from_millis(wanted)), "{text}");
+        }
+        for bad in ["0", "0s", "2days", "86401", "-1", "1.5", "soon", ""] {
+            assert!(measured(bad).is_err(), "{bad:?}");
+        }
+        assert_eq!((warmed_up("0"), warmed_up("1h")), (Ok(Duration::ZERO), Ok(WARMUP_MAX)));
+        assert!(warmed_up("61m").is_err());
     }
 
     fn member(node: u64, term: u64, leader: Option<u64>) -> MemberStatus {

@@ -3,14 +3,17 @@
 //! Every value begins with the moment of its put, on this process's clock, so an event says by itself how old it is. A watcher that falls behind shows as latency:
 //! it hears of everything, in order.
 
-use super::{BenchArguments, Recorder, client_for, keys, tell};
+use super::{BenchArguments, Recorder, client_for, interrupted_too_early, keys, tell};
 use crate::arguments::Globals;
 use crate::failure::Failure;
+use crate::interrupt;
 use crate::output::{Format, Output};
 use crate::source::bytes_of;
 use bytes::{BufMut, Bytes, BytesMut};
 use client::{Client, Put, Range, Watch, WatchEvent};
+use humantime::format_duration;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
@@ -26,8 +29,8 @@ struct Shared {
     origin: Instant,
     /// Puts from here on are measured.
     measured_from: Duration,
-    /// Puts end here.
-    until: Duration,
+    /// Puts end here, in nanoseconds: sooner than was asked for where somebody interrupts.
+    until: AtomicU64,
     events: Recorder,
 }
 
@@ -38,12 +41,11 @@ pub(super) async fn run(load: &BenchArguments, watchers: u32, globals: &Globals)
         ))
         .with_next(format!("--value {MOMENT_BYTES}, or more; without it, 256")));
     }
-    let measured_from = Duration::from_secs(load.warmup.into());
-    let elapsed = Duration::from_secs(load.seconds.into());
     let client = client_for(load, globals)?;
+    let (measured, warmup) = (format_duration(load.seconds), format_duration(load.warmup));
     tell(&format!(
-        "{watchers} watchers of the puts of {} clients for {} s, after {} s of warm-up",
-        load.clients, load.seconds, load.warmup
+        "{watchers} watchers of the puts of {} clients for {measured}, after {warmup} of warm-up",
+        load.clients
     ));
     let mut streams = Vec::new();
     for _ in 0..watchers {
@@ -54,8 +56,8 @@ pub(super) async fn run(load: &BenchArguments, watchers: u32, globals: &Globals)
         keys: keys(load),
         value_bytes: load.value as usize,
         origin: Instant::now(),
-        measured_from,
-        until: measured_from + elapsed,
+        measured_from: load.warmup,
+        until: AtomicU64::new(nanoseconds(load.warmup + load.seconds)),
         events: Recorder::new(),
     });
     let mut listening = JoinSet::new();
@@ -66,8 +68,23 @@ pub(super) async fn run(load: &BenchArguments, watchers: u32, globals: &Globals)
     for _ in 0..load.clients {
         writing.spawn(shared.clone().write());
     }
-    while let Some(ended) = writing.join_next().await {
-        ended.expect("a writer neither panics nor is cancelled")?;
+    let mut is_interrupted = false;
+    loop {
+        tokio::select! {
+            ended = writing.join_next() => match ended {
+                Some(ended) => ended.expect("a writer neither panics nor is cancelled")?,
+                None => break,
+            },
+            interrupted = interrupt::interrupted(), if !is_interrupted => {
+                interrupted?;
+                is_interrupted = true;
+                shared.end_now();
+            }
+        }
+    }
+    let elapsed = shared.until().saturating_sub(shared.measured_from);
+    if elapsed.is_zero() {
+        return Err(interrupted_too_early());
     }
     // Watchers have heard of everything once they have heard of the last put; what came after the end is not counted.
     shared.client.put(Put::new(shared.keys[0].clone(), shared.value())).await?;
@@ -84,7 +101,7 @@ pub(super) async fn run(load: &BenchArguments, watchers: u32, globals: &Globals)
 impl Shared {
     /// Puts until the time is over.
     async fn write(self: Arc<Shared>) -> Result<(), Failure> {
-        while self.origin.elapsed() < self.until {
+        while self.origin.elapsed() < self.until() {
             let key = self.keys[rand::random_range(0..self.keys.len())].clone();
             self.client.put(Put::new(key, self.value())).await?;
         }
@@ -95,9 +112,17 @@ impl Shared {
     fn value(&self) -> Bytes {
         let mut value = BytesMut::zeroed(self.value_bytes);
         rand::fill(&mut value[MOMENT_BYTES..]);
-        let now = u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        (&mut value[..]).put_u64(now);
+        (&mut value[..]).put_u64(nanoseconds(self.origin.elapsed()));
         value.freeze()
+    }
+
+    fn until(&self) -> Duration {
+        Duration::from_nanos(self.until.load(Ordering::Relaxed))
+    }
+
+    /// What was measured so far is worth as much as if so long had been asked for.
+    fn end_now(&self) {
+        self.until.fetch_min(nanoseconds(self.origin.elapsed()), Ordering::Relaxed);
     }
 
     /// Listens until an event of a put after the end comes.
@@ -107,7 +132,7 @@ impl Shared {
                 let WatchEvent::Put { kv, .. } = event else { continue };
                 let Some(moment) = kv.value.first_chunk::<MOMENT_BYTES>() else { continue };
                 let put_at = Duration::from_nanos(u64::from_be_bytes(*moment));
-                if put_at >= self.until {
+                if put_at >= self.until() {
                     return Ok(());
                 }
                 if put_at >= self.measured_from {
@@ -116,4 +141,8 @@ impl Shared {
             }
         }
     }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
