@@ -430,17 +430,31 @@ impl Client {
 
     fn start_learning(&self) {
         if !self.shared.learning.load(Ordering::Relaxed) && !self.shared.learning.swap(true, Ordering::Relaxed) {
-            tokio::spawn(keep_learning(Arc::downgrade(&self.shared)));
+            tokio::spawn(keep_learning(Learner { shared: Arc::downgrade(&self.shared) }));
+        }
+    }
+}
+
+/// Whoever keeps the members known. It goes with its task, which may end before the client: with the runtime that it runs on. Then the next
+/// request begins anew.
+struct Learner {
+    shared: Weak<Shared>,
+}
+
+impl Drop for Learner {
+    fn drop(&mut self) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.learning.store(false, Ordering::Relaxed);
         }
     }
 }
 
 /// Keeps the members known for as long as the client lives, so that the endpoints given at the start need not.
-async fn keep_learning(shared: Weak<Shared>) {
+async fn keep_learning(learner: Learner) {
     let mut pause = LEARN_AFTER;
     loop {
         tokio::time::sleep(pause).await;
-        let Some(shared) = shared.upgrade() else { return };
+        let Some(shared) = learner.shared.upgrade() else { return };
         // A failure leaves what is known as it is; the next round asks again. `status` hands the members to `learn`.
         if let Err(error) = (Client { shared }).status().await {
             tracing::debug!(%error, "the members could not be asked for");

@@ -28,6 +28,28 @@ async fn leader_is_found_from_a_follower_and_remembered() {
     assert_eq!((on_follower.requests(), on_leader.requests()), (1, 2));
 }
 
+#[test]
+fn client_that_moves_to_another_runtime_goes_on_at_once_and_learns_the_members_there() {
+    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let nodes = runtime();
+    let _spawns_there = nodes.enter();
+    let mut cluster = Cluster::new("main");
+    let (address, script) = cluster.start(Script::default());
+    let other = wire::Member { client_address: "another:7420".into(), ..wire::Member::default() };
+    script.status.lock().unwrap().members.push(other);
+    let client = cluster.client(&[&address], DEADLINE);
+    runtime().block_on(client.put(("k", "v"))).unwrap();
+    runtime().block_on(async {
+        let began = Instant::now();
+        client.put(("k", "w")).await.unwrap();
+        assert!(began.elapsed() < DEADLINE / 5, "it waited for a connection on which nothing moves any more");
+        while !format!("{client:?}").contains("another:7420") {
+            assert!(began.elapsed() < DEADLINE, "the members are not learned");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn write_of_unknown_outcome_is_sent_once_without_a_session() {
     for answer in [Answer::Drop, Answer::Error(ErrorCode::OutcomeUnknown), Answer::Error(ErrorCode::Internal)] {

@@ -215,7 +215,8 @@ impl ClientConnection {
             unwritten_bytes: Semaphore::new(UNWRITTEN_BYTES_MAX),
         });
         tokio::spawn(write_requests(inner.clone(), send));
-        tokio::spawn(read_replies(inner.clone(), reader));
+        let ending = Ending { inner: inner.clone(), cause: "the runtime that it ran on has ended".to_owned() };
+        tokio::spawn(read_replies(ending, reader));
         let negotiated = tls::negotiated(&connection, &peer);
         Ok((ClientConnection { inner, negotiated, remote, _endpoint: endpoint }, reply))
     }
@@ -423,6 +424,20 @@ impl Inner {
     }
 }
 
+/// Ends the connection when the task goes that reads its replies, and says why. The task goes without having ended itself when the runtime ends
+/// that it runs on: nothing moves on this connection any more, and whoever calls from another runtime is to know that.
+struct Ending {
+    inner: Arc<Inner>,
+    cause: String,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.inner.end(&self.cause);
+        self.inner.connection.close(RefusalCode::Protocol.code().into(), self.cause.as_bytes());
+    }
+}
+
 async fn write_requests(inner: Arc<Inner>, mut stream: SendStream) {
     loop {
         let (out, charged) = {
@@ -444,8 +459,9 @@ async fn write_requests(inner: Arc<Inner>, mut stream: SendStream) {
     }
 }
 
-async fn read_replies(inner: Arc<Inner>, mut reader: FrameReader) {
-    let cause = loop {
+async fn read_replies(mut ending: Ending, mut reader: FrameReader) {
+    let inner = ending.inner.clone();
+    ending.cause = loop {
         match reader.next(REPLY_BYTES_MAX).await {
             Ok(Some(frame)) => {
                 let number = frame.request;
@@ -464,8 +480,6 @@ async fn read_replies(inner: Arc<Inner>, mut reader: FrameReader) {
             Err(error) => break error.to_string(),
         }
     };
-    inner.end(&cause);
-    inner.connection.close(RefusalCode::Protocol.code().into(), cause.as_bytes());
 }
 
 fn explain(inner: &Inner, error: &dyn std::error::Error) -> String {
