@@ -36,6 +36,8 @@ pub const LEASE_TTL_MAX: Duration = Duration::from_secs(9_000_000_000);
 const KEEP_ALIVES: u32 = 3;
 /// The pause after a keep-alive that failed, as a part of the time to live.
 const RETRY_PART: u32 = 20;
+/// A timer that is late by this much was not late by chance: nothing ran here meanwhile.
+const STANDSTILL_MIN: Duration = Duration::from_secs(1);
 
 /// A lease to make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,6 +122,15 @@ pub enum LeaseLoss {
         /// How the last keep-alive ended.
         cause: String,
     },
+    /// It was not kept alive in time, because nothing ran here: this process was stopped, or its machine was suspended or had no time for it. The
+    /// cluster may have been well.
+    #[error("this process, or its machine, stood still for {} s, and so did not keep the lease alive within {}", standstill.as_secs(), Human(*ttl))]
+    StoodStill {
+        /// Its time to live.
+        ttl: Duration,
+        /// How long nothing ran.
+        standstill: Duration,
+    },
     /// The cluster has ended it: somebody has revoked it, or it was not kept alive by the cluster's time.
     #[error("the cluster has ended the lease: {cause}")]
     Ended {
@@ -160,9 +171,16 @@ pub struct Lease {
 
 #[derive(Debug, Clone)]
 enum State {
-    /// Until this moment, if nothing happens.
-    Held(Instant),
+    Held(Held),
     Lost(LeaseLoss),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Held {
+    /// Until this moment, if nothing happens.
+    until: Instant,
+    /// By this moment, `until` at the latest, whoever keeps it alive does the next thing. If that does not happen, nothing runs.
+    acts_by: Instant,
 }
 
 impl Drop for Lease {
@@ -188,7 +206,7 @@ impl Lease {
     #[must_use]
     pub fn held_until(&self) -> Option<std::time::Instant> {
         match &*self.state.borrow() {
-            State::Held(until) if Instant::now() < *until => Some(until.into_std()),
+            State::Held(held) if Instant::now() < held.until => Some(held.until.into_std()),
             State::Held(_) | State::Lost(_) => None,
         }
     }
@@ -203,19 +221,19 @@ impl Lease {
     pub async fn lost(&self) -> LeaseLoss {
         let mut state = self.state.clone();
         loop {
-            let until = match &*state.borrow_and_update() {
+            let held = match &*state.borrow_and_update() {
                 State::Lost(loss) => return loss.clone(),
-                State::Held(until) => *until,
+                State::Held(held) => *held,
             };
             // The moment counts even if the task that keeps the lease alive does not get to say so.
             tokio::select! {
                 changed = state.changed() => if changed.is_err() {
                     return not_kept_alive(self.granted.ttl, "nothing keeps it alive any more");
                 },
-                () = tokio::time::sleep_until(until) => {
-                    let passed = matches!(&*state.borrow(), State::Held(now) if *now == until);
+                () = tokio::time::sleep_until(held.until) => {
+                    let passed = matches!(&*state.borrow(), State::Held(now) if *now == held);
                     if passed {
-                        return not_kept_alive(self.granted.ttl, "no answer to the keep-alive");
+                        return too_late(self.granted.ttl, held.acts_by, "no answer to the keep-alive");
                     }
                 }
             }
@@ -234,6 +252,14 @@ impl Lease {
 
 fn not_kept_alive(ttl: Duration, cause: impl Into<String>) -> LeaseLoss {
     LeaseLoss::NotKeptAlive { ttl, cause: cause.into() }
+}
+
+/// Why it was not kept alive in time, where something was to be done by `acts_by`: for this reason, unless nothing ran here.
+fn too_late(ttl: Duration, acts_by: Instant, otherwise: impl Into<String>) -> LeaseLoss {
+    match Instant::now().saturating_duration_since(acts_by) {
+        standstill if standstill >= STANDSTILL_MIN => LeaseLoss::StoodStill { ttl, standstill },
+        _ => not_kept_alive(ttl, otherwise),
+    }
 }
 
 impl Client {
@@ -258,7 +284,7 @@ impl Client {
     }
 
     fn hold(&self, granted: GrantedLease, sent: Instant) -> Lease {
-        let (told, state) = watch::channel(State::Held(sent + granted.ttl));
+        let (told, state) = watch::channel(State::Held(Held::from(sent, granted.ttl)));
         let keeper = tokio::spawn(keep_alive(self.clone(), granted, sent, told));
         Lease { client: self.clone(), granted, state, keeper }
     }
@@ -340,37 +366,58 @@ impl Client {
     }
 }
 
-/// Keeps a lease alive until it is lost. Ended from outside when nobody wants it any more.
-async fn keep_alive(client: Client, granted: GrantedLease, sent: Instant, told: watch::Sender<State>) {
-    let GrantedLease { id, mut ttl } = granted;
-    let mut until = sent + ttl;
-    let mut next = sent + ttl / KEEP_ALIVES;
-    loop {
-        tokio::time::sleep_until(next.min(until)).await;
-        let sent = Instant::now();
-        let left = until.saturating_duration_since(sent);
-        let failure = match client.keep_lease_alive_until(id, Deadline::after(left)).await {
-            Ok(granted) if extend(&told, until, sent + granted) => {
-                ttl = granted;
-                until = sent + ttl;
-                next = sent + ttl / KEEP_ALIVES;
-                continue;
-            }
-            // Somebody may have been told that it is lost, and nothing takes that back.
-            Ok(_) => return lose(&told, not_kept_alive(ttl, "the answer to the keep-alive came too late")),
-            Err(Error::LeaseUnknown { cause, .. }) => return lose(&told, LeaseLoss::Ended { cause }),
-            Err(error) => error,
-        };
-        if Instant::now() >= until {
-            return lose(&told, not_kept_alive(ttl, failure.to_string()));
-        }
-        tracing::debug!(lease = id, error = %failure, "keep-alive failed; it is tried again");
-        next = Instant::now() + ttl / RETRY_PART;
+impl Held {
+    /// With a keep-alive that was sent at this moment and answered.
+    fn from(sent: Instant, ttl: Duration) -> Held {
+        Held { until: sent + ttl, acts_by: sent + ttl / KEEP_ALIVES }
     }
 }
 
+/// Keeps a lease alive until it is lost. Ended from outside when nobody wants it any more.
+async fn keep_alive(client: Client, granted: GrantedLease, sent: Instant, told: watch::Sender<State>) {
+    let GrantedLease { id, mut ttl } = granted;
+    let mut held = Held::from(sent, ttl);
+    let mut failure = None;
+    loop {
+        tokio::time::sleep_until(held.acts_by).await;
+        let sent = Instant::now();
+        if sent >= held.until {
+            let cause = failure.map_or_else(|| "no keep-alive was sent".to_owned(), |error: Error| error.to_string());
+            return lose(&told, too_late(ttl, held.acts_by, cause));
+        }
+        // The answer comes by then, or not in time.
+        held.acts_by = held.until;
+        announce(&told, held);
+        match client.keep_lease_alive_until(id, Deadline::after(held.until - sent)).await {
+            Ok(granted) => {
+                let extended = Held::from(sent, granted);
+                if !extend(&told, held.until, extended) {
+                    // Somebody may have been told that it is lost, and nothing takes that back.
+                    return lose(&told, too_late(ttl, held.until, "the answer to the keep-alive came too late"));
+                }
+                (ttl, held, failure) = (granted, extended, None);
+            }
+            Err(Error::LeaseUnknown { cause, .. }) => return lose(&told, LeaseLoss::Ended { cause }),
+            Err(error) if Instant::now() >= held.until => {
+                return lose(&told, too_late(ttl, held.until, error.to_string()));
+            }
+            Err(error) => {
+                tracing::debug!(lease = id, %error, "keep-alive failed; it is tried again");
+                failure = Some(error);
+                held.acts_by = held.until.min(Instant::now() + ttl / RETRY_PART);
+                announce(&told, held);
+            }
+        }
+    }
+}
+
+/// Tells by when the next thing is done; the end stays.
+fn announce(told: &watch::Sender<State>, held: Held) {
+    told.send_replace(State::Held(held));
+}
+
 /// Moves the end, unless it has passed: whoever looks at the state sees either the old end before it has passed, or the new one.
-fn extend(told: &watch::Sender<State>, until: Instant, to: Instant) -> bool {
+fn extend(told: &watch::Sender<State>, until: Instant, to: Held) -> bool {
     told.send_if_modified(|state| {
         let in_time = Instant::now() < until;
         if in_time {

@@ -227,6 +227,10 @@ impl Place {
     /// Why the key is not there any more, or not the same. A key goes with its lease, and a delete looks the same as that from here: the
     /// cluster knows whether there is the lease still. Where it does not say so in a moment, what is certain is told: the key is gone.
     pub(crate) async fn why_gone(&self) -> LeaseLoss {
+        if self.lease.is_lost() {
+            // What became of the key comes of that.
+            return self.lease.lost().await;
+        }
         let id = self.lease.id();
         match tokio::time::timeout(LEASE_ANSWER_MAX, self.client.show_lease(id, false)).await {
             Ok(Err(Error::LeaseUnknown { .. })) => {

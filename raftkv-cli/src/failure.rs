@@ -144,32 +144,36 @@ impl Failure {
             .with_next("raftkv-cli scan --keys-only, to see which keys exist")
     }
 
-    /// Something was held by a lease, and that was lost.
-    pub(crate) fn of_loss(what: &str, loss: &LeaseLoss) -> Failure {
+    /// Something was held by a lease, and that was lost. Those who were `asked` have to do with it, unless it was this process that stood still.
+    pub(crate) fn of_loss(what: &str, loss: &LeaseLoss, asked: String) -> Failure {
         let code = match loss {
-            LeaseLoss::NotKeptAlive { .. } => Code::Unavailable,
+            LeaseLoss::NotKeptAlive { .. } | LeaseLoss::StoodStill { .. } => Code::Unavailable,
             LeaseLoss::Ended { .. } | LeaseLoss::KeyGone { .. } => Code::NotFound,
         };
         let next = match loss {
             LeaseLoss::NotKeptAlive { .. } => {
                 "raftkv-cli status, to see which nodes answer; then the same command again, with a longer --ttl if there is one"
             }
+            LeaseLoss::StoodStill { .. } => {
+                "find out what stopped it, such as SIGSTOP, Ctrl-Z, a debugger or a machine that was suspended; then the same command again"
+            }
             LeaseLoss::Ended { .. } => {
                 "raftkv-cli lease list, to see which leases there are; a new one has to be granted"
             }
             LeaseLoss::KeyGone { .. } => "find out who wrote or deleted the key; then the same command again",
         };
-        Failure::new(code, format!("{what} is lost: {loss}")).with_next(next)
+        let endpoint = if matches!(loss, LeaseLoss::StoodStill { .. }) { String::new() } else { asked };
+        Failure::new(code, format!("{what} is lost: {loss}")).at(endpoint).with_next(next)
     }
 
     /// A place in the line of a lock or an election was lost. It has a lease of its own, which the command takes.
-    pub(crate) fn of_lost_place(what: &str, loss: &LeaseLoss) -> Failure {
-        let failure = Failure::of_loss(what, loss);
+    pub(crate) fn of_lost_place(what: &str, loss: &LeaseLoss, asked: String) -> Failure {
+        let failure = Failure::of_loss(what, loss, asked);
         match loss {
             LeaseLoss::Ended { .. } => failure.with_next(
                 "find out who revoked the lease, or what kept this machine from keeping it alive; then the same command again",
             ),
-            LeaseLoss::NotKeptAlive { .. } | LeaseLoss::KeyGone { .. } => failure,
+            LeaseLoss::NotKeptAlive { .. } | LeaseLoss::StoodStill { .. } | LeaseLoss::KeyGone { .. } => failure,
         }
     }
 
@@ -380,9 +384,14 @@ mod tests {
         let failure = Failure::of_command(7);
         assert_eq!((failure.code.number(), failure.code.is_quiet()), (7, true));
         let ended = LeaseLoss::Ended { cause: "no lease 7".into() };
-        assert_eq!(Failure::of_loss("lease 7", &ended).code.number(), 3);
-        let alone = LeaseLoss::NotKeptAlive { ttl: Duration::from_secs(10), cause: "unreachable".into() };
-        assert_eq!(Failure::of_loss("lease 7", &alone).code.number(), 5);
+        let of_loss = |loss: &LeaseLoss| Failure::of_loss("lease 7", loss, "n1:1".into());
+        assert_eq!(of_loss(&ended).code.number(), 3);
+        let ttl = Duration::from_secs(10);
+        let alone = of_loss(&LeaseLoss::NotKeptAlive { ttl, cause: "unreachable".into() });
+        assert_eq!((alone.code.number(), alone.endpoint.as_deref()), (5, Some("n1:1")));
+        let stopped = of_loss(&LeaseLoss::StoodStill { ttl, standstill: Duration::from_millis(12_345) });
+        assert_eq!((stopped.code.number(), stopped.endpoint), (5, None), "the cluster has nothing to do with it");
+        assert!(stopped.cause.contains("stood still for 12 s"), "{}", stopped.cause);
     }
 
     #[test]

@@ -276,6 +276,25 @@ async fn a_command_is_ended_when_its_lock_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_is_lost_because_its_holder_stood_still_does_not_blame_the_cluster() {
+    let cluster = cluster_with_leases(1).await;
+    let mut holder = cluster.cli_at(&cluster.endpoints());
+    holder.args(["lock", "job", "--ttl", "3s", "--", "sh", "-c", "echo begun; exec sleep 600"]);
+    let mut holder = holder.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    assert_eq!(lines_of(&mut holder).recv_timeout(DEADLINE).unwrap(), "begun");
+    signal(&holder, Signal::STOP);
+    eventually("the lock to be free", async || {
+        (expect(&cluster.cli(&["scan", "--prefix", "job/@", "--count"]), 0).trim() == "0").then_some(())
+    })
+    .await;
+    signal(&holder, Signal::CONT);
+    let output = tokio::task::spawn_blocking(move || holder.wait_with_output().unwrap()).await.unwrap();
+    expect(&output, 5);
+    let said = stderr(&output);
+    assert!(said.contains("stood still for") && !said.contains("endpoint"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn whatever_a_command_has_started_ends_before_its_lock_is_free() {
     let cluster = cluster_with_leases(1).await;
     for told in [Signal::TERM, Signal::HUP] {

@@ -19,8 +19,8 @@ const SHOWN_MAX: usize = 200;
 
 /// Stand for election and lead until Ctrl-C, or watch who leads
 ///
-/// Waits until the election is won, prints the fencing token, and leads until Ctrl-C. Ends with 5 if the cluster could not be reached for
-/// the time of --ttl, and with 3 if the cluster has ended it: then somebody else may lead.
+/// Waits until the election is won, prints the fencing token, and leads until Ctrl-C. Ends with 5 if the cluster could not be reached or this
+/// program stood still for the time of --ttl, and with 3 if the cluster has ended it: then somebody else may lead.
 ///
 /// With --observe, prints who leads and what they have to say, `TOKEN<tab>VALUE`, now and whenever that changes; an empty line when nobody
 /// leads.
@@ -58,7 +58,7 @@ async fn lead(client: &Client, arguments: &ElectArguments, value: OsString, glob
     let won = client.campaign_unless(election, bytes_of(value.clone()), interrupt::interrupted()).await;
     let won = won.map_err(|error| match error {
         ElectionError::Request(error) => error.into(),
-        ElectionError::Lost(loss) => Failure::of_lost_place("the candidacy", &loss).at(connect::asked(globals)),
+        ElectionError::Lost(loss) => Failure::of_lost_place("the candidacy", &loss, connect::asked(globals)),
     })?;
     let interrupted = || Failure::new(Code::Interrupted, "interrupted before the election was won");
     let leadership = won.ok_or_else(interrupted)?;
@@ -73,7 +73,7 @@ async fn lead(client: &Client, arguments: &ElectArguments, value: OsString, glob
     let outcome = tokio::select! {
         loss = leadership.lost() => {
             let what = format!("election {}", quoted(&arguments.name));
-            Err(Failure::of_lost_place(&what, &loss).at(connect::asked(globals)))
+            Err(Failure::of_lost_place(&what, &loss, connect::asked(globals)))
         }
         ended = interrupt::interrupted() => ended,
     };

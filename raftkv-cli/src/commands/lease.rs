@@ -45,7 +45,7 @@ pub(crate) enum LeaseCommand {
     /// Keep a lease alive until Ctrl-C, or until it is lost
     ///
     /// Ends with 3 if there is no such lease, or if the cluster has ended it meanwhile, and with 5 if the cluster could not be reached for
-    /// its time to live.
+    /// its time to live, or this program stood still for so long.
     KeepAlive {
         /// Its number
         #[arg(value_parser = arguments::lease_id)]
@@ -112,7 +112,7 @@ async fn keep_alive(client: &Client, id: u64, globals: &Globals) -> Result<(), F
         humantime::format_duration(lease.ttl())
     ));
     tokio::select! {
-        loss = lease.lost() => Err(Failure::of_loss(&format!("lease {id}"), &loss).at(connect::asked(globals))),
+        loss = lease.lost() => Err(Failure::of_loss(&format!("lease {id}"), &loss, connect::asked(globals))),
         ended = interrupt::interrupted() => ended,
     }
 }

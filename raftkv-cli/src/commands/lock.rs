@@ -19,8 +19,8 @@ use std::time::Duration;
 /// Hold a lock while a command runs, or until Ctrl-C
 ///
 /// Waits until the lock is free. With a command, runs it with RAFTKV_LOCK_KEY and RAFTKV_FENCING_TOKEN in its environment, frees the lock
-/// when it ends, and ends with its exit code. If the lock is lost meanwhile, because the cluster could not be reached for the time of
-/// --ttl, the command and what it has started get SIGTERM, and SIGKILL after --grace, and this ends with 5, or with 3 if the cluster had ended it.
+/// when it ends, and ends with its exit code. If the lock is lost meanwhile, because the cluster could not be reached or this program stood
+/// still for the time of --ttl, the command and what it has started get SIGTERM, and SIGKILL after --grace, and this ends with 5, or with 3 if the cluster had ended it.
 ///
 /// Without a command, prints the fencing token and holds the lock until Ctrl-C.
 ///
@@ -76,7 +76,7 @@ pub(crate) async fn run(arguments: LockArguments, globals: &Globals) -> Result<(
         match supervise::run(&arguments.command, &environment, guard.lost(), arguments.grace).await {
             Ok(Ended::ByItself(0)) => Ok(()),
             Ok(Ended::ByItself(code)) => Err(Failure::of_command(code)),
-            Ok(Ended::Lost(loss)) => Err(Failure::of_lost_place(&what, &loss).at(connect::asked(globals))),
+            Ok(Ended::Lost(loss)) => Err(Failure::of_lost_place(&what, &loss, connect::asked(globals))),
             Err(failure) => Err(failure),
         }
     };
@@ -143,7 +143,7 @@ async fn patience(wait: Option<Duration>) {
 fn failure(error: LockError, globals: &Globals) -> Failure {
     match error {
         LockError::Request(error) => error.into(),
-        LockError::Lost(loss) => Failure::of_lost_place("the place in line", &loss).at(connect::asked(globals)),
+        LockError::Lost(loss) => Failure::of_lost_place("the place in line", &loss, connect::asked(globals)),
     }
 }
 
@@ -153,7 +153,7 @@ async fn hold(guard: &LockGuard, what: &str, globals: &Globals) -> Result<(), Fa
     output.finish()?;
     tell("the lock is held; Ctrl-C frees it");
     tokio::select! {
-        loss = guard.lost() => Err(Failure::of_lost_place(what, &loss).at(connect::asked(globals))),
+        loss = guard.lost() => Err(Failure::of_lost_place(what, &loss, connect::asked(globals))),
         ended = interrupt::interrupted() => ended,
     }
 }
