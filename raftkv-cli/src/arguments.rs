@@ -31,6 +31,8 @@ Exit codes:
   8  refused as unsafe
   9  corruption or failed verification
 
+lock NAME -- CMD ends as CMD does, or with 127 if there is no such command and 126 if it cannot be run.
+
 Examples:
   . /tmp/demo/env                                set endpoints and certificates
   raftkv-cli context add demo --from /tmp/demo   or keep them under a name

@@ -32,6 +32,10 @@ pub(crate) enum Code {
     Corruption,
     /// Ctrl-C, where there was something to tidy up first.
     Interrupted,
+    /// A command was to be run that is not there.
+    CommandNotFound,
+    /// A command was to be run that is there and cannot be.
+    CommandNotExecutable,
     /// What a command came to that was run on behalf of the caller; it has said itself what there is to say.
     OfCommand(u8),
 }
@@ -50,7 +54,9 @@ impl Code {
             Code::Permission => 7,
             Code::Unsafe => 8,
             Code::Corruption => 9,
-            // As a shell reports a command that the signal has ended.
+            // These three as a shell has them: no command of that name, one that cannot be run, and one that the signal has ended.
+            Code::CommandNotFound => 127,
+            Code::CommandNotExecutable => 126,
             Code::Interrupted => 130,
             Code::OfCommand(code) => code,
         }
@@ -130,6 +136,24 @@ impl Failure {
             io::ErrorKind::NotFound | io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory
         );
         if is_slip { Failure { code: Code::Usage, ..failure } } else { failure }
+    }
+
+    /// A command that was to be run does not begin.
+    pub(crate) fn cannot_run(program: &OsStr, cause: &io::Error) -> Failure {
+        let kind = cause.kind();
+        let (code, next) = if kind == io::ErrorKind::NotFound && program.as_bytes().contains(&b'/') {
+            (Code::CommandNotFound, "check the path, and in a script the one on its first line")
+        } else if kind == io::ErrorKind::NotFound {
+            (Code::CommandNotFound, "check the name and $PATH, or give the command's path")
+        } else if matches!(kind, io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory) {
+            // There is no room for another process at this moment.
+            (Code::Other, next_after(kind))
+        } else if kind == io::ErrorKind::PermissionDenied {
+            (Code::CommandNotExecutable, next_after(kind))
+        } else {
+            (Code::CommandNotExecutable, "a program, or a script whose first line is #! and the path of one")
+        };
+        Failure::new(code, format!("{}: {cause}", quoted(program))).with_next(next)
     }
 
     /// A command ended with this code.

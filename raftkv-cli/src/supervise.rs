@@ -54,7 +54,7 @@ pub(crate) async fn run<L>(
         .env(MARK, &mark)
         .kill_on_drop(true)
         .spawn()
-        .map_err(|cause| failed(&cause))?;
+        .map_err(|cause| Failure::cannot_run(program, &cause))?;
     let mut family = Family { child, mark };
     let mut lost = std::pin::pin!(lost);
     let mut told_to_end = false;
@@ -195,6 +195,9 @@ fn code_of(status: ExitStatus) -> u8 {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
+    use crate::failure::Code;
+    use std::ffi::OsStr;
+    use std::os::unix::fs::PermissionsExt;
     use std::time::Instant;
 
     /// Longer than anything here takes.
@@ -278,5 +281,26 @@ mod tests {
         let missing = ["/nonexistent/program".into()];
         let failure = run(&missing, &[], std::future::pending::<()>(), DEADLINE).await.unwrap_err();
         assert!(failure.cause.contains("/nonexistent/program"), "{failure}");
+        assert_eq!(failure.code, Code::CommandNotFound);
+    }
+
+    #[tokio::test]
+    async fn what_is_there_and_no_command_is_told_apart_from_what_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let (text, script) = (folder.path().join("text"), folder.path().join("script"));
+        fs::write(&text, "exit 3\n").unwrap();
+        fs::write(&script, "#!/nonexistent/interpreter\n").unwrap();
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o700)).unwrap();
+        let never = std::future::pending::<()>;
+        for (program, code) in [
+            (text.as_os_str(), Code::CommandNotExecutable),
+            (folder.path().as_os_str(), Code::CommandNotExecutable),
+            (script.as_os_str(), Code::CommandNotFound),
+            (OsStr::new("no-command-of-this-name"), Code::CommandNotFound),
+        ] {
+            let failure = run(&[program.to_owned()], &[], never(), DEADLINE).await.unwrap_err();
+            assert_eq!(failure.code, code, "{failure}");
+            assert!(failure.next.is_some(), "{failure}");
+        }
     }
 }

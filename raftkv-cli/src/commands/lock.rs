@@ -24,6 +24,8 @@ use std::time::Duration;
 ///
 /// Without a command, prints the fencing token and holds the lock until Ctrl-C.
 ///
+/// As with a shell, the exit code is 127 if there is no such command, and 126 if it cannot be run.
+///
 /// If this program is killed with SIGKILL, nobody ends the command: the lock is free after --ttl, and the command runs on beside the next holder's.
 ///
 /// A lock from afar cannot stop a machine that stands still and then goes on. Where that matters, send the fencing token along with what is

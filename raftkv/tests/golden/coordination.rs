@@ -105,6 +105,8 @@ async fn locks_and_elections() {
         &["lock", "backup", "--", "sh", "-c", "test \"$RAFTKV_FENCING_TOKEN\" -gt 0 && echo held"],
         &["lock", "backup", "--try", "--", "sh", "-c", "exit 3"],
         &["lock", "backup", "--", "/nonexistent/program"],
+        &["lock", "backup", "--", "no-command-of-this-name"],
+        &["lock", "backup", "--", "/"],
         &["lock", "backup", "--", "sh", "-c", "raftkv-cli lock backup --try"],
         &["lock", ""],
     ];
