@@ -12,6 +12,7 @@ mod failure;
 mod interrupt;
 mod output;
 mod record;
+mod sent_signals;
 mod session;
 mod settings;
 mod source;

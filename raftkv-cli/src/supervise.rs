@@ -1,15 +1,16 @@
 //! A command that runs while something is held, and is ended when that is lost.
 //!
-//! When it is lost, the command and whatever it has started get SIGTERM, and SIGKILL if they are still there after a grace. While it runs, SIGINT and SIGQUIT
-//! are left to it (a terminal sends those to all of us), and SIGTERM and SIGHUP are passed on, to all of them; either way the end of all is awaited, so that what it
-//! holds is let go only afterwards. A command that ends by itself may leave something running. If this program is killed with SIGKILL, the command goes
-//! on: only the fencing token in its environment protects from that.
+//! When it is lost, the command and whatever it has started get SIGTERM, and SIGKILL if they are still there after a grace. While it runs, what somebody sends to
+//! this program of SIGINT, SIGQUIT, SIGTERM and SIGHUP is passed on to all of them; a terminal's own SIGINT and SIGQUIT are not, since it sends those to all of us.
+//! After a SIGTERM or SIGHUP the end of all is awaited, so that what it holds is let go only afterwards. A command that ends by itself may leave something
+//! running. If this program is killed with SIGKILL, the command goes on: only the fencing token in its environment protects from that.
 //!
 //! Who belongs to the command is known because orphans become children of this program (`PR_SET_CHILD_SUBREAPER`) and have a mark in their environment, not by a
 //! process group: a group of its own would take the terminal away from the command.
 
 use crate::failure::Failure;
 use crate::interrupt;
+use crate::sent_signals::SentSignals;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, getpid, kill_process, set_child_subreaper};
 use std::ffi::OsString;
@@ -40,21 +41,18 @@ pub(crate) async fn run<L>(
 ) -> Result<Ended<L>, Failure> {
     let (program, arguments) = command.split_first().expect("clap gives a command at least one word");
     let failed = |cause: &io::Error| Failure::io(&program.to_string_lossy(), cause);
-    let handler = |kind| signal(kind).map_err(|cause| Failure::other(format!("signals cannot be received: {cause}")));
+    let deaf = |cause| Failure::other(format!("signals cannot be received: {cause}"));
     // From here on SIGINT does not end this program, nor a shell's command: the command that is run decides.
     interrupt::handle();
-    let (mut interrupt, mut quit) = (handler(SignalKind::interrupt())?, handler(SignalKind::quit())?);
-    let (mut terminate, mut hang_up) = (handler(SignalKind::terminate())?, handler(SignalKind::hangup())?);
+    let mut sent = SentSignals::listen(&[Signal::INT, Signal::QUIT]).map_err(deaf)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(deaf)?;
+    let mut hang_up = signal(SignalKind::hangup()).map_err(deaf)?;
     adopt_orphans().map_err(|cause| Failure::other(format!("orphans cannot be adopted: {cause}")))?;
     let environment = environment.iter().map(|(name, value)| (*name, value));
     let mark = format!("{}-{}", std::process::id(), RUNS.fetch_add(1, Ordering::Relaxed));
-    let child = Command::new(program)
-        .args(arguments)
-        .envs(environment)
-        .env(MARK, &mark)
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|cause| Failure::cannot_run(program, &cause))?;
+    let mut command = Command::new(program);
+    command.args(arguments).envs(environment).env(MARK, &mark).kill_on_drop(true);
+    let child = command.spawn().map_err(|cause| Failure::cannot_run(program, &cause))?;
     let mut family = Family { child, mark };
     let mut lost = std::pin::pin!(lost);
     let mut told_to_end = false;
@@ -80,8 +78,7 @@ pub(crate) async fn run<L>(
                 told_to_end = true;
                 pass_on(&family, Signal::HUP);
             }
-            _ = interrupt.recv() => {}
-            _ = quit.recv() => {}
+            Some(signal) = sent.next() => pass_on(&family, signal),
         }
     }
 }

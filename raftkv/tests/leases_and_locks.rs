@@ -295,6 +295,23 @@ async fn a_lock_that_is_lost_because_its_holder_stood_still_does_not_blame_the_c
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_interrupt_that_is_sent_to_the_holder_alone_reaches_its_command() {
+    let cluster = cluster_with_leases(1).await;
+    for (sent, name) in [(Signal::INT, "INT"), (Signal::QUIT, "QUIT")] {
+        let script = format!("trap 'echo caught; exit 7' {name}; echo begun; while true; do sleep 0.05; done");
+        let mut holder = cluster.cli_at(&cluster.endpoints());
+        holder.args(["lock", "job", "--", "sh", "-c", &script]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut holder = holder.spawn().unwrap();
+        let lines = lines_of(&mut holder);
+        assert_eq!(lines.recv_timeout(DEADLINE).unwrap(), "begun");
+        signal(&holder, sent);
+        assert_eq!(lines.recv_timeout(DEADLINE).unwrap(), "caught");
+        let output = tokio::task::spawn_blocking(move || holder.wait_with_output().unwrap()).await.unwrap();
+        expect(&output, 7);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn whatever_a_command_has_started_ends_before_its_lock_is_free() {
     let cluster = cluster_with_leases(1).await;
     for told in [Signal::TERM, Signal::HUP] {

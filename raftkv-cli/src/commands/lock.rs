@@ -24,7 +24,8 @@ use std::time::Duration;
 ///
 /// Without a command, prints the fencing token and holds the lock until Ctrl-C.
 ///
-/// As with a shell, the exit code is 127 if there is no such command, and 126 if it cannot be run.
+/// As with a shell, the exit code is 127 if there is no such command, and 126 if it cannot be run. What somebody sends to this program of SIGINT, SIGQUIT, SIGTERM
+/// and SIGHUP is passed on to the command and what it has started.
 ///
 /// If this program is killed with SIGKILL, nobody ends the command: the lock is free after --ttl, and the command runs on beside the next holder's.
 ///

@@ -2,6 +2,7 @@
 
 use crate::common::{Cluster, cli_binary, eventually};
 use crate::running::Running;
+use crate::terminal::{CTRL_C, Terminal};
 use crate::transcript::Transcript;
 use std::process::Command;
 
@@ -133,6 +134,22 @@ async fn a_lock_that_is_lost_says_why() {
         assert!(cluster.cli(&["del", "--prefix", "backup/"]).status.success());
     }
     transcript.check("lock-lost");
+}
+
+/// The terminal sends Ctrl-C to everybody who is in the foreground.
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_comes_once_to_a_command_under_a_lock() {
+    let cluster = cluster().await;
+    let script = "n=0; trap 'n=$((n+1)); echo caught' INT; echo begun; until read line; do :; done; echo \"times: $n\"";
+    let mut lock = cli(&cluster);
+    lock.args(["lock", "backup", "--", "sh", "-c", script]);
+    let mut terminal = Terminal::start(&lock);
+    terminal.shows("begun");
+    terminal.press(CTRL_C);
+    terminal.shows("caught");
+    terminal.press("\r");
+    terminal.shows("times: 1");
+    assert!(terminal.ended().success());
 }
 
 /// Two candidates and an observer: the first resigns, the lease of the second is revoked.
