@@ -3,7 +3,8 @@
 //! When it is lost, the command and whatever it has started get SIGTERM, and SIGKILL if they are still there after a grace. While it runs, what somebody sends to
 //! this program of SIGINT, SIGQUIT, SIGTERM and SIGHUP is passed on to all of them; a terminal's own SIGINT and SIGQUIT are not, since it sends those to all of us.
 //! After a SIGTERM or SIGHUP the end of all is awaited, so that what it holds is let go only afterwards. A command that ends by itself may leave something
-//! running. If this program is killed with SIGKILL, the command goes on: only the fencing token in its environment protects from that.
+//! running. If this program is killed with SIGKILL, the system sends SIGTERM to the command, but not to what that has started, and nobody sees to their end: only
+//! the fencing token in their environment protects from what they do then.
 //!
 //! Who belongs to the command is known because orphans become children of this program (`PR_SET_CHILD_SUBREAPER`) and have a mark in their environment, not by a
 //! process group: a group of its own would take the terminal away from the command.
@@ -12,7 +13,9 @@ use crate::failure::Failure;
 use crate::interrupt;
 use crate::sent_signals::SentSignals;
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, getpid, kill_process, set_child_subreaper};
+use rustix::process::{
+    Pid, Signal, getpid, getppid, kill_process, set_child_subreaper, set_parent_process_death_signal,
+};
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -32,7 +35,8 @@ pub(crate) enum Ended<L> {
     Lost(L),
 }
 
-/// Runs a command with these variables in its environment until it ends, or until `lost` returns.
+/// Runs a command with these variables in its environment until it ends, or until `lost` returns. On the main thread: the command ends with the
+/// thread that has started it.
 pub(crate) async fn run<L>(
     command: &[OsString],
     environment: &[(&str, OsString)],
@@ -52,6 +56,7 @@ pub(crate) async fn run<L>(
     let mark = format!("{}-{}", std::process::id(), RUNS.fetch_add(1, Ordering::Relaxed));
     let mut command = Command::new(program);
     command.args(arguments).envs(environment).env(MARK, &mark).kill_on_drop(true);
+    end_with_this_thread(&mut command);
     let child = command.spawn().map_err(|cause| Failure::cannot_run(program, &cause))?;
     let mut family = Family { child, mark };
     let mut lost = std::pin::pin!(lost);
@@ -81,6 +86,23 @@ pub(crate) async fn run<L>(
             Some(signal) = sent.next() => pass_on(&family, signal),
         }
     }
+}
+
+/// Has the system send SIGTERM to a command when the thread ends that starts it, as it does with this program, whatever ends that. It is not
+/// SIGKILL, so that the command may tidy up, as after any other loss.
+#[expect(
+    unsafe_code,
+    reason = "between fork and exec not everything is allowed, and only the caller knows what is done there"
+)]
+fn end_with_this_thread(command: &mut Command) {
+    let parent = getpid();
+    let in_child = move || {
+        set_parent_process_death_signal(Some(Signal::TERM))?;
+        // Who has ended before that sends nothing any more.
+        if getppid() == Some(parent) { Ok(()) } else { Err(Errno::SRCH.into()) }
+    };
+    // SAFETY: these are two system calls, which take no lock and allocate nothing.
+    unsafe { command.pre_exec(in_child) };
 }
 
 fn pass_on(family: &Family, signal: Signal) {

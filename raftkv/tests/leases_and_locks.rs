@@ -312,6 +312,20 @@ async fn an_interrupt_that_is_sent_to_the_holder_alone_reaches_its_command() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_command_gets_sigterm_when_the_holder_of_its_lock_is_killed() {
+    let cluster = cluster_with_leases(1).await;
+    let goodbye = cluster.folder.path().join("goodbye");
+    let script = format!("trap 'touch {}; exit' TERM; echo begun; while true; do sleep 0.05; done", goodbye.display());
+    let mut holder = cluster.cli_at(&cluster.endpoints());
+    holder.args(["lock", "job", "--", "sh", "-c", &script]).stdout(Stdio::piped());
+    let mut holder = holder.spawn().unwrap();
+    assert_eq!(lines_of(&mut holder).recv_timeout(DEADLINE).unwrap(), "begun");
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    eventually("the command to say goodbye", async || goodbye.exists().then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn whatever_a_command_has_started_ends_before_its_lock_is_free() {
     let cluster = cluster_with_leases(1).await;
     for told in [Signal::TERM, Signal::HUP] {

@@ -27,7 +27,8 @@ use std::time::Duration;
 /// As with a shell, the exit code is 127 if there is no such command, and 126 if it cannot be run. What somebody sends to this program of SIGINT, SIGQUIT, SIGTERM
 /// and SIGHUP is passed on to the command and what it has started.
 ///
-/// If this program is killed with SIGKILL, nobody ends the command: the lock is free after --ttl, and the command runs on beside the next holder's.
+/// If this program is killed with SIGKILL, the lock is free after --ttl, and the command gets SIGTERM. What it has started does not, and nobody
+/// waits until they have ended: they may run on beside the next holder's.
 ///
 /// A lock from afar cannot stop a machine that stands still and then goes on. Where that matters, send the fencing token along with what is
 /// done under the lock: each holder has a greater one than those before, so the other side can turn down what is late.
