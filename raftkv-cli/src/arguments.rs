@@ -381,7 +381,6 @@ mod tests {
             vec!["lock"],
             vec!["lock", "n", "sh"],
             vec!["elect", "n"],
-            vec!["elect", "n", "v", "--observe"],
             vec!["nonsense"],
         ] {
             let error = parse(&line).unwrap_err();

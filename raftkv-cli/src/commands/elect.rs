@@ -22,8 +22,9 @@ const SHOWN_MAX: usize = 200;
 /// Waits until the election is won, prints the fencing token, and leads until Ctrl-C. Ends with 5 if the cluster could not be reached or this
 /// program stood still for the time of --ttl, and with 3 if the cluster has ended it: then somebody else may lead.
 ///
-/// With --observe, prints who leads and what they have to say, `TOKEN<tab>VALUE`, now and whenever that changes; an empty line when nobody
-/// leads.
+/// With --observe, stands for nothing and takes no VALUE: prints who leads and what they have to say, `TOKEN<tab>VALUE`, now and whenever that
+/// changes; an empty line when nobody leads. A candidate's output is its own token alone, so that a script knows what it has read; to watch as
+/// well, run both.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   raftkv-cli elect scheduler 10.0.0.7:9000
@@ -33,9 +34,9 @@ pub(crate) struct ElectArguments {
     #[arg(value_name = "NAME", value_parser = arguments::name())]
     pub(crate) name: OsString,
     /// What to say as the leader: where to reach it, usually
-    #[arg(value_name = "VALUE", required_unless_present = "observe", conflicts_with = "observe")]
+    #[arg(value_name = "VALUE", required_unless_present = "observe")]
     pub(crate) value: Option<OsString>,
-    /// Watch who leads
+    /// Watch who leads, without standing for election
     #[arg(long)]
     pub(crate) observe: bool,
     /// How long leadership outlives this program if that is killed, like 10s
@@ -44,6 +45,13 @@ pub(crate) struct ElectArguments {
 }
 
 pub(crate) async fn run(arguments: ElectArguments, globals: &Globals) -> Result<(), Failure> {
+    if arguments.observe && arguments.value.is_some() {
+        let name = quoted(&arguments.name);
+        return Err(Failure::usage("--observe watches an election and does not stand for it, so it takes no VALUE")
+            .with_next(format!(
+                "raftkv-cli elect {name} --observe, to watch; raftkv-cli elect {name} VALUE, to stand for it; for both, one beside the other"
+            )));
+    }
     let client = connect::client(globals)?;
     let outcome = match arguments.value.clone() {
         Some(value) => lead(&client, &arguments, value, globals).await,
