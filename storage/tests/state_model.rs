@@ -72,11 +72,11 @@ fn check_leases<E: Engine>(reader: &StateReader<E>, model: &Model) {
     assert_eq!(reader.leases(0, 1).unwrap()[..], leases[..leases.len().min(1)]);
     for lease in &leases {
         assert_eq!(reader.lease(lease.id).unwrap(), Some(*lease));
-        let keys = model.lease_keys(lease.id);
-        assert_eq!(reader.lease_keys(lease.id, None, usize::MAX).unwrap(), keys);
-        if let Some(first) = keys.first() {
-            assert_eq!(reader.lease_keys(lease.id, Some(first), 1).unwrap()[..], keys[1..keys.len().min(2)]);
-        }
+        let shown = reader.lease_with_keys(lease.id, usize::MAX).unwrap().unwrap();
+        assert_eq!(
+            (shown.revision, shown.status, shown.keys),
+            (model.revision, *lease, Some(model.lease_keys(lease.id)))
+        );
     }
     assert_eq!(reader.lease(u64::MAX).unwrap(), None);
 }

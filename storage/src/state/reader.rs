@@ -129,16 +129,19 @@ impl<E: Engine> StateReader<E> {
     /// Leases by number, from the first after `after` on, `limit` at most.
     pub fn leases(&self, after: u64, limit: usize) -> Result<Vec<LeaseStatus>, ReadError> {
         let Some(first) = after.checked_add(1) else { return Ok(Vec::new()) };
-        let end = meta::after(lease::LEASE_PREFIX);
-        self.meta_rows(&lease::lease_row(first), &end, limit, lease::decode_status)
-    }
-
-    /// Keys that live by a lease, in order, from the first after `after` on, `limit` at most. None, if there is no such lease.
-    pub fn lease_keys(&self, id: u64, after: Option<&[u8]>, limit: usize) -> Result<Vec<Bytes>, ReadError> {
-        let prefix = lease::key_rows(id);
-        let first = after.map_or_else(|| prefix.clone(), |after| [&prefix[..], after, &[0]].concat());
-        let key = |row_key: &[u8], _: &[u8]| Ok(Bytes::copy_from_slice(&row_key[prefix.len()..]));
-        self.meta_rows(&first, &meta::after(&prefix), limit, key)
+        let (first, end) = (lease::lease_row(first), meta::after(lease::LEASE_PREFIX));
+        let snapshot = self.engine().snapshot();
+        let mut cursor = snapshot.cursor(Table::Meta, &first, Some(&end));
+        let mut found = Vec::new();
+        cursor.seek_first();
+        while found.len() < limit
+            && let Some((row_key, row)) = cursor.item()
+        {
+            found.push(lease::decode_status(row_key, row)?);
+            cursor.next();
+        }
+        cursor.check()?;
+        Ok(found)
     }
 
     /// A lease and all that lives by it, as of one revision, if there is a lease of that number. Without the keys, if they have more bytes than `bytes_max`.
@@ -165,27 +168,6 @@ impl<E: Engine> StateReader<E> {
         }
         cursor.check()?;
         Ok(Some(LeaseWithKeys { revision, status, keys: Some(keys) }))
-    }
-
-    fn meta_rows<T>(
-        &self,
-        first: &[u8],
-        end: &[u8],
-        limit: usize,
-        decode: impl Fn(&[u8], &[u8]) -> Result<T, CorruptRow>,
-    ) -> Result<Vec<T>, ReadError> {
-        let snapshot = self.engine().snapshot();
-        let mut cursor = snapshot.cursor(Table::Meta, first, Some(end));
-        let mut found = Vec::new();
-        cursor.seek_first();
-        while found.len() < limit
-            && let Some((row_key, row)) = cursor.item()
-        {
-            found.push(decode(row_key, row)?);
-            cursor.next();
-        }
-        cursor.check()?;
-        Ok(found)
     }
 
     /// What a key holds, or held at a revision.
