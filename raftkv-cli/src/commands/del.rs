@@ -141,7 +141,7 @@ mod tests {
         assert_eq!(printed(false, None), "2\n");
         assert_eq!(printed(true, Some(Format::Plain)), "a\tv\nb\tv\n");
         assert_eq!(printed(true, Some(Format::Json)).lines().count(), 2);
-        assert_eq!(printed(false, Some(Format::Json)), "{\"deleted\":2,\"index\":9,\"revision\":5}\n");
+        assert_eq!(printed(false, Some(Format::Json)), "{\"deleted\":2,\"revision\":5,\"index\":9}\n");
     }
 
     #[test]

@@ -134,10 +134,7 @@ fn print(out: &mut dyn Write, elected: Option<&Elected>, format: Format) -> io::
 fn to_json(elected: &Elected) -> Value {
     let (key_name, key) = record::key_field(&elected.key);
     let (value_name, value) = record::value_field(&elected.value);
-    let mut object = json!({ "token": elected.token });
-    object[key_name] = key.into();
-    object[value_name] = value.into();
-    object
+    json!({ key_name: key, value_name: value, "token": elected.token })
 }
 
 #[cfg(test)]
@@ -158,7 +155,7 @@ mod tests {
         assert_eq!(shown(Some(&elected), Format::Table), b"12  \\xff\n");
         assert_eq!(
             shown(Some(&elected), Format::Json),
-            b"{\"key\":\"s/@07\",\"token\":12,\"value_base64\":\"/w==\"}\n"
+            b"{\"key\":\"s/@07\",\"value_base64\":\"/w==\",\"token\":12}\n"
         );
         assert_eq!(shown(None, Format::Plain), b"\n");
         assert_eq!(shown(None, Format::Json), b"null\n");

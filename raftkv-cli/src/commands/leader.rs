@@ -106,6 +106,6 @@ mod tests {
         let mut out = Vec::new();
         print(&mut out, 2, Some(&member), Format::Plain).unwrap();
         print(&mut out, 3, None, Format::Json).unwrap();
-        assert_eq!(String::from_utf8(out).unwrap(), "2\tn2\th:1\n{\"client_address\":\"\",\"id\":3,\"name\":\"\"}\n");
+        assert_eq!(String::from_utf8(out).unwrap(), "2\tn2\th:1\n{\"id\":3,\"name\":\"\",\"client_address\":\"\"}\n");
     }
 }

@@ -166,9 +166,7 @@ fn print(out: &mut dyn Write, key: &[u8], token: u64, format: Option<Format>) ->
     match format {
         Some(Format::Json) => {
             let (name, key) = record::key_field(key);
-            let mut object = json!({ "token": token });
-            object[name] = key.into();
-            writeln!(out, "{object}")
+            writeln!(out, "{}", json!({ name: key, "token": token }))
         }
         Some(Format::Table | Format::Plain) | None => writeln!(out, "{token}"),
     }

@@ -109,8 +109,7 @@ fn print(
     match (format, &outcome.previous) {
         (Some(Format::Json), previous) => {
             let (name, key) = record::key_field(key);
-            let mut object = json!({ "revision": outcome.revision, "index": outcome.index });
-            object[name] = key.into();
+            let mut object = json!({ name: key, "revision": outcome.revision, "index": outcome.index });
             if prev {
                 object["previous"] = previous.as_ref().map_or(serde_json::Value::Null, record::to_json);
             }

@@ -175,11 +175,12 @@ impl More {
         // In another order than by key, a page does not end at a key.
         let is_by_key = arguments.sort == Sort::Key;
         if format == Format::Json {
-            let mut object = json!({ "more": true, "revision": revision });
+            let mut object = json!({ "more": true });
             if is_by_key {
                 let (name, key) = record::key_field(key);
                 object[format!("{}{}", &flag[2..], &name["key".len()..])] = key.into();
             }
+            object["revision"] = json!(revision);
             return object.to_string();
         }
         // No argument can hold a zero byte.
@@ -446,9 +447,9 @@ mod tests {
             assert_eq!(plain(line, b"a", b"b\0"), "there are more; a greater --limit shows them", "{line:?}");
         }
         let json = |line: &[&str], last, next| shown(&[&["--limit", "1"], line].concat(), last, next, Format::Json);
-        assert_eq!(json(&[], b"a", b"b"), "{\"from\":\"b\",\"more\":true,\"revision\":9}");
-        assert_eq!(json(&[], b"a", b"\xff"), "{\"from_base64\":\"/w==\",\"more\":true,\"revision\":9}");
-        assert_eq!(json(&["--reverse"], b"b", b"a"), "{\"more\":true,\"revision\":9,\"to\":\"b\"}");
+        assert_eq!(json(&[], b"a", b"b"), "{\"more\":true,\"from\":\"b\",\"revision\":9}");
+        assert_eq!(json(&[], b"a", b"\xff"), "{\"more\":true,\"from_base64\":\"/w==\",\"revision\":9}");
+        assert_eq!(json(&["--reverse"], b"b", b"a"), "{\"more\":true,\"to\":\"b\",\"revision\":9}");
         assert_eq!(json(&["--sort", "mod"], b"b", b"a"), "{\"more\":true,\"revision\":9}");
     }
 

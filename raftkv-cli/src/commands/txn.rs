@@ -334,6 +334,17 @@ mod tests {
     }
 
     #[test]
+    fn json_has_its_fields_in_the_order_of_a_scan() {
+        let outcome = outcome();
+        let mut line = Vec::new();
+        record::write_line(&mut line, &outcome.operations[0].pairs()[0], record::Parts::KeyAndValue).unwrap();
+        let pair = String::from_utf8(line).unwrap();
+        let object = to_json(&outcome).to_string();
+        assert!(object.contains(&format!("{{\"put\":{{\"previous\":{}}}}}", pair.trim())), "{object}");
+        assert!(object.starts_with("{\"branch\":\"then\",\"revision\":12,\"index\":40,\"results\":["), "{object}");
+    }
+
+    #[test]
     fn json_is_one_object() {
         let object = to_json(&outcome());
         assert_eq!(
