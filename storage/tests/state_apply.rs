@@ -152,10 +152,10 @@ fn what_a_run_overwrites_is_never_in_one_batch() {
 fn a_run_ends_with_the_entry_that_keeps_too_much() {
     let value = [7; 1_000];
     let put = Put::new(b"k", &value);
-    let returned = || vec![Command::Put(Put { previous: true, ..put.clone() })];
-    let refused = || vec![Command::Put(Put { condition: Some(Condition::Absent), ..put.clone() })];
-    let touched = || vec![Command::Put(Put { value: None, ..put.clone() })];
-    let plain = || vec![Command::Put(put.clone())];
+    let returned = || vec![Command::Put(Put { previous: true, ..put })];
+    let refused = || vec![Command::Put(Put { condition: Some(Condition::Absent), ..put })];
+    let touched = || vec![Command::Put(Put { value: None, ..put })];
+    let plain = || vec![Command::Put(put)];
     let range = KeyRange { start: b"r", end: None };
     let deleted = || vec![Command::DeleteRange { range, limits: NO_LIMITS, previous: false }];
     let membership = Vec::new;

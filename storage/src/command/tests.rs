@@ -404,13 +404,13 @@ mod rules {
 fn what_commands_may_hold_is_what_they_return_or_put_again() {
     let single = KeyRange { start: b"k", end: Some(b"k\0") };
     let plain = Put::new(b"a", b"1");
-    let touch = Put { value: None, ..plain.clone() };
+    let touch = Put { value: None, ..plain };
     let held = |commands: &[Command<'_>]| -> u32 {
         commands.iter().map(|command| EncodedCommand::new(command, None).values_held()).sum()
     };
-    assert_eq!(held(&[Command::Put(plain.clone()), delete(single, false), Command::KeepLeaseAlive { id: 1 }]), 0);
-    let swap = Put { condition: Some(Condition::Absent), previous: true, ..plain.clone() };
-    assert_eq!(held(&[Command::Put(swap), Command::Put(touch.clone()), delete(single, true)]), 3);
+    assert_eq!(held(&[Command::Put(plain), delete(single, false), Command::KeepLeaseAlive { id: 1 }]), 0);
+    let swap = Put { condition: Some(Condition::Absent), previous: true, ..plain };
+    assert_eq!(held(&[Command::Put(swap), Command::Put(touch), delete(single, true)]), 3);
     for whole in [delete(KeyRange::ALL, false), Command::RevokeLease { id: 1 }] {
         assert_eq!(held(&[whole]), VALUES_HELD_MAX);
     }
