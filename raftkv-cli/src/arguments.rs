@@ -244,12 +244,12 @@ pub(crate) fn lease_id(text: &str) -> Result<u64, String> {
     in_range.ok_or_else(|| format!("leases have numbers from 1 to {LEASE_ID_MAX}"))
 }
 
-/// `linearizable`, `lease`, `stale` or `stale=AGE`.
+/// `linearizable`, `lease`, `stale` or `stale=AGE`. What a node has at hand, however old, is also called `local`.
 pub(crate) fn level(text: &str) -> Result<Level, String> {
     match text.split_once('=') {
         None if text == "linearizable" => Ok(Level::Linearizable),
         None if text == "lease" => Ok(Level::Lease),
-        None if text == "stale" => Ok(Level::Stale { age_max: None }),
+        None if text == "stale" || text == "local" => Ok(Level::Stale { age_max: None }),
         Some(("stale", age)) => Ok(Level::Stale { age_max: Some(duration(age)?) }),
         None | Some(_) => Err("it is one of linearizable, lease, stale, stale=AGE (such as stale=2s)".to_owned()),
     }

@@ -32,6 +32,17 @@ pub(crate) async fn interrupted() -> Result<(), Failure> {
     waited.map_err(|_| Failure::other("signals cannot be received any more"))
 }
 
+/// The command that runs tidies up by itself, and asks now and then whether it is to: see [`has_come`].
+pub(crate) fn listen() -> Result<(), Failure> {
+    handle();
+    signals().map(|_| ())
+}
+
+/// Whether Ctrl-C or SIGTERM has come since the command that runs has begun to [`listen`].
+pub(crate) fn has_come() -> bool {
+    SIGNALS.get().is_some_and(|signals| *signals.borrow() > SIGNALS_BEFORE.load(Ordering::Relaxed))
+}
+
 /// Counts signals from now on, in a task that lives as long as the runtime.
 fn signals() -> Result<watch::Receiver<u64>, Failure> {
     if let Some(signals) = SIGNALS.get() {
@@ -85,7 +96,9 @@ mod tests {
         let deadline = Duration::from_secs(20);
         tokio::time::timeout(deadline, signals().unwrap().wait_for(|count| *count == 1)).await.unwrap().unwrap();
         tokio::time::timeout(deadline, interrupted()).await.unwrap().unwrap();
+        assert!(has_come());
         begin_command();
+        assert!(!has_come());
         assert!(!is_handled());
         assert!(tokio::time::timeout(soon, interrupted()).await.is_err(), "that was the last command's");
     }

@@ -76,7 +76,7 @@ fn failed(cause: &io::Error) -> Failure {
         return failure;
     }
     failure.with_next(
-        "see to where the output goes; a write was done all the same, so look at the key before doing it again",
+        "see to where the output goes; if it was a write, it was done all the same, so look at the key before doing it again",
     )
 }
 

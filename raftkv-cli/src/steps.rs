@@ -7,7 +7,7 @@
 //!
 //! Each step is atomic, the whole is not. A step whose outcome is unknown is not repeated: whoever asked decides.
 
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
 use bytes::Bytes;
 use client::{Client, Delete, DeleteOutcome, Error, Range, Scan};
 use std::sync::Arc;
@@ -37,12 +37,25 @@ impl Store for Client {
 }
 
 /// Deletes everything in `range`. The outcome counts all of it, and has the revision of the last step.
-pub(crate) async fn delete<S: Store>(store: &S, range: Range, keys_max: u64) -> Result<DeleteOutcome, Failure> {
+///
+/// Between two steps it is asked whether to go on: a step that has been sent is awaited, so that what has been deleted is known.
+pub(crate) async fn delete<S: Store>(
+    store: &S,
+    range: Range,
+    keys_max: u64,
+    is_interrupted: impl Fn() -> bool,
+) -> Result<DeleteOutcome, Failure> {
     let mut rest = range;
     let mut total = DeleteOutcome { revision: 0, index: 0, deleted: 0, previous: Vec::new(), endpoint: Arc::default() };
     let most = (keys_max / 2).max(1);
     let mut step = most;
     loop {
+        if is_interrupted() {
+            let cause = format!("interrupted; {} keys had been deleted in the steps before", total.deleted);
+            return Err(
+                Failure::new(Code::Interrupted, cause).with_next("the same command again: it deletes what is left")
+            );
+        }
         let keys = store.keys(&rest, step).await.map_err(|error| stopped(error, total.deleted))?;
         let (Some(first), Some(last)) = (keys.first(), keys.last()) else {
             if total.deleted > 0 {
@@ -154,7 +167,7 @@ mod tests {
     async fn many_keys_go_in_steps_and_what_is_outside_stays() {
         let held = Held::new([1; 25], 8, 1000);
         held.keys.borrow_mut().insert("q".into(), 1);
-        let outcome = delete(&held, Range::prefix("p/"), 8).await.unwrap();
+        let outcome = delete(&held, Range::prefix("p/"), 8, || false).await.unwrap();
         assert_eq!((outcome.deleted, outcome.revision), (25, 7));
         assert_eq!(*held.steps.borrow(), [4, 4, 4, 4, 4, 4, 1]);
         assert_eq!(held.keys.borrow().keys().collect::<Vec<_>>(), ["q"]);
@@ -164,7 +177,7 @@ mod tests {
     async fn large_values_make_steps_smaller_and_small_ones_larger_again() {
         let sizes = [60, 60, 500, 60].into_iter().chain([1; 12]);
         let held = Held::new(sizes, 8, 100);
-        let outcome = delete(&held, Range::all(), 8).await.unwrap();
+        let outcome = delete(&held, Range::all(), 8, || false).await.unwrap();
         assert_eq!(outcome.deleted, 16);
         assert!(held.keys.borrow().is_empty());
         let steps = held.steps.borrow();
@@ -173,14 +186,23 @@ mod tests {
 
     #[tokio::test]
     async fn what_others_have_deleted_meanwhile_counts_for_nothing() {
-        let outcome = delete(&Held::new([], 8, 1000), Range::all(), 8).await.unwrap();
+        let outcome = delete(&Held::new([], 8, 1000), Range::all(), 8, || false).await.unwrap();
         assert_eq!((outcome.deleted, outcome.revision), (0, 1));
+    }
+
+    #[tokio::test]
+    async fn an_interrupt_ends_it_between_two_steps_and_says_how_far_it_got() {
+        let held = Held::new([1; 25], 8, 1000);
+        let failure = delete(&held, Range::all(), 8, || held.steps.borrow().len() == 3).await.unwrap_err();
+        assert_eq!(failure.code, Code::Interrupted);
+        assert_eq!(failure.cause, "interrupted; 12 keys had been deleted in the steps before");
+        assert_eq!(held.keys.borrow().len(), 13);
     }
 
     #[tokio::test]
     async fn a_step_that_fails_says_how_far_it_got() {
         let held = Held { fails_after: 2, ..Held::new([1; 25], 8, 1000) };
-        let failure = delete(&held, Range::all(), 8).await.unwrap_err();
+        let failure = delete(&held, Range::all(), 8, || false).await.unwrap_err();
         assert_eq!(failure.code, Code::OutcomeUnknown);
         assert!(failure.cause.ends_with("; 8 keys had been deleted in the steps before"), "{}", failure.cause);
         assert_eq!(held.steps.borrow().len(), 2, "a step of unknown outcome was repeated");

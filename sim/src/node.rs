@@ -226,7 +226,7 @@ pub(crate) struct Found {
 /// What a node's runs hold in memory: on every other node nothing that they need not, so that rows of history are written ahead and values are read again.
 pub(crate) fn run_bounds(id: NodeId) -> RunBounds {
     if id.0.is_multiple_of(2) {
-        RunBounds { held_bytes_max: 0, history_bytes_max: 0, kept_bytes_max: 0 }
+        RunBounds { held_bytes_max: 0, history_bytes_max: 300, kept_bytes_max: 200 }
     } else {
         RunBounds::default()
     }

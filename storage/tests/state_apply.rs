@@ -10,7 +10,7 @@ use raftkv_storage::command::{
     Command, Condition, EncodedCommand, InvalidCommand, KeyRange, LeaseBinding, LeaseLimits, Operation, Put,
     RangeLimits, Transaction, UnknownFeature,
 };
-use raftkv_storage::state::{CommandOutcome, MemoryEngine, RunBounds, StateError};
+use raftkv_storage::state::{CommandOutcome, MemoryEngine, RunBounds, ScanOptions, StateError};
 use state_support::observed::ObservedEngine;
 use state_support::{
     NO_LIMITS, Owned, apply, apply_at, batch_entry, delete, delete_range, entries, entries_from, one_at, open, plain,
@@ -144,6 +144,30 @@ fn what_a_run_overwrites_is_never_in_one_batch() {
             assert!(machine.reader().get(key, None).unwrap().is_none_or(|now| now.value == "short"));
             assert_eq!(machine.reader().get(key, Some(revision)).unwrap().unwrap().value, VALUE[..]);
         }
+    }
+}
+
+/// A key that is changed twice in a run: of its history only the beginning may be there while the run is under way, or is lost.
+#[test]
+fn what_is_written_ahead_hides_no_key_from_who_reads_the_past() {
+    for (history_bytes_max, lost_after) in [(100, 1), (100, 2), (0, 1), (0, 2), (0, 3), (1_000, 1)] {
+        let engine = ObservedEngine::default();
+        let mut machine = open(engine.clone());
+        apply(&mut machine, &[vec![put(b"a", b"1"), put(b"k", b"old"), put(b"z", b"1")]]);
+        // The newest revision is read from what there is now alone.
+        let revision = machine.revision() - 1;
+        machine.bound_runs(RunBounds { held_bytes_max: 0, history_bytes_max, ..RunBounds::default() });
+        engine.fail_after(Some(lost_after));
+        let run =
+            entries_from(2, &[vec![put(b"k", &[7; 500]), put(b"k", &[8; 500])], vec![delete(b"k"), put(b"k", b"new")]]);
+        // Whether or not all of it is written: who reads at the revision before finds what there was.
+        let _written_or_lost = machine.apply(&run, &mut Vec::new());
+        let reader = open(engine.clone()).reader();
+        let options = ScanOptions { revision: Some(revision), ..ScanOptions::default() };
+        let pairs: Vec<_> = reader.scan(options).unwrap().map(Result::unwrap).collect();
+        let found: Vec<_> = pairs.iter().map(|kv| (&kv.key[..], &kv.value[..])).collect();
+        let wanted: [(&[u8], &[u8]); 2] = [(b"a", b"1"), (b"k", b"old")];
+        assert_eq!(found, wanted, "{history_bytes_max} bytes at a time, lost after {lost_after} writes");
     }
 }
 

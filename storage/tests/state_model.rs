@@ -21,8 +21,12 @@ use state_support::observed::ObservedEngine;
 use state_support::{apply_in_runs, entries, open, rocks, small_options};
 use std::collections::BTreeMap;
 
-/// Nothing that is loaded is held, and every row of history is written by itself.
-const TIGHT: RunBounds = RunBounds { held_bytes_max: 0, history_bytes_max: 0, kept_bytes_max: 0 };
+/// Nothing that is loaded is held, and little history is written at a time, or each row of it by itself.
+fn tight() -> impl Strategy<Value = RunBounds> {
+    (prop::sample::select(vec![0usize, 60, 200, 500]), prop::sample::select(vec![0usize, 1 << 20])).prop_map(
+        |(history_bytes_max, kept_bytes_max)| RunBounds { held_bytes_max: 0, history_bytes_max, kept_bytes_max },
+    )
+}
 
 /// What the model says about every command of a log.
 fn expected_of(entries: &[Entry], model: &mut Model) -> Vec<Vec<CommandOutcome>> {
@@ -143,7 +147,7 @@ proptest! {
     #![proptest_config(Config { cases: 400, rng_seed: RngSeed::Fixed(2), failure_persistence: None, ..Config::default() })]
 
     #[test]
-    fn memory_state_behaves_like_the_model_however_runs_are_cut(case in cases()) {
+    fn memory_state_behaves_like_the_model_however_runs_are_cut(case in cases(), bounds in tight()) {
         let mut model = Model::new();
         let entries = case.entries();
         let expected = expected_of(&entries, &mut model);
@@ -152,7 +156,7 @@ proptest! {
         check_state(&machine, &model, &case.scans);
 
         let mut other = open(MemoryEngine::new());
-        other.bound_runs(TIGHT);
+        other.bound_runs(bounds);
         prop_assert_eq!(&outcomes(&mut other, &entries, &case.other_runs), &expected);
         prop_assert_eq!(hashes(&other), hashes(&machine));
         prop_assert_eq!(other.applied(), machine.applied());
@@ -187,7 +191,11 @@ proptest! {
 
     /// What a run writes ahead says nothing that is not so, and stays when the rest of the run is lost.
     #[test]
-    fn a_crash_in_the_middle_of_a_run_leaves_the_state_before_it(case in cases(), writes in prop::collection::vec(0usize..6, 1..8)) {
+    fn a_crash_in_the_middle_of_a_run_leaves_the_state_before_it(
+        case in cases(),
+        bounds in tight(),
+        writes in prop::collection::vec(0usize..6, 1..8),
+    ) {
         let entries = case.entries();
         let mut twin = open(MemoryEngine::new());
         let expected = outcomes(&mut twin, &entries, &case.runs);
@@ -195,7 +203,7 @@ proptest! {
         let mut machine = open(engine.clone());
         let mut writes = writes.into_iter();
         loop {
-            machine.bound_runs(TIGHT);
+            machine.bound_runs(bounds);
             let applied = usize::try_from(machine.applied().index.0).unwrap();
             if applied == entries.len() {
                 break;

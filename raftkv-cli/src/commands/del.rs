@@ -3,6 +3,7 @@
 use crate::arguments::{self, Globals};
 use crate::connect;
 use crate::failure::Failure;
+use crate::interrupt;
 use crate::output::{Format, Output};
 use crate::record::{self, Parts};
 use crate::source::bytes_of;
@@ -16,7 +17,7 @@ use std::io::{self, Write};
 /// Delete one key, or all in a range
 ///
 /// A range is deleted at one revision, all or nothing, if it holds no more than the cluster deletes at once (100,000 keys). A larger one is deleted in steps, in the order of the keys: each step is all or nothing, the whole is not. Others
-/// may see a part of it deleted; a key that is put meanwhile may stay or go; and when a step fails, the steps before it have happened, and
+/// may see a part of it deleted; a key that is put meanwhile may stay or go; and when a step fails, or Ctrl-C comes, the steps before it have happened, and
 /// the message says how many keys they deleted. The revision that -o json prints is the last step's. With --prev there are no steps: a range that is too large, or holds more than 8 MiB, is refused.
 ///
 /// Prints how many keys were deleted. With --prev it prints what they held instead: `KEY<tab>VALUE` lines, or one JSON object a line.
@@ -61,7 +62,8 @@ async fn delete(client: &Client, arguments: DelArguments, globals: &Globals) -> 
     let outcome = match (client.delete(delete).await, &arguments.key) {
         (Ok(outcome), _) => outcome,
         (Err(Error::RangeTooLarge { keys_max, .. }), None) if !arguments.prev => {
-            steps::delete(client, range, keys_max).await?
+            interrupt::listen()?;
+            steps::delete(client, range, keys_max, interrupt::has_come).await?
         }
         (Err(error @ Error::RangeTooLarge { .. }), None) => {
             return Err(

@@ -7,6 +7,7 @@
 use crate::arguments::Globals;
 use crate::connect;
 use crate::failure::{Code, Failure};
+use crate::interrupt;
 use crate::output::{Format, Output};
 use crate::record::{Pair, parse_line};
 use crate::source::{INPUT_BYTES_MAX, open, standard_input};
@@ -33,8 +34,8 @@ const LINE_BYTES_MAX: u64 = 6 * INPUT_BYTES_MAX;
 /// Write pairs from NDJSON, as `export` and `scan -o json` print it
 ///
 /// Each line is an object with `key` or `key_base64`, and `value` or `value_base64`; other fields are ignored. Prints how many pairs were
-/// imported. Stops at the first error and says which line it was and how many pairs are certainly imported; importing again from there, or
-/// from the start, is safe.
+/// imported. Stops at the first error and says which line it was and how many pairs are certainly imported; at Ctrl-C it says that too. Importing again from
+/// there, or from the start, is safe.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   raftkv-cli export backup.ndjson && raftkv-cli import backup.ndjson
@@ -57,7 +58,8 @@ pub(crate) async fn run(arguments: ImportArguments, globals: &Globals) -> Result
     let (sender, receiver) = mpsc::channel(LINES_AHEAD);
     std::thread::spawn(move || read_lines(BufReader::new(input), &sender));
     let bar = progress(bytes_all);
-    let outcome = Import::new(client.clone()).run(receiver, &bar).await;
+    interrupt::listen()?;
+    let outcome = Import::new(client.clone()).run(receiver, &bar, interrupt::interrupted()).await;
     bar.finish_and_clear();
     client.close_session().await;
     let Import { imported, leases, .. } = outcome?;
@@ -140,9 +142,25 @@ impl Import {
         Import { client, puts, keys, bytes: 0, imported: 0, leases: 0, unknown: 0, failed: None }
     }
 
-    async fn run(mut self, mut lines: mpsc::Receiver<Line>, bar: &ProgressBar) -> Result<Import, Failure> {
+    /// Until the lines are over, one of them fails, or `interrupted` returns: what has been sent is awaited then.
+    async fn run(
+        mut self,
+        mut lines: mpsc::Receiver<Line>,
+        bar: &ProgressBar,
+        interrupted: impl Future<Output = Result<(), Failure>>,
+    ) -> Result<Import, Failure> {
+        let mut interrupted = std::pin::pin!(interrupted);
+        let mut is_interrupted = false;
         while self.failed.is_none() {
-            let Some(Line { number, bytes, pair }) = lines.recv().await else { break };
+            let line = tokio::select! {
+                biased;
+                Ok(()) = &mut interrupted => {
+                    is_interrupted = true;
+                    break;
+                }
+                line = lines.recv() => line,
+            };
+            let Some(Line { number, bytes, pair }) = line else { break };
             match pair {
                 Ok(pair) => self.send(number, pair).await,
                 Err(failure) => self.fail(number, failure),
@@ -154,8 +172,12 @@ impl Import {
             self.take(ended.expect("a put neither panics nor is cancelled"));
         }
         match self.failed.take() {
+            None if is_interrupted => {
+                let interrupt = Failure::new(Code::Interrupted, "interrupted");
+                Err(report(None, interrupt, self.imported, self.unknown))
+            }
             None => Ok(self),
-            Some((number, failure)) => Err(report(number, failure, self.imported, self.unknown)),
+            Some((number, failure)) => Err(report(Some(number), failure, self.imported, self.unknown)),
         }
     }
 
@@ -204,15 +226,18 @@ impl Import {
     }
 }
 
-/// The failure of a line, with what is known of the others.
-fn report(number: u64, failure: Failure, imported: u64, unknown: u64) -> Failure {
+/// The failure of a line, or of all, with what is known of the others.
+fn report(line: Option<u64>, failure: Failure, imported: u64, unknown: u64) -> Failure {
     let pairs = if imported == 1 { "pair is" } else { "pairs are" };
-    let mut cause = format!("line {number}: {}; {imported} {pairs} certainly imported", failure.cause);
+    let place = line.map_or(String::new(), |number| format!("line {number}: "));
+    let mut cause = format!("{place}{}; {imported} {pairs} certainly imported", failure.cause);
     if unknown > 0 {
         cause.push_str(&format!(", of {unknown} it is not known"));
     }
     let first = match &failure.next {
-        _ if failure.code == Code::Usage => format!("correct line {number}, then "),
+        _ if failure.code == Code::Usage => {
+            line.map_or(String::new(), |number| format!("correct line {number}, then "))
+        }
         // Such as to make room first.
         Some(next) if failure.code == Code::Unavailable => format!("{next}; then "),
         _ => String::new(),
@@ -250,12 +275,12 @@ mod tests {
     #[test]
     fn the_report_names_the_line_and_what_is_certain() {
         let failure = || Failure::new(Code::OutcomeUnknown, "the outcome of the write is unknown").at("n1:1");
-        let reported = report(17, failure(), 16, 2);
+        let reported = report(Some(17), failure(), 16, 2);
         assert_eq!((reported.code, reported.endpoint.as_deref()), (Code::OutcomeUnknown, Some("n1:1")));
         assert_eq!(
             reported.cause,
             "line 17: the outcome of the write is unknown; 16 pairs are certainly imported, of 2 it is not known"
         );
-        assert!(!report(17, failure(), 16, 0).cause.contains("not known"));
+        assert!(!report(Some(17), failure(), 16, 0).cause.contains("not known"));
     }
 }

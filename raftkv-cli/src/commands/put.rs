@@ -39,7 +39,7 @@ pub(crate) struct PutArguments {
     #[arg(long, group = "condition")]
     pub(crate) if_absent: bool,
     /// Only if the key was last changed at this revision
-    #[arg(long, group = "condition", value_name = "REVISION")]
+    #[arg(long, group = "condition", value_name = "REVISION", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) if_rev: Option<u64>,
     /// Only if the key holds this value; @FILE as above
     #[arg(long, group = "condition", value_name = "VALUE|@FILE", allow_negative_numbers = true)]

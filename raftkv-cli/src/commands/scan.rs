@@ -224,22 +224,27 @@ fn range(arguments: &ScanArguments) -> Result<Range, Failure> {
     }))
 }
 
+impl From<Sort> for SortBy {
+    fn from(sort: Sort) -> SortBy {
+        match sort {
+            Sort::Key => SortBy::Key,
+            Sort::Version => SortBy::Version,
+            Sort::Create => SortBy::CreateRevision,
+            Sort::Mod => SortBy::ModRevision,
+            Sort::Value => SortBy::Value,
+        }
+    }
+}
+
 /// An option of a scan that is a revision.
-type WithRevision = fn(Scan, u64) -> Scan;
+pub(crate) type WithRevision = fn(Scan, u64) -> Scan;
 
 fn request(arguments: &ScanArguments) -> Result<Scan, Failure> {
     let range = range(arguments)?;
     let level = arguments::level_at_least(arguments.level, arguments.at_least_rev)?;
-    let sort_by = match arguments.sort {
-        Sort::Key => SortBy::Key,
-        Sort::Version => SortBy::Version,
-        Sort::Create => SortBy::CreateRevision,
-        Sort::Mod => SortBy::ModRevision,
-        Sort::Value => SortBy::Value,
-    };
     // One more than is shown tells whether there is more, and where to go on.
     let limit = arguments.limit.map_or(0, |limit| limit.saturating_add(1));
-    let mut scan = Scan::new(range).limit(limit).level(level).sort_by(sort_by);
+    let mut scan = Scan::new(range).limit(limit).level(level).sort_by(arguments.sort.into());
     let with: [(Option<u64>, WithRevision); 6] = [
         (arguments.min_mod_rev, Scan::min_mod_revision),
         (arguments.max_mod_rev, Scan::max_mod_revision),

@@ -41,11 +41,12 @@ const SHOWN_MAX: usize = 72;
       put color blue --prev                 # --prev: and what it held before
       put session/7 ann --ttl 60s           # or --lease ID, or --keep-lease
       put config --keep-value --keep-lease  # with a new revision
-      del --prefix old/ --prev              # or KEY, --range A B, --from A, --all
+      del --prefix old/ --prev              # or KEY, --range A B, --from A, --from A --to B, --all
       get --prefix jobs/ --limit 10 --keys-only --reverse
       get --range a b --count
       get --prefix log/ --limit 1 --total   # and how many there are altogether
       get color --rev 12                    # as it was at this revision
+      get --all --sort mod --min-mod-rev 7  # sorted and filtered as by scan
       txn { if { exists(next) } then { get next } }
   }
   else {

@@ -9,7 +9,7 @@
 //!   "then": [{"put": {"key": "color", "value": "blue", "previous": true}},
 //!            {"put": {"key": "session/7", "value": "ann", "ttl": "60s"}},
 //!            {"del": {"prefix": "old/"}},
-//!            {"get": {"prefix": "jobs/", "limit": 10, "revision": 12}},
+//!            {"get": {"prefix": "jobs/", "limit": 10, "sort": "mod", "min_mod_revision": 7, "revision": 12}},
 //!            {"txn": {"if": [], "then": [], "else": []}}],
 //!   "else": [{"get": {"key": "color"}}]
 //! }
@@ -21,8 +21,9 @@
 
 use super::lexer::Relation;
 use super::text::{compare_number, compare_value};
-use super::{DEPTH_MAX, Problem, QUOTED_MAX, not_empty, quoted, ttl};
+use super::{DEPTH_MAX, KEY_IS_EMPTY, Problem, QUOTED_MAX, SORTS, not_empty, quoted, sort_by, ttl};
 use crate::arguments::LEASE_ID_MAX;
+use crate::commands::scan::WithRevision;
 use crate::output::printable;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -209,7 +210,28 @@ impl TryFrom<Fields> for GetRow {
     type Error = String;
 
     fn try_from(mut fields: Fields) -> Result<GetRow, String> {
-        let mut scan = Scan::new(fields.range()?).limit(fields.limit.take().unwrap_or(0));
+        let mut scan = Scan::new(fields.range()?);
+        scan = match fields.limit.take() {
+            None => scan,
+            Some(0) => return Err("\"limit\" is 1 or more".to_owned()),
+            Some(limit) => scan.limit(limit),
+        };
+        if let Some(by) = fields.sort.take() {
+            let known = sort_by(&by);
+            scan =
+                scan.sort_by(known.ok_or_else(|| format!("\"sort\" is {SORTS}, and not {}", quoted(by.as_bytes())))?);
+        }
+        let bounds: [(&mut Option<u64>, WithRevision); 4] = [
+            (&mut fields.min_mod_revision, Scan::min_mod_revision),
+            (&mut fields.max_mod_revision, Scan::max_mod_revision),
+            (&mut fields.min_create_revision, Scan::min_create_revision),
+            (&mut fields.max_create_revision, Scan::max_create_revision),
+        ];
+        for (bound, of) in bounds {
+            if let Some(revision) = bound.take() {
+                scan = of(scan, revision);
+            }
+        }
         if std::mem::take(&mut fields.keys_only) {
             scan = scan.keys_only();
         }
@@ -290,6 +312,16 @@ struct Fields {
     reverse: bool,
     #[serde(deserialize_with = "present")]
     revision: Option<u64>,
+    #[serde(deserialize_with = "present")]
+    sort: Option<String>,
+    #[serde(deserialize_with = "present")]
+    min_mod_revision: Option<u64>,
+    #[serde(deserialize_with = "present")]
+    max_mod_revision: Option<u64>,
+    #[serde(deserialize_with = "present")]
+    min_create_revision: Option<u64>,
+    #[serde(deserialize_with = "present")]
+    max_create_revision: Option<u64>,
 }
 
 /// A field that is there has a value: `null` is what a program writes that has mistyped a name, and must not pass for one that was left out.
@@ -303,7 +335,8 @@ where
 
 impl Fields {
     fn key(&mut self) -> Result<Option<Bytes>, String> {
-        either("key", self.key.take(), self.key_base64.take())
+        let key = either("key", self.key.take(), self.key_base64.take())?;
+        if key.as_ref().is_some_and(Bytes::is_empty) { Err(KEY_IS_EMPTY.to_owned()) } else { Ok(key) }
     }
 
     fn value(&mut self) -> Result<Option<Bytes>, String> {
@@ -373,6 +406,8 @@ mod tests {
                      {"del": {"prefix": "old/", "previous": true}},
                      {"get": {"from": "jobs/", "limit": 10, "keys_only": true, "reverse": true, "revision": 4}},
                      {"get": {"prefix": "", "count_only": true}},
+                     {"get": {"prefix": "a", "sort": "version", "min_mod_revision": 2, "max_mod_revision": 9,
+                              "min_create_revision": 1, "max_create_revision": 8}},
                      {"txn": {"if": [{"exists": {"key": "next"}}], "then": [{"get": {"key": "next"}}]}}],
             "else": [{"get": {"key": "color"}}]
         }"#;
@@ -388,6 +423,14 @@ mod tests {
             .then(Operation::delete(Delete::range(Range::prefix("old/")).with_previous()))
             .then(Operation::range(Scan::new(Range::from("jobs/")).limit(10).keys_only().reverse().at_revision(4)))
             .then(Operation::range(Scan::new(Range::prefix("")).count_only()))
+            .then(Operation::range(
+                Scan::new(Range::prefix("a"))
+                    .sort_by(client::SortBy::Version)
+                    .min_mod_revision(2)
+                    .max_mod_revision(9)
+                    .min_create_revision(1)
+                    .max_create_revision(8),
+            ))
             .then(Operation::transaction(inner))
             .otherwise(Operation::get("color"));
         assert_eq!(parse(input).unwrap(), wanted);
@@ -423,6 +466,11 @@ mod tests {
             ("{\"then\": [{\"get\": {}}]}", 1, "which keys?"),
             ("{\"then\": [{\"del\": {\"from\": \"b\", \"to\": \"a\"}}]}", 1, "no key lies from \"b\""),
             ("{\"if\": [{\"mod\": {\"op\": \"=\", \"number\": 1}}]}", 1, "which keys?"),
+            ("{\"if\": [{\"exists\": {\"key\": \"\"}}]}", 1, "a key has a byte at least"),
+            ("{\"then\": [{\"del\": {\"key_base64\": \"\"}}]}", 1, "a key has a byte at least"),
+            ("{\"then\": [{\"get\": {\"prefix\": \"a\", \"limit\": 0}}]}", 1, "\"limit\" is 1 or more"),
+            ("{\"then\": [{\"get\": {\"prefix\": \"a\", \"sort\": \"size\"}}]}", 1, "\"sort\" is key, version,"),
+            ("{\"then\": [{\"del\": {\"prefix\": \"a\", \"sort\": \"mod\"}}]}", 1, "means nothing to del"),
         ] {
             let problem = parse(input).unwrap_err();
             assert_eq!(problem.line, line, "{input}: {problem}");

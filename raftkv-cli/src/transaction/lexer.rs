@@ -1,7 +1,8 @@
 //! The words of the text form, each with where it stands.
 //!
 //! A word is written as it is if it has none of the characters that mean something here, and in double quotes otherwise: there `\n`, `\t`,
-//! `\r`, `\0`, `\\`, `\"` and `\xNN` stand for what cannot be written. `#` begins a comment. Lines and semicolons separate.
+//! `\r`, `\0`, `\\`, `\"` and `\xNN` stand for what cannot be written. `#` begins a comment, but not right after a word, of which it may have been meant as a part.
+//! Lines and semicolons separate.
 
 use super::{Problem, quoted};
 use bytes::Bytes;
@@ -132,7 +133,7 @@ struct Lexer<'a> {
 }
 
 /// What a word cannot have without quotes.
-fn is_special(character: char) -> bool {
+pub(super) fn is_special(character: char) -> bool {
     character.is_whitespace() || "{}()\"'#;=!<>\\".contains(character) || character.is_control()
 }
 
@@ -165,7 +166,7 @@ impl Lexer<'_> {
         let position = self.position;
         let Some(&first) = self.rest.peek() else { return Ok(Token::End) };
         if !is_special(first) {
-            return Ok(self.word());
+            return self.word();
         }
         self.next();
         Ok(match first {
@@ -194,16 +195,21 @@ impl Lexer<'_> {
         })
     }
 
-    fn word(&mut self) -> Token {
+    fn word(&mut self) -> Result<Token, Problem> {
         let mut word = String::new();
         while let Some(&character) = self.rest.peek().filter(|character| !is_special(**character)) {
             word.push(character);
             self.next();
         }
-        match word.strip_prefix("--") {
+        if self.rest.peek() == Some(&'#') {
+            return Err(self
+                .position
+                .problem("\"#\" in a word has to stand in double quotes; a comment needs a blank before it"));
+        }
+        Ok(match word.strip_prefix("--") {
             Some(name) if !name.is_empty() => Token::Flag(name.to_owned()),
             Some(_) | None => Token::Word(word),
-        }
+        })
     }
 
     /// The rest of a text in quotes.

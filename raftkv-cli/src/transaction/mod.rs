@@ -8,8 +8,10 @@ mod lexer;
 mod text;
 
 use crate::arguments;
+use crate::commands::scan::Sort;
 use crate::output::printable;
-use client::{LEASE_TTL_MAX, LEASE_TTL_MIN, Range, Transaction};
+use clap::ValueEnum;
+use client::{LEASE_TTL_MAX, LEASE_TTL_MIN, Range, SortBy, Transaction};
 use std::fmt;
 use std::time::Duration;
 
@@ -18,6 +20,16 @@ const DEPTH_MAX: usize = 4;
 
 /// Columns of the input that a message quotes: enough to find the place by, however much stands there.
 const QUOTED_MAX: usize = 40;
+
+const KEY_IS_EMPTY: &str = "a key has a byte at least";
+
+/// What a range may be sorted by.
+const SORTS: &str = "key, version, create, mod or value";
+
+/// As [`SORTS`] has it.
+fn sort_by(word: &str) -> Option<SortBy> {
+    Sort::from_str(word, false).ok().map(SortBy::from)
+}
 
 /// What a message quotes of the input, which may be any length and may hold what a terminal takes for commands.
 fn quoted(input: &[u8]) -> String {
@@ -90,8 +102,10 @@ fn is_json(input: &str) -> bool {
 pub(crate) fn is_open(input: &str) -> bool {
     let has_comments = !is_json(input);
     let (mut depth, mut is_quoted, mut is_comment) = (0_i64, false, false);
-    let mut characters = input.chars();
+    let (mut characters, mut before) = (input.chars(), ' ');
     while let Some(character) = characters.next() {
+        // Right after a word it begins no comment, and is an error.
+        let is_in_word = !lexer::is_special(std::mem::replace(&mut before, character));
         match character {
             '\n' => is_comment = false,
             _ if is_comment => {}
@@ -99,7 +113,7 @@ pub(crate) fn is_open(input: &str) -> bool {
             '\\' if is_quoted => drop(characters.next()),
             '"' => is_quoted = !is_quoted,
             _ if is_quoted => {}
-            '#' if has_comments => is_comment = true,
+            '#' if has_comments && !is_in_word => is_comment = true,
             '{' => depth += 1,
             '}' => depth -= 1,
             _ => {}
@@ -147,6 +161,7 @@ mod tests {
             "then { put a \"{\" }",
             "# {",
             "{\"then\": [{\"get\": {\"key\": \"#\"}}]}",
+            "then { put url http://x#y }",
         ] {
             assert!(!is_open(closed), "{closed}");
         }

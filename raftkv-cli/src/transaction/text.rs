@@ -22,10 +22,10 @@
 //! them. Flags are those of the commands of the same names.
 
 use super::lexer::{Position, Relation, Token, tokens};
-use super::{DEPTH_MAX, Problem, not_empty, quoted, ttl};
+use super::{DEPTH_MAX, KEY_IS_EMPTY, Problem, SORTS, not_empty, quoted, sort_by, ttl};
 use crate::arguments::LEASE_ID_MAX;
 use bytes::Bytes;
-use client::{Compare, Delete, NumberCompare, Operation, Put, Range, Scan, Transaction, ValueCompare};
+use client::{Compare, Delete, NumberCompare, Operation, Put, Range, Scan, SortBy, Transaction, ValueCompare};
 
 /// Reads a transaction.
 pub(super) fn parse(input: &str) -> Result<Transaction, Problem> {
@@ -46,6 +46,7 @@ struct Parser {
 
 /// Which keys: as `get`, `del` and compares name them.
 enum Keys {
+    /// Not empty.
     One(Bytes),
     Range(Range),
 }
@@ -206,13 +207,14 @@ impl Parser {
     }
 
     fn put(&mut self) -> Result<Operation, Problem> {
-        let key = self.text("a key")?;
+        let key = self.key()?;
         let value = if self.is_text() { Some(self.text("a value")?) } else { None };
         let mut put = Put::new(key, value.clone().unwrap_or_default());
-        let mut keeps_value = false;
-        while let (Token::Flag(flag), position) = self.peek() {
-            let flag = flag.clone();
-            self.next();
+        let (mut keeps_value, mut flags) = (false, Flags::default());
+        while let Some((flag, position)) = flags.next(self)? {
+            if LEASE_FLAGS.contains(&flag.as_str()) && LEASE_FLAGS.iter().filter(|other| flags.has(other)).count() > 1 {
+                return Err(position.problem("put takes one of --lease, --ttl and --keep-lease at most"));
+            }
             put = match flag.as_str() {
                 "prev" => put.with_previous(),
                 "keep-lease" => put.keep_lease(),
@@ -234,11 +236,15 @@ impl Parser {
 
     fn get(&mut self) -> Result<Operation, Problem> {
         let mut scan = Scan::new(self.keys()?.into_range());
-        while let (Token::Flag(flag), position) = self.peek() {
-            let flag = flag.clone();
-            self.next();
+        let mut flags = Flags::default();
+        while let Some((flag, position)) = flags.next(self)? {
             scan = match flag.as_str() {
-                "limit" => scan.limit(self.number("a limit")?),
+                "limit" => scan.limit(self.limit()?),
+                "sort" => scan.sort_by(self.sort()?),
+                "min-mod-rev" => scan.min_mod_revision(self.number("a revision")?),
+                "max-mod-rev" => scan.max_mod_revision(self.number("a revision")?),
+                "min-create-rev" => scan.min_create_revision(self.number("a revision")?),
+                "max-create-rev" => scan.max_create_revision(self.number("a revision")?),
                 "keys-only" => scan.keys_only(),
                 "count" => scan.count_only(),
                 "total" => scan.count_total(),
@@ -248,7 +254,8 @@ impl Parser {
                     return Err(unknown(
                         position,
                         &flag,
-                        "--limit N, --keys-only, --count, --total, --reverse or --rev N",
+                        "--limit N, --sort BY, --reverse, --keys-only, --count, --total, --rev N, --min-mod-rev N, --max-mod-rev N, \
+                         --min-create-rev N or --max-create-rev N",
                     ));
                 }
             };
@@ -258,9 +265,8 @@ impl Parser {
 
     fn del(&mut self) -> Result<Operation, Problem> {
         let mut delete = Delete::range(self.keys()?.into_range());
-        while let (Token::Flag(flag), position) = self.peek() {
-            let flag = flag.clone();
-            self.next();
+        let mut flags = Flags::default();
+        while let Some((flag, position)) = flags.next(self)? {
             delete = match flag.as_str() {
                 "prev" => delete.with_previous(),
                 _ => return Err(unknown(position, &flag, "--prev")),
@@ -269,23 +275,58 @@ impl Parser {
         Ok(Operation::delete(delete))
     }
 
-    /// A key, or `--prefix P`, `--range A B`, `--from A`, `--all`.
+    /// A key, or `--prefix P`, `--range A B`, `--from A`, `--from A --to B`, `--all`.
     fn keys(&mut self) -> Result<Keys, Problem> {
-        let (Token::Flag(flag), position) = self.peek() else { return Ok(Keys::One(self.text("a key")?)) };
+        let (Token::Flag(flag), position) = self.peek() else { return Ok(Keys::One(self.key()?)) };
         let flag = flag.clone();
         self.next();
         let range = match flag.as_str() {
             "prefix" => Range::prefix(self.text("a prefix")?),
             "range" => Range::between(self.text("the first key")?, self.text("the end of the range")?),
-            "from" => Range::from(self.text("the first key")?),
+            "from" => {
+                let first = self.text("the first key")?;
+                if matches!(self.peek().0, Token::Flag(flag) if flag == "to") {
+                    self.next();
+                    Range::between(first, self.text("the end of the range")?)
+                } else {
+                    Range::from(first)
+                }
+            }
             "all" => Range::all(),
-            _ => return Err(unknown(position, &flag, "a key, --prefix P, --range A B, --from A or --all")),
+            _ => {
+                return Err(unknown(
+                    position,
+                    &flag,
+                    "a key, --prefix P, --range A B, --from A, --from A --to B or --all",
+                ));
+            }
         };
         not_empty(range).map(Keys::Range).map_err(|message| position.problem(message))
     }
 
     fn is_text(&self) -> bool {
         matches!(self.peek().0, Token::Word(_) | Token::Quoted(_))
+    }
+
+    fn key(&mut self) -> Result<Bytes, Problem> {
+        let (_, position) = self.peek();
+        let key = self.text("a key")?;
+        if key.is_empty() {
+            return Err(position.problem(KEY_IS_EMPTY));
+        }
+        Ok(key)
+    }
+
+    fn limit(&mut self) -> Result<u64, Problem> {
+        let (_, position) = self.peek();
+        let limit = self.number("a limit")?;
+        if limit == 0 { Err(position.problem("a limit is 1 or more")) } else { Ok(limit) }
+    }
+
+    fn sort(&mut self) -> Result<SortBy, Problem> {
+        let (found, position) = self.next();
+        let by = if let Token::Word(word) = &found { sort_by(word) } else { None };
+        by.ok_or_else(|| position.problem(format!("expected {SORTS}, found {}", found.shown())))
     }
 
     fn text(&mut self, what: &str) -> Result<Bytes, Problem> {
@@ -329,6 +370,33 @@ pub(super) fn written(range: &Range, word: impl Fn(&Bytes) -> String) -> String 
         None => format!("--from {}", word(start)),
         Some(_) if *range == Range::prefix(start.clone()) => format!("--prefix {}", word(start)),
         Some(end) => format!("--range {} {}", word(start), word(end)),
+    }
+}
+
+/// The flags of one operation, each of which may be there once.
+#[derive(Default)]
+struct Flags {
+    seen: Vec<String>,
+}
+
+/// Of these a put takes one.
+const LEASE_FLAGS: [&str; 3] = ["lease", "ttl", "keep-lease"];
+
+impl Flags {
+    /// The next one, if one comes next.
+    fn next(&mut self, parser: &mut Parser) -> Result<Option<(String, Position)>, Problem> {
+        let (Token::Flag(flag), position) = parser.peek() else { return Ok(None) };
+        let flag = flag.clone();
+        parser.next();
+        if self.has(&flag) {
+            return Err(position.problem(format!("--{flag} is there twice")));
+        }
+        self.seen.push(flag.clone());
+        Ok(Some((flag, position)))
+    }
+
+    fn has(&self, flag: &str) -> bool {
+        self.seen.iter().any(|seen| seen == flag)
     }
 }
 
@@ -407,6 +475,48 @@ mod tests {
             .then(Operation::transaction(inner))
             .otherwise(Operation::get("color"));
         assert_eq!(parse(input).unwrap(), wanted);
+    }
+
+    #[test]
+    fn ranges_are_sorted_and_filtered_as_scans_are() {
+        let input = "then { get --from a --to m --sort mod --reverse --min-mod-rev 2 --max-mod-rev 9 --min-create-rev 1 --max-create-rev 8 }";
+        let scan = Scan::new(Range::between("a", "m")).sort_by(SortBy::ModRevision).reverse();
+        let scan = scan.min_mod_revision(2).max_mod_revision(9).min_create_revision(1).max_create_revision(8);
+        assert_eq!(parse(input).unwrap(), Transaction::new().then(Operation::range(scan)));
+    }
+
+    #[test]
+    fn what_would_be_taken_for_something_else_is_refused() {
+        for (input, wanted) in [
+            (
+                "then {\n put url http://x#y\n}",
+                "line 2, column 15: \"#\" in a word has to stand in double quotes; a comment needs a blank before it",
+            ),
+            (
+                "if { value(url) = http://x#y }",
+                "line 1, column 27: \"#\" in a word has to stand in double quotes; a comment needs a blank before it",
+            ),
+            (
+                "then { put a b --ttl 5s --keep-lease }",
+                "line 1, column 25: put takes one of --lease, --ttl and --keep-lease at most",
+            ),
+            (
+                "then { put a b --lease 4 --ttl 5s }",
+                "line 1, column 26: put takes one of --lease, --ttl and --keep-lease at most",
+            ),
+            ("then { put a b --ttl 5s --ttl 6s }", "line 1, column 25: --ttl is there twice"),
+            ("then { get a --limit 1 --limit 2 }", "line 1, column 24: --limit is there twice"),
+            ("then { get a --limit 0 }", "line 1, column 22: a limit is 1 or more"),
+            (
+                "then { get a --sort size }",
+                "line 1, column 21: expected key, version, create, mod or value, found \"size\"",
+            ),
+            ("then { get \"\" }", "line 1, column 12: a key has a byte at least"),
+            ("then { put \"\" v }", "line 1, column 12: a key has a byte at least"),
+            ("if { exists(\"\") }", "line 1, column 13: a key has a byte at least"),
+        ] {
+            assert_eq!(parse(input).unwrap_err().to_string(), wanted, "{input}");
+        }
     }
 
     #[test]

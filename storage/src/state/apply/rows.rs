@@ -4,8 +4,10 @@
 //! command leaves them, not as a run ends: so it is the same however entries are grouped into runs.
 //!
 //! A run is one batch, but for rows of `history` beyond a number of bytes: these are written *ahead*, a few MiB at a time, so that what a run overwrites is not
-//! in memory as a whole. Such a row says what a key held until a revision that does not exist yet, and that is what the key still holds: who reads at any revision
-//! there is finds the same in it as in `current`, and who reads at the newest one does not look. Only changes that are made for good are written, so after a crash the same
+//! in memory as a whole. They are written in the order in which they came to be, so what is there of a run's history is always all of it up to some change. A key's first row in it
+//! says what the key held until a revision that does not exist yet, and that is what it still holds: who reads at any revision
+//! there is takes that row, and finds the same in it as in `current`; who reads at the newest one does not look. (Without the order, a second row of the key
+//! might be there alone, which says that at all revisions there are the key did not exist.) Only changes that are made for good are written, so after a crash the same
 //! entries write the same rows again.
 
 use super::super::engine::{Batch, Engine, EngineError, Table};
@@ -14,6 +16,7 @@ use super::super::layout::{self, ChangeKind};
 use super::super::meta;
 use super::change::Change;
 use super::overlay::{Slot, SlotValue};
+use bytes::Bytes;
 use raft::LogPosition;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -23,13 +26,11 @@ const REMOVED: u8 = 0x80;
 pub(super) struct Writer<'a, E: Engine> {
     engine: &'a E,
     pub(super) batch: E::Batch<'a>,
-    /// Rows of `history` that do not fit the batch any more.
-    ahead: Option<E::Batch<'a>>,
-    /// Bytes of `history` in the batch, or in the one that is written ahead.
+    /// Rows of `history` that are not written, in order.
+    history: Vec<(Vec<u8>, Bytes)>,
     history_bytes: usize,
     history_bytes_max: usize,
     hasher: Xxh3,
-    row_key: Vec<u8>,
     record: Vec<u8>,
     change: Vec<u8>,
 }
@@ -40,21 +41,18 @@ impl<'a, E: Engine> Writer<'a, E> {
         Writer {
             engine,
             batch: engine.batch(bytes_hint),
-            ahead: None,
+            history: Vec::new(),
             history_bytes: 0,
             history_bytes_max,
             hasher: Xxh3::new(),
-            row_key: Vec::new(),
             record: Vec::new(),
             change: Vec::new(),
         }
     }
 
     /// Writes what is not written yet: the batch last, which makes all of it true.
-    pub(super) fn finish(self) -> Result<(), EngineError> {
-        if let Some(ahead) = self.ahead {
-            self.engine.write(ahead)?;
-        }
+    pub(super) fn finish(mut self) -> Result<(), EngineError> {
+        self.history.iter().for_each(|(row_key, record)| self.batch.put(Table::History, row_key, record));
         self.engine.write(self.batch)
     }
 
@@ -111,28 +109,32 @@ impl<'a, E: Engine> Writer<'a, E> {
 
     /// Moves what a key holds to history.
     fn supersede(&mut self, key: &[u8], old: &Slot<'_>, revision: u64) -> Result<(), StateError> {
-        self.row_key.clear();
-        layout::history_key(key, revision, &mut self.row_key);
+        let mut row_key = Vec::new();
+        layout::history_key(key, revision, &mut row_key);
         let record = match &old.value {
-            SlotValue::Stored(record) => &record[..],
+            SlotValue::Stored(record) => record.clone(),
             SlotValue::Left(_) | SlotValue::Logged(_) | SlotValue::Kept(_) => {
-                self.record.clear();
-                old.header.encode(&old.value(self.engine, key)?, &mut self.record);
-                &self.record[..]
+                let mut record = Vec::new();
+                old.header.encode(&old.value(self.engine, key)?, &mut record);
+                record.into()
             }
         };
-        hash_row(&mut self.hasher, Table::History as u8, &self.row_key, record);
-        let bytes = self.row_key.len() + record.len();
+        hash_row(&mut self.hasher, Table::History as u8, &row_key, &record);
+        let bytes = row_key.len() + record.len();
         if self.history_bytes + bytes > self.history_bytes_max {
-            let next = self.engine.batch(self.history_bytes_max);
-            if let Some(full) = self.ahead.replace(next) {
-                self.engine.write(full)?;
-            }
-            self.history_bytes = 0;
+            self.write_ahead()?;
         }
         self.history_bytes += bytes;
-        self.ahead.as_mut().unwrap_or(&mut self.batch).put(Table::History, &self.row_key, record);
+        self.history.push((row_key, record));
         Ok(())
+    }
+
+    /// Writes the rows of history that are not written.
+    fn write_ahead(&mut self) -> Result<(), EngineError> {
+        let mut ahead = self.engine.batch(self.history_bytes);
+        self.history.drain(..).for_each(|(row_key, record)| ahead.put(Table::History, &row_key, &record));
+        self.history_bytes = 0;
+        self.engine.write(ahead)
     }
 
     fn put(&mut self, key: &[u8], new: &Slot<'_>) -> Result<(), StateError> {
