@@ -134,8 +134,8 @@ pub struct Driver<H> {
     actions: Actions,
     batch: BatchEncoder,
     batch_waiters: Vec<WriteWaiter>,
-    /// Of the clients' commands in the batch.
-    batch_bytes: usize,
+    /// What the clients' commands in the batch count for at the admission.
+    batch_cost: usize,
     /// How many values its commands may hold in memory when they are applied.
     batch_values_held: u32,
     proposed: VecDeque<EntryWaiters>,
@@ -147,7 +147,7 @@ pub struct Driver<H> {
     apply_waiting: LogRange,
     apply_under_way: bool,
     /// Of what is waited for in the job under way.
-    applying_bytes: usize,
+    applying_cost: usize,
     applied: LogIndex,
     flushed: LogIndex,
     log_bytes: u64,
@@ -215,7 +215,7 @@ impl<H: Host> Driver<H> {
             actions: Actions::default(),
             batch: BatchEncoder::new(),
             batch_waiters: Vec::new(),
-            batch_bytes: 0,
+            batch_cost: 0,
             batch_values_held: 0,
             proposed: VecDeque::new(),
             reads_gathered: Vec::new(),
@@ -225,7 +225,7 @@ impl<H: Host> Driver<H> {
             read_token: 0,
             apply_waiting: LogRange { first: applied.next(), last: applied },
             apply_under_way: false,
-            applying_bytes: 0,
+            applying_cost: 0,
             applied,
             flushed: applied,
             log_bytes,
@@ -533,7 +533,7 @@ impl<H: Host> Driver<H> {
     fn on_applied(&mut self, now: Instant, index: LogIndex, flushed: LogIndex, facts: StateFacts) {
         assert!(index >= self.applied, "applied index went back from {} to {index}", self.applied);
         self.applied = index;
-        self.admission.done(now, std::mem::take(&mut self.applying_bytes));
+        self.admission.done(now, std::mem::take(&mut self.applying_cost));
         self.freshness.applied(index, self.node.log());
         self.flushed = self.flushed.max(flushed);
         self.apply_under_way = false;
@@ -588,7 +588,7 @@ impl<H: Host> Driver<H> {
         let mut waiters = Vec::new();
         while self.proposed.front().is_some_and(|entry| entry.position.index <= last) {
             let entry = self.proposed.pop_front().expect("the front was just looked at");
-            self.applying_bytes += entry.bytes;
+            self.applying_cost += entry.cost;
             waiters.push(entry);
         }
         self.apply_waiting.first = last.next();

@@ -399,7 +399,7 @@ impl World {
         let reader = process.machine.reader();
         let mut interest = |key: &[u8], is_delete: bool| stream.filter.interest(key, is_delete);
         let bounds = PartBounds { bytes: batch_bytes, revision_bytes: batch_bytes };
-        match reader.changes(from, last, bounds, &mut interest) {
+        match reader.recent_changes(from, last, bounds, &mut interest) {
             Ok(Changes { changes, next }) => {
                 // Whoever reads the stream puts the parts of a revision together; here that is done before they are sent.
                 stream.parts.extend(changes.into_iter().map(watch_event));

@@ -93,6 +93,21 @@ fn a_range_at_its_limits_is_deleted_and_one_over_them_is_left_alone() {
     }
 }
 
+#[test]
+fn a_long_key_counts_as_several() {
+    let mut machine = open(MemoryEngine::new());
+    apply(&mut machine, &[vec![put(&[b'a'; 255], b""), put(&[b'b'; 256], b""), put(&[b'c'; 600], b"")]]);
+    let delete = |keys_max| {
+        let limits = RangeLimits { keys_max, ..NO_LIMITS };
+        Command::DeleteRange { range: KeyRange { start: b"a", end: None }, limits, previous: false }
+    };
+    let refused = CommandOutcome::LimitExceeded { keys_max: 5, bytes_max: NO_LIMITS.bytes_max };
+    assert_eq!(one_at(&mut machine, 0, delete(5)), refused);
+    let CommandOutcome::Deleted { count: 3, .. } = one_at(&mut machine, 0, delete(6)) else {
+        panic!("six are allowed")
+    };
+}
+
 /// What a command of the same run has written or deleted counts like what is stored.
 #[test]
 fn limits_count_what_the_run_itself_has_changed() {

@@ -46,7 +46,7 @@ const SHOWN_MAX: usize = 72;
       get --range a b --count
       get --prefix log/ --limit 1 --total   # and how many there are altogether
       get color --rev 12                    # as it was at this revision
-      get --all --sort mod --min-mod-rev 7  # sorted and filtered as by scan
+      get --all --sort mod --min-mod-rev 7  # as by scan; also --max-mod-rev, --min-create-rev, --max-create-rev
       txn { if { exists(next) } then { get next } }
   }
   else {
@@ -69,11 +69,13 @@ The same as JSON:
             {"get": {"from": "a", "to": "b", "count_only": true}},
             {"get": {"prefix": "log/", "limit": 1, "count_total": true}},
             {"get": {"key": "color", "revision": 12}},
+            {"get": {"prefix": "", "sort": "mod", "min_mod_revision": 7}},
             {"txn": {"if": [{"exists": {"key": "next"}}], "then": [{"get": {"key": "next"}}]}}],
    "else": [{"get": {"key": "color"}}]}
 Compares of numbers are version, create, mod and lease; "op" is one of = != < >. Keys are "key", "prefix", or "from"
-and "to", of which one may be left out; "prefix": "" is every key. A put may have "lease": ID. What is no UTF-8 stands
-in base64, in "key_base64", "value_base64" and so on.
+and "to", of which one may be left out; "prefix": "" is every key. A put may have "lease": ID. A get may have
+"max_mod_revision", "min_create_revision" and "max_create_revision" too. What is no UTF-8 stands in base64, in
+"key_base64", "value_base64" and so on.
 
 Examples:
   raftkv-cli txn -f paint.txn
@@ -315,7 +317,9 @@ mod tests {
         ];
         for (input, before) in text {
             let of_text = listed(&format!("{input} "), before).into_iter();
-            words.extend(of_text.filter(|word| !["found", "when", "--when", "key", "ID"].contains(&word.as_str())));
+            words.extend(
+                of_text.filter(|word| !["found", "when", "--when", "key", "ID", "BY"].contains(&word.as_str())),
+            );
         }
         for word in words {
             assert!(help.contains(&word), "{word} is not shown: {help}");

@@ -490,7 +490,7 @@ mod tests {
         for (input, wanted) in [
             (
                 "then {\n put url http://x#y\n}",
-                "line 2, column 15: \"#\" in a word has to stand in double quotes; a comment needs a blank before it",
+                "line 2, column 18: \"#\" in a word has to stand in double quotes; a comment needs a blank before it",
             ),
             (
                 "if { value(url) = http://x#y }",
@@ -511,9 +511,9 @@ mod tests {
                 "then { get a --sort size }",
                 "line 1, column 21: expected key, version, create, mod or value, found \"size\"",
             ),
-            ("then { get \"\" }", "line 1, column 12: a key has a byte at least"),
-            ("then { put \"\" v }", "line 1, column 12: a key has a byte at least"),
-            ("if { exists(\"\") }", "line 1, column 13: a key has a byte at least"),
+            ("then { get \"\" }", "line 1, column 12: the key is empty; a key has at least one byte"),
+            ("then { put \"\" v }", "line 1, column 12: the key is empty; a key has at least one byte"),
+            ("if { exists(\"\") }", "line 1, column 13: the key is empty; a key has at least one byte"),
         ] {
             assert_eq!(parse(input).unwrap_err().to_string(), wanted, "{input}");
         }

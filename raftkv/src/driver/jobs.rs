@@ -40,6 +40,6 @@ pub struct EntryWaiters {
     pub proposed_at: Instant,
     /// One for each command of the entry.
     pub waiters: Vec<WriteWaiter>,
-    /// Of the clients' commands in it.
-    pub bytes: usize,
+    /// What its commands count for at the admission.
+    pub cost: usize,
 }

@@ -9,6 +9,10 @@ use super::{Driver, EntryWaiters, Host, ORPHAN_TIMEOUT, WriteRefusal, WriteReque
 use raft::{Event, Instant, LogIndex, LogPosition, ProposeError, Role};
 use storage::command::{Command, EncodedCommand, VALUES_HELD_MAX};
 
+/// What a command that goes through ranges, or ends a lease, counts for at the admission beside its bytes: nobody knows before how long applying it takes, and it may be a
+/// tenth of a second, so of those that turn out to be slow few are to wait.
+const UNKNOWN_WORK_BYTES: usize = 512 << 10;
+
 /// Bytes of commands in one proposed entry. A single larger command still makes an entry of its own.
 const BATCH_BYTES_MAX: usize = 1 << 20;
 
@@ -18,7 +22,7 @@ impl<H: Host> Driver<H> {
         if let Err(refusal) = self.admit(now, &command) {
             return waiter(Err(refusal));
         }
-        let bytes = command.bytes_len();
+        let (bytes, cost) = (command.bytes_len(), admission_cost(&command));
         // An entry is applied as a whole, so what its commands hold in memory they hold together.
         let values_held = self.batch_values_held.saturating_add(command.values_held());
         let is_full = self.batch.bytes_len() + bytes > BATCH_BYTES_MAX || values_held > VALUES_HELD_MAX;
@@ -28,8 +32,8 @@ impl<H: Host> Driver<H> {
         if command.is_growth() {
             self.space.quota.taken(bytes);
         }
-        self.admission.take(now, bytes);
-        self.batch_bytes += bytes;
+        self.admission.take(now, cost);
+        self.batch_cost += cost;
         self.batch_values_held = self.batch_values_held.saturating_add(command.values_held());
         self.batch.append_encoded(&command);
         self.batch_waiters.push(waiter);
@@ -47,7 +51,7 @@ impl<H: Host> Driver<H> {
         {
             return Err(WriteRefusal::NoSpace { bytes, bytes_max });
         }
-        if self.admission.admits(now, command.bytes_len()) { Ok(()) } else { Err(WriteRefusal::Overloaded) }
+        if self.admission.admits(now, admission_cost(command)) { Ok(()) } else { Err(WriteRefusal::Overloaded) }
     }
 
     /// Proposes a command of this leader's own, for whose outcome nobody waits, as an entry by itself. Returns where it stands; `None` if the core
@@ -82,12 +86,12 @@ impl<H: Host> Driver<H> {
 
     pub(super) fn on_proposal(&mut self, now: Instant, answer: Result<LogPosition, ProposeError>) {
         let waiters = std::mem::take(&mut self.batch_waiters);
-        let bytes = std::mem::take(&mut self.batch_bytes);
+        let cost = std::mem::take(&mut self.batch_cost);
         self.batch_values_held = 0;
         match answer {
             Ok(position) => {
                 self.forget_replaced(now, position.index);
-                self.proposed.push_back(EntryWaiters { position, proposed_at: now, waiters, bytes });
+                self.proposed.push_back(EntryWaiters { position, proposed_at: now, waiters, cost });
             }
             Err(error) => {
                 let refusal = match error {
@@ -95,7 +99,7 @@ impl<H: Host> Driver<H> {
                     ProposeError::Transferring { target } => WriteRefusal::NotLeader { leader: Some(target) },
                     ProposeError::Overloaded => WriteRefusal::Overloaded,
                 };
-                self.admission.give_up(now, bytes);
+                self.admission.give_up(now, cost);
                 for waiter in waiters {
                     waiter(Err(refusal.clone()));
                 }
@@ -131,9 +135,15 @@ impl<H: Host> Driver<H> {
     }
 
     fn call_unknown(&mut self, now: Instant, entry: EntryWaiters) {
-        self.admission.give_up(now, entry.bytes);
+        self.admission.give_up(now, entry.cost);
         for waiter in entry.waiters {
             waiter(Err(WriteRefusal::OutcomeUnknown));
         }
     }
+}
+
+/// What it counts for at the admission, in bytes.
+fn admission_cost(command: &EncodedCommand) -> usize {
+    let work = if command.values_held() >= VALUES_HELD_MAX { UNKNOWN_WORK_BYTES } else { 0 };
+    command.bytes_len() + work
 }

@@ -189,7 +189,8 @@ impl WatchJob {
         let (reader, filter) = (self.shared.reader(), self.filter.clone());
         let reading = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            reader.changes(from, last, PART, &mut |key, is_delete| filter.interest(key, is_delete))
+            // It has kept up, or was allowed to begin here: a compaction alone does not end it, only what is gone.
+            reader.recent_changes(from, last, PART, &mut |key, is_delete| filter.interest(key, is_delete))
         });
         match reading.await {
             Ok(read) => read.map_err(End::Failed),

@@ -165,7 +165,7 @@ impl<'a> Put<'a> {
 
     /// See [`Command::values_held`].
     fn values_held(&self) -> u32 {
-        u32::from(self.condition.is_some() || self.previous || self.value.is_none())
+        u32::from(self.previous || self.value.is_none())
     }
 }
 
@@ -312,7 +312,7 @@ impl Command<'_> {
 }
 
 /// How many values the commands of one entry may have in memory together: see [`Command::values_held`]. One command may hold more by itself; its own limits bound it.
-pub const VALUES_HELD_MAX: u32 = 64;
+pub const VALUES_HELD_MAX: u32 = 32;
 
 /// Why a batch, or one command of it, cannot be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]

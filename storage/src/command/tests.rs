@@ -410,6 +410,8 @@ fn what_commands_may_hold_is_what_they_return_or_put_again() {
     };
     assert_eq!(held(&[Command::Put(plain), delete(single, false), Command::KeepLeaseAlive { id: 1 }]), 0);
     let swap = Put { condition: Some(Condition::Absent), previous: true, ..plain };
+    let refused = Put { condition: Some(Condition::Absent), ..plain };
+    assert_eq!(held(&[Command::Put(refused)]), 0, "it says what is there without its value");
     assert_eq!(held(&[Command::Put(swap), Command::Put(touch), delete(single, true)]), 3);
     for whole in [delete(KeyRange::ALL, false), Command::RevokeLease { id: 1 }] {
         assert_eq!(held(&[whole]), VALUES_HELD_MAX);

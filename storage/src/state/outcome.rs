@@ -26,7 +26,7 @@ pub enum CommandOutcome {
     },
     /// The put's condition did not hold. Nothing was written.
     ConditionFailed {
-        /// What the key holds.
+        /// What the key holds, its value only if what was there was asked for.
         existing: Option<KeyValue>,
     },
     /// Keys were deleted, or there were none.

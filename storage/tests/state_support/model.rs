@@ -60,7 +60,8 @@ impl Used {
     }
 
     fn add_deleted(&mut self, deleted: &[KeyValue], returned: bool) -> Result<(), CommandOutcome> {
-        self.add(deleted.len() as u64, if returned { deleted.iter().map(size).sum() } else { 0 })
+        let keys = deleted.iter().map(|pair| 1 + pair.key.len() as u64 / 256).sum();
+        self.add(keys, if returned { deleted.iter().map(size).sum() } else { 0 })
     }
 }
 
@@ -237,7 +238,8 @@ impl Model {
             Some(Condition::Value(value)) => existing.as_ref().is_some_and(|existing| existing.value == value),
         };
         if !holds {
-            return Ok(CommandOutcome::ConditionFailed { existing });
+            let shown = |pair| if put.previous { pair } else { KeyValue { value: Bytes::new(), ..pair } };
+            return Ok(CommandOutcome::ConditionFailed { existing: existing.map(shown) });
         }
         let previous = self.put(put)?;
         Ok(CommandOutcome::Put { revision: self.revision + 1, previous })

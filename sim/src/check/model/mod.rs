@@ -176,7 +176,8 @@ impl Model {
             Some(Condition::Value(value)) => existing.as_ref().is_some_and(|kv| kv.value == value),
         };
         if !holds {
-            return Err(CommandOutcome::ConditionFailed { existing });
+            let shown = |kv| if put.previous { kv } else { KeyValue { value: Bytes::new(), ..kv } };
+            return Err(CommandOutcome::ConditionFailed { existing: existing.map(shown) });
         }
         let revision = self.revision + 1;
         let previous = self.write(put, revision)?;

@@ -14,6 +14,7 @@ use super::change::Stop;
 use super::overlay::{self, RangeSize, Slot};
 use super::range::exceeded;
 use crate::command::{Condition, KeyRange, Put, RangeLimits};
+use bytes::Bytes;
 use std::borrow::Cow;
 
 impl<'a, E: Engine> Run<'a, E> {
@@ -21,7 +22,11 @@ impl<'a, E: Engine> Run<'a, E> {
         if let Some(condition) = put.condition {
             let slot = self.overlay.slot(put.key);
             if !self.condition_holds(condition, put.key, slot)? {
-                let existing = slot.map(|slot| slot.key_value(self.engine, put.key)).transpose()?;
+                let existing = match slot {
+                    Some(slot) if put.previous => Some(slot.key_value(self.engine, put.key)?),
+                    Some(slot) => Some(KeyValue::new(Bytes::copy_from_slice(put.key), slot.header, Bytes::new())),
+                    None => None,
+                };
                 return Ok(CommandOutcome::ConditionFailed { existing });
             }
         }

@@ -226,6 +226,9 @@ pub(super) fn bounds(range: KeyRange<'_>) -> (Bound<&[u8]>, Bound<&[u8]>) {
     (Bound::Included(range.start), range.end.map_or(Bound::Unbounded, Bound::Excluded))
 }
 
+/// A key that is deleted counts once more for each so many bytes. It decides what becomes of a command, so it belongs to format 4.
+const LONG_KEY_BYTES: usize = 256;
+
 /// How much one command has looked at and deleted, and how much of it is kept for its answer.
 #[derive(Default)]
 pub(super) struct RangeSize {
@@ -244,9 +247,14 @@ impl RangeSize {
         self.keys += 1;
     }
 
-    /// A key that is deleted, and perhaps returned.
+    /// A key that is deleted, and perhaps returned. Until the run is written it is in memory a few times, so a long one counts as several.
     pub(super) fn add_deleted(&mut self, key_bytes: usize, value_bytes: usize, returned: bool) {
-        if returned { self.add(key_bytes, value_bytes) } else { self.add_key() }
+        if returned {
+            self.add(key_bytes, value_bytes)
+        } else {
+            self.add_key()
+        }
+        self.keys += (key_bytes / LONG_KEY_BYTES) as u64;
     }
 
     pub(super) fn fits(&self, limits: RangeLimits) -> bool {
