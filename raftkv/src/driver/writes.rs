@@ -11,7 +11,7 @@ use storage::command::{Command, EncodedCommand, VALUES_HELD_MAX};
 
 /// What a command that goes through ranges, or ends a lease, counts for at the admission beside its bytes: nobody knows before how long applying it takes, and it may be a
 /// tenth of a second, so of those that turn out to be slow few are to wait.
-const UNKNOWN_WORK_BYTES: usize = 512 << 10;
+const UNKNOWN_WORK_BYTES: usize = 2 << 20;
 
 /// Bytes of commands in one proposed entry. A single larger command still makes an entry of its own.
 const BATCH_BYTES_MAX: usize = 1 << 20;

@@ -165,7 +165,8 @@ impl<'a> Put<'a> {
 
     /// See [`Command::values_held`].
     fn values_held(&self) -> u32 {
-        u32::from(self.previous || self.value.is_none())
+        // A value that is put again is there a few times: as it was, as a row of history, and as the row that is written.
+        u32::from(self.previous) + if self.value.is_none() { 4 } else { 0 }
     }
 }
 

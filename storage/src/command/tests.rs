@@ -412,7 +412,7 @@ fn what_commands_may_hold_is_what_they_return_or_put_again() {
     let swap = Put { condition: Some(Condition::Absent), previous: true, ..plain };
     let refused = Put { condition: Some(Condition::Absent), ..plain };
     assert_eq!(held(&[Command::Put(refused)]), 0, "it says what is there without its value");
-    assert_eq!(held(&[Command::Put(swap), Command::Put(touch), delete(single, true)]), 3);
+    assert_eq!(held(&[Command::Put(swap), Command::Put(touch), delete(single, true)]), 6);
     for whole in [delete(KeyRange::ALL, false), Command::RevokeLease { id: 1 }] {
         assert_eq!(held(&[whole]), VALUES_HELD_MAX);
     }
@@ -423,7 +423,7 @@ fn what_commands_may_hold_is_what_they_return_or_put_again() {
         failure: vec![Operation::Put(plain), read(false)],
     };
     let limits = RangeLimits { keys_max: 9, bytes_max: 9 };
-    assert_eq!(held(&[Command::Transaction { transaction, limits }]), 2, "the way that holds more");
+    assert_eq!(held(&[Command::Transaction { transaction, limits }]), 5, "the way that holds more");
 }
 
 #[test]
