@@ -192,7 +192,7 @@ fn a_run_ends_with_the_entry_that_keeps_too_much() {
     let value = [7; 1_000];
     let put = Put::new(b"k", &value);
     let returned = || vec![Command::Put(Put { previous: true, ..put })];
-    let refused = || vec![Command::Put(Put { condition: Some(Condition::Absent), ..put })];
+    let refused = || vec![Command::Put(Put { condition: Some(Condition::Absent), previous: true, ..put })];
     let touched = || vec![Command::Put(Put { value: None, ..put })];
     let plain = || vec![Command::Put(put)];
     let range = KeyRange { start: b"r", end: None };
