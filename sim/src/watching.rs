@@ -15,7 +15,7 @@ use raftkv::requests::read_failed;
 use raftkv::watch::{Gathered, Step, WatchFilter, WatchTable, WatcherId, first_revision, watch_event, watch_filter};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use storage::state::{ChangePosition, Changes, PartBounds, ReadError};
+use storage::state::{ChangePosition, PartBounds, ReadError};
 use transport::proto::client as wire;
 use wire::ErrorCode;
 
@@ -306,9 +306,9 @@ impl World {
         let bounds = PartBounds { bytes: part_bytes, revision_bytes: ring_bytes };
         let part = match reader.recent_changes(ChangePosition::start_of(first), last, bounds, &mut interest) {
             Ok(part) if part.is_within_revision() => Part::TooLarge(first),
-            Ok(Changes { changes, next }) => {
-                let through = next.revision - 1;
-                let events = changes.into_iter().map(|change| Gathered {
+            Ok(part) => {
+                let through = part.through();
+                let events = part.changes.into_iter().map(|change| Gathered {
                     revision: change.revision,
                     key: change.key.clone(),
                     is_delete: change.value.is_none(),
@@ -400,14 +400,16 @@ impl World {
         let mut interest = |key: &[u8], is_delete: bool| stream.filter.interest(key, is_delete);
         let bounds = PartBounds { bytes: batch_bytes, revision_bytes: batch_bytes };
         match reader.recent_changes(from, last, bounds, &mut interest) {
-            Ok(Changes { changes, next }) => {
+            Ok(part) => {
+                let (next, through) = (part.next, part.through());
+                let is_within_revision = part.is_within_revision();
                 // Whoever reads the stream puts the parts of a revision together; here that is done before they are sent.
-                stream.parts.extend(changes.into_iter().map(watch_event));
-                if next.number > 0 {
+                stream.parts.extend(part.changes.into_iter().map(watch_event));
+                if is_within_revision {
                     self.counters.count("watch: a revision was read in parts");
                     return self.read_watched(node, id, next, last);
                 }
-                let (events, through) = (std::mem::take(&mut stream.parts), next.revision - 1);
+                let events = std::mem::take(&mut stream.parts);
                 process.watches.table.have_read(id, through);
                 if !events.is_empty() {
                     self.tell(node, id, through, events);

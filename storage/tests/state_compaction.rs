@@ -4,14 +4,12 @@
 
 mod state_support;
 
-use bytes::Bytes;
 use raftkv_storage::command::{Command, KeyRange, Put};
 use raftkv_storage::state::{
-    Batch, CommandOutcome, Cursor, Engine, EngineError, MemoryBatch, MemoryEngine, MemorySnapshot, ReadError,
-    ScanOptions, Snapshot, StateMachine, Table,
+    Batch, CommandOutcome, Cursor, Engine, MemoryEngine, ReadError, ScanOptions, Snapshot, StateMachine, Table,
 };
+use state_support::observed::ObservedEngine;
 use state_support::{apply_at, one_at, open, plain};
-use std::sync::{Arc, Mutex};
 
 /// One key with values at revisions 2 to 6.
 fn five() -> StateMachine<MemoryEngine> {
@@ -68,47 +66,6 @@ fn a_compaction_counts_for_what_comes_after_it_in_the_same_run_and_after_a_resta
     assert_eq!(machine.reader().get(b"k", Some(2)), Err(refused));
 }
 
-type Meanwhile = Box<dyn FnOnce() + Send>;
-
-/// An engine with which something happens in between, when a reader has looked at a key's newest value.
-#[derive(Clone, Default)]
-struct Interrupted {
-    engine: MemoryEngine,
-    meanwhile: Arc<Mutex<Option<Meanwhile>>>,
-}
-
-impl Engine for Interrupted {
-    type Snapshot<'a> = MemorySnapshot;
-    type Batch<'a> = MemoryBatch;
-
-    fn snapshot(&self) -> MemorySnapshot {
-        self.engine.snapshot()
-    }
-
-    fn load(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        let found = self.engine.load(table, key);
-        let meanwhile = self.meanwhile.lock().unwrap().take();
-        meanwhile.into_iter().for_each(|happens| happens());
-        found
-    }
-
-    fn load_durable(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        self.engine.load_durable(table, key)
-    }
-
-    fn batch(&self, bytes_hint: usize) -> MemoryBatch {
-        self.engine.batch(bytes_hint)
-    }
-
-    fn write(&self, batch: MemoryBatch) -> Result<(), EngineError> {
-        self.engine.write(batch)
-    }
-
-    fn flush(&self, wait: bool) -> Result<(), EngineError> {
-        self.engine.flush(wait)
-    }
-}
-
 /// Drops all history, as a node may once it is dead.
 fn drop_history(engine: &MemoryEngine) {
     let snapshot = engine.snapshot();
@@ -124,18 +81,18 @@ fn drop_history(engine: &MemoryEngine) {
 
 #[test]
 fn a_reader_that_a_compaction_overtakes_refuses_and_takes_no_hole_for_what_there_was() {
-    let engine = Interrupted::default();
+    let engine = ObservedEngine::default();
     let mut machine = open(engine.clone());
     for value in [b"2", b"3", b"4"] {
         one_at(&mut machine, 0, Command::Put(Put::new(b"k", value)));
     }
     let reader = machine.reader();
     assert_eq!(reader.get(b"k", Some(2)).unwrap().unwrap().value, &b"2"[..]);
-    let memory = engine.engine.clone();
-    *engine.meanwhile.lock().unwrap() = Some(Box::new(move || {
+    let memory = engine.inner.clone();
+    engine.after_next_load(move || {
         one_at(&mut machine, 0, Command::Compact { revision: 4 });
         drop_history(&memory);
-    }));
+    });
     assert_eq!(reader.get(b"k", Some(2)), Err(ReadError::Compacted { requested: 2, compacted: 4 }));
     assert_eq!(reader.get(b"k", Some(4)).unwrap().unwrap().value, &b"4"[..]);
 }

@@ -16,7 +16,7 @@ use crossbeam_channel::{Receiver, Sender};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use storage::state::{ChangePosition, Changes, Interest, PartBounds, ReadError};
+use storage::state::{ChangePosition, Interest, PartBounds, ReadError};
 use tokio::sync::{Notify, Semaphore};
 use transport::EncodedWatchEvent;
 
@@ -101,9 +101,9 @@ impl WatchHub {
             match reader.recent_changes(ChangePosition::start_of(first), last, PART, &mut interest) {
                 // Too large for the ring: whoever wants it reads it, a part at a time.
                 Ok(part) if part.is_within_revision() => self.update(|table, wake| table.skip(first, wake)),
-                Ok(Changes { changes, next }) => {
-                    let through = next.revision - 1;
-                    let events = changes.into_iter().map(|change| {
+                Ok(part) => {
+                    let through = part.through();
+                    let events = part.changes.into_iter().map(|change| {
                         let (revision, key, is_delete) = (change.revision, change.key.clone(), change.value.is_none());
                         let payload = EncodedWatchEvent::new(watch_event(change));
                         let bytes = payload.bytes() + EVENT_OVERHEAD_BYTES;

@@ -1,15 +1,18 @@
-//! An engine in memory that notes how much each batch holds, and fails when it is told to.
+//! An engine in memory that notes how much each batch holds, fails when it is told to, and lets something happen in between.
 
 use bytes::Bytes;
 use raftkv_storage::state::{Batch, Engine, EngineError, MemoryBatch, MemoryEngine, MemorySnapshot, Table};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
+type Meanwhile = Box<dyn FnOnce() + Send>;
+
 /// Clones share everything.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct ObservedEngine {
     pub(crate) inner: MemoryEngine,
     writes: Arc<Mutex<Writes>>,
+    after_load: Arc<Mutex<Option<Meanwhile>>>,
 }
 
 #[derive(Debug, Default)]
@@ -28,6 +31,11 @@ impl ObservedEngine {
     /// After so many more writes, no write succeeds. `None`: all do.
     pub(crate) fn fail_after(&self, writes: Option<usize>) {
         self.writes.lock().unwrap().left = writes;
+    }
+
+    /// Does this once, as soon as one value has been looked up.
+    pub(crate) fn after_next_load(&self, work: impl FnOnce() + Send + 'static) {
+        *self.after_load.lock().unwrap() = Some(Box::new(work));
     }
 }
 
@@ -58,7 +66,10 @@ impl Engine for ObservedEngine {
     }
 
     fn load(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        self.inner.load(table, key)
+        let found = self.inner.load(table, key);
+        let meanwhile = self.after_load.lock().unwrap().take();
+        meanwhile.into_iter().for_each(|happens| happens());
+        found
     }
 
     fn load_durable(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, EngineError> {

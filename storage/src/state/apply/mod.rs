@@ -49,7 +49,7 @@ use super::session::Sessions;
 use crate::command::{BatchItem, Command, InvalidCommand};
 use change::{Change, Stop};
 use decoded::DecodedEntry;
-use overlay::{Overlay, Record, Superseded};
+use overlay::{BytesAtHand, Overlay, Superseded};
 use raft::{LogPosition, Membership};
 use rows::Writer;
 use std::borrow::Cow;
@@ -146,7 +146,7 @@ impl<'a, E: Engine> Run<'a, E> {
     fn load<'k>(
         &mut self,
         keys: &[&'k [u8]],
-        mut take_in: impl FnMut(&mut Overlay<'a>, &'k [u8], Option<Record<'_>>) -> Result<(), CorruptRow>,
+        mut take_in: impl FnMut(&mut Overlay<'a>, &'k [u8], Option<BytesAtHand<'_>>) -> Result<(), CorruptRow>,
     ) -> Result<(), StateError> {
         for keys in keys.chunks(LOADED_TOGETHER) {
             let records = match keys {
@@ -155,7 +155,7 @@ impl<'a, E: Engine> Run<'a, E> {
             };
             assert_eq!(records.len(), keys.len(), "the engine answered for another number of keys than asked");
             for (key, record) in keys.iter().zip(records) {
-                take_in(&mut self.overlay, key, record.map(Record::Owned))?;
+                take_in(&mut self.overlay, key, record.map(BytesAtHand::Shared))?;
             }
         }
         Ok(())

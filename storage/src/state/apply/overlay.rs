@@ -39,19 +39,29 @@ pub(super) enum SlotValue<'a> {
     Kept(Bytes),
 }
 
-/// A value at hand.
-pub(super) enum Value<'s> {
-    Borrowed(&'s [u8]),
-    Loaded(Bytes),
+/// Bytes at hand: borrowed, or shared.
+pub(super) enum BytesAtHand<'b> {
+    Borrowed(&'b [u8]),
+    Shared(Bytes),
 }
 
-impl Deref for Value<'_> {
+impl BytesAtHand<'_> {
+    /// Copied only if they are borrowed.
+    fn into_bytes(self) -> Bytes {
+        match self {
+            BytesAtHand::Borrowed(bytes) => Bytes::copy_from_slice(bytes),
+            BytesAtHand::Shared(bytes) => bytes,
+        }
+    }
+}
+
+impl Deref for BytesAtHand<'_> {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
         match self {
-            Value::Borrowed(value) => value,
-            Value::Loaded(value) => value,
+            BytesAtHand::Borrowed(bytes) => bytes,
+            BytesAtHand::Shared(bytes) => bytes,
         }
     }
 }
@@ -67,10 +77,10 @@ impl<'a> Slot<'a> {
     }
 
     /// The value, from the engine if it was left there.
-    pub(super) fn value<E: Engine>(&self, engine: &E, key: &[u8]) -> Result<Value<'_>, StateError> {
+    pub(super) fn value<E: Engine>(&self, engine: &E, key: &[u8]) -> Result<BytesAtHand<'_>, StateError> {
         match self.value_here() {
-            Some(value) => Ok(Value::Borrowed(value)),
-            None => Ok(Value::Loaded(load_left(engine, key, self.value_bytes())?)),
+            Some(value) => Ok(BytesAtHand::Borrowed(value)),
+            None => Ok(BytesAtHand::Shared(load_left(engine, key, self.value_bytes())?)),
         }
     }
 
@@ -97,9 +107,8 @@ impl<'a> Slot<'a> {
     pub(super) fn key_value<E: Engine>(&self, engine: &E, key: &[u8]) -> Result<KeyValue, StateError> {
         let value = match &self.value {
             SlotValue::Stored(record) => record.slice(RECORD_HEADER_BYTES..),
-            SlotValue::Left(bytes) => load_left(engine, key, *bytes)?,
-            SlotValue::Logged(value) => Bytes::copy_from_slice(value),
             SlotValue::Kept(value) => value.clone(),
+            SlotValue::Left(_) | SlotValue::Logged(_) => self.value(engine, key)?.into_bytes(),
         };
         Ok(KeyValue::new(Bytes::copy_from_slice(key), self.header, value))
     }
@@ -131,7 +140,7 @@ impl<'a> Overlay<'a> {
     }
 
     /// Takes in what the engine has of a key that is not known.
-    pub(super) fn load(&mut self, key: Cow<'a, [u8]>, record: Option<Record<'_>>) -> Result<(), CorruptRow> {
+    pub(super) fn load(&mut self, key: Cow<'a, [u8]>, record: Option<BytesAtHand<'_>>) -> Result<(), CorruptRow> {
         let slot = match record {
             None => None,
             Some(record) => {
@@ -152,7 +161,7 @@ impl<'a> Overlay<'a> {
     }
 
     /// Takes in what the engine has of a key that no command has named.
-    pub(super) fn learn(&mut self, key: Vec<u8>, record: Option<Record<'_>>) -> Result<(), CorruptRow> {
+    pub(super) fn learn(&mut self, key: Vec<u8>, record: Option<BytesAtHand<'_>>) -> Result<(), CorruptRow> {
         self.learned_bytes += key.len() + SLOT_BYTES;
         self.load(Cow::Owned(key), record)
     }
@@ -192,32 +201,6 @@ impl<'a> Overlay<'a> {
 const SLOT_BYTES: usize = 256;
 
 const LOADED_BEFORE: &str = "a key is loaded before a command touches it";
-
-/// A record that the engine gave, copied only if it is held.
-pub(super) enum Record<'r> {
-    Borrowed(&'r [u8]),
-    Owned(Bytes),
-}
-
-impl Record<'_> {
-    fn into_bytes(self) -> Bytes {
-        match self {
-            Record::Borrowed(record) => Bytes::copy_from_slice(record),
-            Record::Owned(record) => record,
-        }
-    }
-}
-
-impl Deref for Record<'_> {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            Record::Borrowed(record) => record,
-            Record::Owned(record) => record,
-        }
-    }
-}
 
 /// What keys held until a revision of this run, by key and revision, ascending.
 pub(super) type Superseded<'a> = BTreeMap<Cow<'a, [u8]>, Vec<(u64, Option<Slot<'a>>)>>;
@@ -353,7 +336,7 @@ pub(super) fn load_range<E: Engine>(
             size.add_deleted(key.len(), record.len().saturating_sub(RECORD_HEADER_BYTES), returned);
             // Before it is copied: this one may be the one too many.
             if size.fits(limits) {
-                overlay.learn(key.to_vec(), Some(Record::Borrowed(record)))?;
+                overlay.learn(key.to_vec(), Some(BytesAtHand::Borrowed(record)))?;
             }
         }
         cursor.next();
