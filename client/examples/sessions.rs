@@ -2,7 +2,7 @@
 //!
 //! ```sh
 //! . demo/env    # or the env file of your cluster, or the variables by hand
-//! cargo run --locked --release --workspace --example sessions
+//! cargo run --locked --release --example sessions
 //! ```
 
 #![expect(clippy::print_stdout, reason = "it shows what it does")]

@@ -2,7 +2,7 @@
 //!
 //! ```sh
 //! . demo/env    # or the env file of your cluster, or the variables by hand
-//! cargo run --locked --release --workspace --example watches
+//! cargo run --locked --release --example watches
 //! ```
 
 #![expect(clippy::print_stdout, reason = "it shows what it does")]
