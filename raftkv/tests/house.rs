@@ -153,6 +153,25 @@ fn map_has_every_folder() {
 /// Failures that the project set out to survive.
 const SCENARIOS: usize = 63;
 
+/// `cargo run` takes no `--workspace`, and cargo says so only when somebody tries.
+#[test]
+fn commands_that_run_examples_are_ones_that_cargo_takes() {
+    let folder = root().join("client/examples");
+    let entries = fs::read_dir(&folder).expect("the examples are there").map(|entry| entry.expect("readable").path());
+    let examples = entries.filter(|path| path.is_file());
+    let mut commands = 0;
+    for path in examples.chain([root().join("README.md")]) {
+        let text = fs::read_to_string(&path).expect("a text");
+        for (line, words) in text.lines().filter_map(|line| Some((line, line.split_once("cargo run")?.1))) {
+            let words: Vec<&str> = words.split_whitespace().take(4).collect();
+            let ["--locked", "--release", "--example", name] = words[..] else { panic!("{}: {line}", path.display()) };
+            assert!(folder.join(format!("{name}.rs")).is_file(), "{}: {line}", path.display());
+            commands += 1;
+        }
+    }
+    assert!(commands >= 10, "{commands} commands run an example");
+}
+
 #[test]
 fn every_failure_of_others_has_a_row_and_names_tests_that_exist() {
     let page = fs::read_to_string(root().join("docs/reliability.md")).expect("docs/reliability.md is readable");
